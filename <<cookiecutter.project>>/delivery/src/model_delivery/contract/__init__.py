@@ -1,0 +1,1 @@
+"""What the user promises of data, parameters, limits and environments, read strictly."""

@@ -1,0 +1,108 @@
+"""Every limit of `config/gates.yaml`, and the outcome that passing it leads to."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from model_delivery.contract.config import Strict
+
+
+class Limit(Strict):
+    """A bound on one value: at least `min` or at most `max`, else `outcome`."""
+
+    min: float | None = None
+    max: float | None = None
+    outcome: Literal["stop", "retrain", "warn"]
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Self:
+        if (self.min is None) == (self.max is None):
+            raise ValueError("give `min` or `max`, one of them")
+        return self
+
+    def __str__(self) -> str:
+        return f"≥ {self.min:g}" if self.min is not None else f"≤ {self.max:g}"
+
+    def holds(self, value: float) -> bool:
+        """Return whether `value` keeps the limit; not-a-number never does."""
+        return value >= self.min if self.min is not None else value <= self._max()
+
+    def side(self, low: float, high: float) -> bool | None:
+        """Return whether a whole interval keeps the limit, breaks it, or (None) straddles it."""
+        kept = (self.holds(low), self.holds(high))
+        return kept[0] if kept[0] == kept[1] else None
+
+    def _max(self) -> float:
+        assert self.max is not None  # one of the two bounds is always set
+        return self.max
+
+
+class DataLimits(Strict):
+    """Limits of the gate `data` beside the contract, whose every breach stops."""
+
+    rows: Limit
+    scale: Limit
+
+
+class ModelLimits(Strict):
+    """Limits of the gate `model`."""
+
+    roc_auc: Limit
+    log_loss_gain: Limit
+    calibration_error: Limit
+    overfit_gap: Limit
+    segment_roc_auc: Limit
+    segment_rows: Annotated[int, Field(ge=30)]
+    champion_difference: Limit
+    segment_champion_difference: Limit
+
+
+class PackageLimits(Strict):
+    """Limits of the gate `package`."""
+
+    megabytes: Limit
+    image_megabytes: Limit
+
+
+class ApiLimits(Strict):
+    """What the gate `api` asks of the running service."""
+
+    valid_rows: Annotated[int, Field(ge=1)]
+    mistakes: Annotated[int, Field(ge=1)]
+
+
+class LoadLimits(Strict):
+    """The load of the gate `load`, and its limits."""
+
+    users: Annotated[int, Field(ge=1)]
+    seconds: Annotated[float, Field(gt=0)]
+    rounds: Annotated[int, Field(ge=4)]
+    most_rounds: Annotated[int, Field(ge=4)]
+    error_share: Limit
+    qps: Limit
+    p95_ms: Limit
+    p99_ms: Limit
+    qps_to_twin: Limit
+    p50_to_twin: Limit
+    qps_to_champion: Limit
+    p95_to_champion: Limit
+
+
+class DeepchecksLimits(Strict):
+    """Named limits of Deepchecks' checks; a named check that did not run is inconclusive."""
+
+    data: dict[str, Limit]
+    model: dict[str, Limit]
+
+
+class Gates(Strict):
+    """The whole of `config/gates.yaml`."""
+
+    data: DataLimits
+    model: ModelLimits
+    deepchecks: DeepchecksLimits
+    package: PackageLimits
+    api: ApiLimits
+    load: LoadLimits

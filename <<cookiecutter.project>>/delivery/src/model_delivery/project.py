@@ -1,0 +1,83 @@
+"""A user's project as every verb sees it: its root, its four config files, its work folder."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from model_delivery.contract.config import load
+from model_delivery.contract.data import DataContract
+from model_delivery.contract.delivery import Delivery
+from model_delivery.contract.gates import Gates
+from model_delivery.errors import UserError
+from model_delivery.files import canonical_json
+from model_delivery.protocols import user_module, user_package
+
+
+@dataclass(frozen=True)
+class Project:
+    """Paths and settings of one project; config files are read on first use."""
+
+    root: Path
+
+    @property
+    def work(self) -> Path:
+        """Where everything that can be made again lives; ignored by git."""
+        return self.root / ".ml"
+
+    @cached_property
+    def package(self) -> str:
+        """The import name of the user's package."""
+        return user_package()
+
+    @cached_property
+    def contract(self) -> DataContract:
+        """The data contract, `config/data.yaml`."""
+        return load(self._config("data"), DataContract)
+
+    @cached_property
+    def gates(self) -> Gates:
+        """The limits, `config/gates.yaml`."""
+        return load(self._config("gates"), Gates)
+
+    @cached_property
+    def delivery(self) -> Delivery:
+        """The environments, `config/delivery.yaml`."""
+        return load(self._config("delivery"), Delivery)
+
+    @cached_property
+    def parameters(self) -> BaseModel:
+        """The model's parameters, `config/model.yaml`, checked by the user's own class."""
+        return load(self._config("model"), user_module("model").Parameters)
+
+    def check_config(self) -> None:
+        """Read all four files, so that a mistake in any is found before work begins."""
+        _ = self.contract, self.parameters, self.gates, self.delivery
+
+    def limits_hash(self, section: BaseModel) -> str:
+        """Return the SHA-256 that names the limits a verdict was given under."""
+        text = canonical_json(section.model_dump(mode="json"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _config(self, name: str) -> Path:
+        path = self.root / "config" / f"{name}.yaml"
+        return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def find_project(start: Path | None = None) -> Project:
+    """Return the project that `start` (default: the working directory) lies in.
+
+    Raises
+    ------
+    UserError
+        When no folder from `start` upwards holds `config/data.yaml`.
+    """
+    here = (start or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        if (folder / "config" / "data.yaml").is_file():
+            return Project(folder)
+    raise UserError(f"{here}: not inside a project (no config/data.yaml here or above)")

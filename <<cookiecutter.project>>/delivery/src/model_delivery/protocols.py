@@ -1,0 +1,106 @@
+"""What the machinery asks of the user's package, and the one place where it is found."""
+
+from __future__ import annotations
+
+import datetime as dt
+import importlib
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_delivery.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Columns = Mapping[str, NDArray[Any]]
+"""A table as column arrays of equal length: float64, int64, object (str or None), datetime64."""
+Floats = NDArray[np.float64]
+
+ENTRY_POINT = "model_delivery"
+
+
+class Sources(Protocol):
+    """The user's module `sources`."""
+
+    def extract(self, as_of: dt.date) -> pd.DataFrame:
+        """Return all rows known before `as_of` (exclusive), with the contract's columns."""
+
+
+class FeatureBuilder(Protocol):
+    """The user's class `features.Features`: fitted state and a pure transformation."""
+
+    names: tuple[str, ...]
+
+    @classmethod
+    def fit(cls, columns: Columns) -> Self:
+        """Learn the state (vocabularies, order of columns) from training rows."""
+
+    def transform(self, columns: Columns) -> Floats:
+        """Return the (n rows, k features) matrix of `columns`; the same everywhere."""
+
+    def save(self, folder: Path) -> None:
+        """Write the state as text files into `folder`."""
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote."""
+
+
+class Model(Protocol):
+    """The user's class `model.Model`."""
+
+    curve: dict[str, list[float]]
+
+    def fit(self, features: Floats, labels: Floats, stopping: NDArray[np.bool_]) -> Self:
+        """Fit on all rows; `stopping` marks the latest ones, which may decide when to stop."""
+
+    def predict(self, features: Floats) -> Floats:
+        """Return one score a row, shape (n,)."""
+
+    def save(self, folder: Path) -> None:
+        """Write the model as text files into `folder`."""
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote."""
+
+
+def user_package() -> str:
+    """Return the import name of the user's package.
+
+    Raises
+    ------
+    UserError
+        When no installed package, or more than one, declares the entry point.
+    """
+    found = sorted({point.value for point in entry_points(group=ENTRY_POINT)})
+    if len(found) == 1:
+        return found[0]
+    raise UserError(
+        f"pyproject.toml: expected one [project.entry-points.{ENTRY_POINT}], found {found}; "
+        "run `uv sync` after mending it"
+    )
+
+
+def user_module(name: str) -> ModuleType:
+    """Import one of the user's modules: sources, features, model or service.
+
+    Raises
+    ------
+    UserError
+        When the module does not exist.
+    """
+    full = f"{user_package()}.{name}"
+    try:
+        return importlib.import_module(full)
+    except ModuleNotFoundError as error:
+        if error.name != full:
+            raise
+        path = full.replace(".", "/")
+        raise UserError(f"src/{path}.py: no such module; the machinery needs it") from error

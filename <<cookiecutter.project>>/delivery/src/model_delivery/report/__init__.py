@@ -1,0 +1,1 @@
+"""One form of verdict, and its renderings."""

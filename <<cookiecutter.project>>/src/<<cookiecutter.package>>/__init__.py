@@ -1,0 +1,1 @@
+"""The model of <<cookiecutter.project>>: its sources, features, parameters and service."""

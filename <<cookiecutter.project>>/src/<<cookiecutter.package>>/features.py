@@ -1,0 +1,97 @@
+"""Features: fitted vocabularies and a pure transformation, the same for training and service."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from model_delivery.files import write_json
+from model_delivery.protocols import Columns, Floats
+from numpy.typing import NDArray
+
+NUMBERS = (
+    "distance",
+    "temp",
+    "dewp",
+    "humid",
+    "wind_dir",
+    "wind_speed",
+    "precip",
+    "pressure",
+    "visib",
+)
+CATEGORIES = ("carrier", "origin", "dest")
+CLOCK = ("month", "day", "weekday", "minute_of_day")
+FILE = "features.json"
+_EPOCH_WEEKDAY = 3  # 1 January 1970 was a Thursday; Monday is 0
+
+
+@dataclass(frozen=True)
+class Features:
+    """The vocabulary of each category, learned from training rows.
+
+    A value that was not seen in training becomes not-a-number, which the model treats as missing.
+    """
+
+    vocabularies: dict[str, list[str]]
+
+    def __post_init__(self) -> None:
+        codes = {c: {v: float(i) for i, v in enumerate(w)} for c, w in self.vocabularies.items()}
+        object.__setattr__(self, "_codes", codes)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The features' names, in the order of the matrix's columns."""
+        return CLOCK + NUMBERS + CATEGORIES
+
+    @classmethod
+    def fit(cls, columns: Columns) -> Self:
+        """Learn the sorted vocabulary of each category."""
+        return cls({name: sorted({v for v in columns[name] if v}) for name in CATEGORIES})
+
+    def transform(self, columns: Columns) -> Floats:
+        """Return the features of each row.
+
+        Parameters
+        ----------
+        columns
+            Arrays of n rows: `scheduled` as datetime64, numbers as float64, categories as str.
+
+        Returns
+        -------
+        numpy.ndarray
+            Shape (n, 16), float64; every value is finite or not-a-number (missing).
+        """
+        clock = wall_clock(columns["scheduled"])
+        matrix = np.empty((len(columns["scheduled"]), len(self.names)))
+        matrix[:, : len(CLOCK)] = clock
+        for index, name in enumerate(NUMBERS, len(CLOCK)):
+            matrix[:, index] = columns[name]
+        codes: dict[str, dict[str, float]] = self._codes  # type: ignore[attr-defined]
+        for index, name in enumerate(CATEGORIES, len(CLOCK) + len(NUMBERS)):
+            code = codes[name]
+            matrix[:, index] = [code.get(value, np.nan) for value in columns[name]]
+        return matrix
+
+    def save(self, folder: Path) -> None:
+        """Write the vocabularies as JSON."""
+        write_json(folder / FILE, asdict(self))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote."""
+        return cls(**json.loads((folder / FILE).read_text()))
+
+
+def wall_clock(scheduled: NDArray[Any]) -> Floats:
+    """Return month, day, weekday (Monday is 0) and minute of day of each time, shape (n, 4)."""
+    minutes = scheduled.astype("datetime64[m]")
+    days = minutes.astype("datetime64[D]")
+    months = days.astype("datetime64[M]")
+    month = months.astype(np.int64) % 12 + 1
+    day = (days - months).astype(np.int64) + 1
+    weekday = (days.astype(np.int64) + _EPOCH_WEEKDAY) % 7
+    return np.stack([month, day, weekday, (minutes - days).astype(np.int64)], axis=1).astype(float)
