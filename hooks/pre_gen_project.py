@@ -21,11 +21,24 @@ ANSWERS = {
     "licence": json.loads(r'''<< cookiecutter.licence | tojson >>'''),
 }
 # fmt: on
-LONGEST = {"project": 40, "package": 40, "description": 200, "author": 100, "github_owner": 39, "licence": 40}
+LONGEST = {
+    "project": 40,
+    "package": 40,
+    "description": 200,
+    "author": 100,
+    "github_owner": 39,
+    "licence": 40,
+}
 LICENCES = ("Apache-2.0", "MIT", "Proprietary")
 
 # A file or folder of this name cannot exist on Windows.
-DEVICES = {"aux", "con", "nul", "prn", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
+DEVICES = {
+    "aux",
+    "con",
+    "nul",
+    "prn",
+    *(f"{port}{n}" for port in ("com", "lpt") for n in range(10)),
+}
 
 # Names the project imports or keeps folders under: yours would hide them, or be hidden.
 TAKEN = set(

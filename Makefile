@@ -1,0 +1,30 @@
+# What people and CI run here. The logic is in tools/ and tests/; each target is one command.
+UV := tools/uv.sh
+RUN := $(UV) run --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-down test test-all bench lint
+
+help: ## Say what there is
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+demo: ## Generate late-departures into demo/ and ship it: a production service answers
+	@$(RUN) --only-group render tools/demo.py up
+
+demo-down: ## Stop the service of `make demo`; the folder stays
+	@$(RUN) --only-group render tools/demo.py down
+
+test: ## All tests that fit in twelve minutes: answers, lint, budget, a shipped project, workflows, faults
+	@$(RUN) pytest -m "not exhaustive"
+
+test-all: ## Every test, the long ones too
+	@$(RUN) pytest
+
+bench: ## Measure the service and the gates; results beside docs/verified.md
+	@$(RUN) tools/bench.py
+
+lint: ## Format and types of the template's own code
+	@$(RUN) ruff format --check
+	@$(RUN) ruff check
+	@$(RUN) mypy
+	@$(RUN) shellcheck tools/uv.sh .ci/run
