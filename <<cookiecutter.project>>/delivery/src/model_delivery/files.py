@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -78,20 +79,34 @@ def read_json(path: Path) -> Any:
 
 
 @contextmanager
-def atomic_folder(destination: Path) -> Iterator[Path]:
-    """Yield a temporary folder that becomes `destination` when the block ends without an error.
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    """Yield an empty folder inside `parent`, gone when the block ends unless `settle` moved it.
 
-    An existing `destination` is kept: folders are named by their content, so it is the same.
+    Raises
+    ------
+    UserError
+        When something in the block cannot be written, for example because the disk is full.
     """
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}."))
     try:
-        yield temporary
-        if not destination.exists():
-            temporary.rename(destination)
+        parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=parent, prefix=".new-"))
     except OSError as error:
-        raise UserError(
-            f"{destination}: cannot be written ({error}); nothing was changed"
-        ) from error
+        raise UserError(f"{parent}: cannot be written ({error.strerror})") from error
+    try:
+        yield folder
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+            raise
+        raise UserError(f"{parent}: {error.strerror}; nothing was changed") from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def settle(folder: Path, destination: Path) -> None:
+    """Make a finished temporary folder `destination`, in one step.
+
+    An existing `destination` stays: folders are named by their content, so it is the same.
+    """
+    if not destination.exists():
+        folder.chmod(0o755)
+        folder.rename(destination)

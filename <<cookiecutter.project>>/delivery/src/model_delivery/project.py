@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +13,6 @@ from model_delivery.contract.data import DataContract
 from model_delivery.contract.delivery import Delivery
 from model_delivery.contract.gates import Gates
 from model_delivery.errors import UserError
-from model_delivery.files import canonical_json
 from model_delivery.protocols import user_module, user_package
 
 
@@ -57,11 +55,6 @@ class Project:
     def check_config(self) -> None:
         """Read all four files, so that a mistake in any is found before work begins."""
         _ = self.contract, self.parameters, self.gates, self.delivery
-
-    def limits_hash(self, section: BaseModel) -> str:
-        """Return the SHA-256 that names the limits a verdict was given under."""
-        text = canonical_json(section.model_dump(mode="json"))
-        return hashlib.sha256(text.encode()).hexdigest()
 
     def _config(self, name: str) -> Path:
         path = self.root / "config" / f"{name}.yaml"

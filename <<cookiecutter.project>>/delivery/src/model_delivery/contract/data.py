@@ -53,10 +53,11 @@ class Column(Strict):
 
 
 class Exclusion(Strict):
-    """A rule that takes rows out before anything else, and is counted by name."""
+    """A rule that takes out rows without a value in `column`, counted, and a `most` share."""
 
     column: str
     is_: Annotated[Literal["missing"], Field(alias="is")]
+    most: Share
 
 
 class DataContract(Strict):

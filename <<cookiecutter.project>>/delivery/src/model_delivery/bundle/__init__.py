@@ -1,0 +1,1 @@
+"""What ships: keys, digests, candidates, packages."""

@@ -1,0 +1,114 @@
+"""A candidate: one trained model with what ships of it, what it scored, and its verdicts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from model_delivery.digest import verify
+from model_delivery.errors import UserError
+from model_delivery.files import read_json, write_atomic
+from model_delivery.project import Project
+from model_delivery.report.verdict import Verdict
+
+CURRENT = "candidate"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The folder of one candidate, named by its digest."""
+
+    folder: Path
+
+    @property
+    def digest(self) -> str:
+        """The digest's 64 hexadecimal digits."""
+        return self.folder.name
+
+    @property
+    def short(self) -> str:
+        """The digest's first 12 digits, for people."""
+        return self.digest[:12]
+
+    @property
+    def ship(self) -> Path:
+        """The bytes that ship; their hash is the digest."""
+        return self.folder / "ship"
+
+    @property
+    def package(self) -> Path:
+        """Where `ml package` puts Bento, SBOM, card and checksums."""
+        return self.folder / "package"
+
+    @property
+    def train_path(self) -> Path:
+        """A sample of the training rows with the column `score`."""
+        return self.folder / "evaluation" / "train.parquet"
+
+    @property
+    def test_path(self) -> Path:
+        """All rows of the test window with the column `score`."""
+        return self.folder / "evaluation" / "test.parquet"
+
+    @cached_property
+    def lineage(self) -> dict[str, Any]:
+        """Commit, data, environment, parameters, timings and metrics of the training."""
+        lineage: dict[str, Any] = read_json(self.folder / "lineage.json")
+        return lineage
+
+    def verdict(self, gate: str) -> Verdict | None:
+        """Return a gate's verdict of this candidate, if it was given."""
+        path = self.folder / "verdicts" / f"{gate}.json"
+        return Verdict.read(path.read_text()) if path.exists() else None
+
+    def save(self, verdict: Verdict) -> None:
+        """Keep a gate's verdict beside the candidate."""
+        path = self.folder / "verdicts" / f"{verdict.gate}.json"
+        write_atomic(path, verdict.model_dump_json(indent=2) + "\n")
+
+
+def candidate_folder(project: Project, digest: str) -> Path:
+    """Return where the candidate of this digest lies or would lie."""
+    return project.work / "candidates" / digest
+
+
+def load_candidate(project: Project, digest: str) -> Candidate:
+    """Return a candidate after its bytes were checked against its digest.
+
+    Raises
+    ------
+    UserError
+        When there is none of this digest, or its bytes are not those of the digest.
+    """
+    candidate = Candidate(candidate_folder(project, digest))
+    if not candidate.ship.is_dir():
+        raise UserError(f"no candidate {digest[:12]} here; run `ml train`")
+    verify(candidate.ship, candidate.digest)
+    return candidate
+
+
+def current_candidate(project: Project) -> Candidate:
+    """Return the candidate that `ml train` made last, checked."""
+    pointer = project.work / CURRENT
+    if not pointer.exists():
+        raise UserError("no candidate yet; run `ml train`")
+    return load_candidate(project, pointer.read_text().strip())
+
+
+def find_by_key(project: Project, key: str) -> Candidate | None:
+    """Return the candidate that an earlier training of the same key made, if it is whole."""
+    record = project.work / "keys" / key
+    if not record.exists():
+        return None
+    digest = record.read_text().strip()
+    if not (candidate_folder(project, digest) / "lineage.json").exists():
+        return None
+    return load_candidate(project, digest)
+
+
+def remember(project: Project, key: str, candidate: Candidate) -> None:
+    """Record which candidate a key made, and make it the current one."""
+    write_atomic(project.work / "keys" / key, candidate.digest)
+    write_atomic(project.work / CURRENT, candidate.digest)

@@ -1,0 +1,1 @@
+"""Gates: each looks at one side of a candidate and answers with a verdict."""
