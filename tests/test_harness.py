@@ -1,0 +1,148 @@
+"""The harness itself: it carries over what GitHub carries over, and notices what GitHub has not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from harness import (
+    FakeGitHub,
+    HarnessError,
+    LeftBehindError,
+    PullRequest,
+    Run,
+    run_workflow,
+)
+from harness.github import git
+
+HEAD = """\
+name: Small
+on: pull_request
+permissions: {}
+jobs:
+"""
+JOB = """\
+  {name}:
+    needs: {needs}
+    if: {condition}
+    runs-on: {label}
+    timeout-minutes: 1
+    outputs: {{ said: "${{{{ steps.it.outputs.said }}}}" }}
+    steps:
+      - {{ name: Check out, uses: actions/checkout@v0 }}
+      - {{ name: Do it, id: it, run: '{run}' }}
+"""
+MOVE = "      - {{ name: Move, uses: actions/{}-artifact@v0, with: {{ name: kept, path: {} }} }}\n"
+
+
+def job(
+    name: str,
+    run: str,
+    *,
+    needs: str = "[]",
+    condition: str = "success()",
+    label: str = "ubuntu-24.04",
+) -> str:
+    return JOB.format(name=name, run=run, needs=needs, condition=condition, label=label)
+
+
+def carry_out(folder: Path, *jobs: str) -> Run:
+    """Run a workflow of these jobs in a project that holds nothing else."""
+    project = folder / "project"
+    workflows = project / ".github" / "workflows"
+    workflows.mkdir(parents=True)
+    (workflows / "small.yml").write_text(HEAD + "".join(jobs))
+    git(project, "init", "--quiet")
+    git(project, "add", ".")
+    git(project, *("-c", "user.name=A", "-c", "user.email=a@example.org"), "commit", "-qm", "One")
+    github = FakeGitHub(folder / "github")
+    event = PullRequest().event(project, github.repository)
+    return run_workflow(project, "small.yml", event, github)
+
+
+def test_outputs_and_artifacts_reach_the_next_job(tmp_path: Path) -> None:
+    run = carry_out(
+        tmp_path,
+        job("first", 'echo "said=two words" >> "$GITHUB_OUTPUT" && echo 1 > kept')
+        + MOVE.format("upload", "kept"),
+        job("second", 'echo "${{ needs.first.outputs.said }}" && ls', needs="first")
+        + MOVE.format("download", "."),
+    )
+    assert run.results == {"first": "success", "second": "success"}
+    assert run.jobs["first"].outputs["said"] == "two words"
+    assert "two words\n" in run.jobs["second"].log
+    assert run.artifacts == {"kept": "first"}
+    assert (run.artifact("kept") / "kept").read_text() == "1\n"
+
+
+@pytest.mark.parametrize("folder", ["$HOME", "/tmp", "/var/tmp", "/dev/shm", "."])  # noqa: S108
+def test_a_file_left_by_an_earlier_job_is_not_there(tmp_path: Path, folder: str) -> None:
+    place = f"{folder}/left"
+    run = carry_out(
+        tmp_path,
+        job("first", f'echo 1 > "{place}" && cat "{place}"'),
+        job("second", f'cat "{place}"', needs="first"),
+    )
+    assert run.results == {"first": "success", "second": "failure"}
+    assert "No such file or directory" in run.jobs["second"].log
+
+
+def test_a_job_cannot_write_elsewhere(tmp_path: Path) -> None:
+    place = Path(__file__).with_name("written-by-a-job")
+    run = carry_out(tmp_path, job("first", f"echo 1 > {place}"))
+    assert run.results == {"first": "failure"}
+    assert "Read-only file system" in run.jobs["first"].log
+    assert not place.exists()
+
+
+def test_a_process_left_by_a_job_fails_the_scenario_and_is_ended(tmp_path: Path) -> None:
+    name = f"left-{os.getpid()}"
+    leave = f'setsid env -i bash -c "exec -a {name} sleep 300" >/dev/null 2>&1 & sleep 0.2'
+    with pytest.raises(LeftBehindError, match=f"job first left processes running: {name} 300"):
+        carry_out(tmp_path, job("first", leave))
+    commands = [p.read_bytes() for p in Path("/proc").glob("[0-9]*/cmdline")]
+    assert not any(name.encode() in command for command in commands)
+
+
+def test_a_label_without_a_runner_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match=r"job first was not run: .*ubuntu-24\.40"):
+        carry_out(tmp_path, job("first", "echo 1", label="ubuntu-24.40"))
+
+
+def test_conditions_see_how_earlier_jobs_ended(tmp_path: Path) -> None:
+    run = carry_out(
+        tmp_path,
+        job("fails", "exit 1"),
+        job("skipped", "echo 1", needs="fails"),
+        job("after-skipped", "echo 1", needs="skipped"),
+        job(
+            "always",
+            'echo "${{ toJSON(needs.*.result) }}"',
+            needs="[fails, skipped]",
+            condition="always()",
+        ),
+        job("on-failure", "echo 1", needs="skipped", condition="failure()"),
+    )
+    assert run.results == {
+        "fails": "failure",
+        "skipped": "skipped",
+        "after-skipped": "skipped",
+        "always": "success",
+        "on-failure": "success",
+    }
+    assert [s.result for s in run.jobs["fails"].steps] == ["success", "failure"]
+
+
+def test_a_job_sees_nothing_of_this_machine_s_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LEAKED", "from-outside")
+    run = carry_out(tmp_path, job("first", "env"))
+    environment = dict(
+        line.split("=", 1) for line in run.jobs["first"].log.splitlines() if "=" in line
+    )
+    assert "LEAKED" not in environment
+    assert environment["HOME"] != os.environ["HOME"]
+    assert environment["GITHUB_REPOSITORY"] == "octo-org/late-departures"
+    assert environment["GITHUB_EVENT_NAME"] == "pull_request"
