@@ -17,6 +17,7 @@ import model_delivery
 from model_delivery.bundle.candidate import Candidate, candidate_folder, find_by_key, remember
 from model_delivery.bundle.environment import export_requirements
 from model_delivery.bundle.key import training_key, tree
+from model_delivery.bundle.score import write_columns
 from model_delivery.contract.request import request_json
 from model_delivery.digest import seal
 from model_delivery.files import settle, sha256_file, temporary_folder, write_atomic, write_json
@@ -119,11 +120,9 @@ def _lineage(
         "parameters": project.parameters.model_dump(),
         "features": list(trained.features.names),
         "metrics": trained.metrics,
-        "environment": {
-            "python": platform.python_version(),
-            "platform": f"{sys.platform} {platform.machine()}",
-            "lock": sha256_file(project.root / "uv.lock"),
-        },
+        "python": platform.python_version(),
+        "platform": f"{sys.platform} {platform.machine()}",
+        "lock": sha256_file(project.root / "uv.lock"),
         "seconds": {name: round(value, 2) for name, value in trained.seconds.items()},
     }
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from model_delivery.contract.check import Finding, check_content, check_structure
 from model_delivery.files import sha256_bytes
 from model_delivery.gates.deepchecks import data_checks
-from model_delivery.gates.judge import fixed, judge, make_verdict
+from model_delivery.gates.judge import fixed, judge, limits_of, make_verdict
 from model_delivery.gates.scale import scale_ratio
 from model_delivery.project import Project
 from model_delivery.report.verdict import Check, Table, Verdict
@@ -39,14 +39,13 @@ def check_data(project: Project, snapshot: Snapshot, deep: bool = True) -> Verdi
     if deep and all(check.outcome.value == "pass" for check in checks):
         more, drift = data_checks(project, snapshot)
         checks, tables = checks + more, tables + drift
-    limits = [project.contract, project.gates.data, project.gates.deepchecks]
     subject = sha256_bytes(snapshot.name.encode())
-    return make_verdict("data", subject, limits, checks, started, tables)
+    return make_verdict("data", subject, limits_of(project, "data"), checks, started, tables)
 
 
 def refused(project: Project, findings: list[Finding]) -> Verdict:
     """Return the verdict on an extraction whose structure is broken."""
-    limits = [project.contract, project.gates.data, project.gates.deepchecks]
+    limits = limits_of(project, "data")
     checks = [_as_check(finding) for finding in findings]
     return make_verdict("data", sha256_bytes(b"refused"), limits, checks, time.perf_counter())
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from model_delivery.contract.gates import Limit
 from model_delivery.files import canonical_json, sha256_bytes
+from model_delivery.project import Project
 from model_delivery.report.verdict import Chart, Check, Outcome, Table, Verdict, finite
 from model_delivery.training.metrics import Estimate
 
@@ -69,6 +70,13 @@ def make_verdict(
         seconds=round(time.perf_counter() - started, 2),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def limits_of(project: Project, gate: str) -> list[BaseModel]:
+    """Return the sections of `config/gates.yaml` that a gate judges by."""
+    gates = project.gates
+    deep = [gates.deepchecks] if gate in ("data", "model") else []
+    return [getattr(gates, gate), *deep]
 
 
 def limits_hash(limits: Sequence[BaseModel]) -> str:

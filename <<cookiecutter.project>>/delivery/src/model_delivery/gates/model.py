@@ -15,7 +15,7 @@ from model_delivery.bundle.candidate import Candidate
 from model_delivery.contract.gates import Limit
 from model_delivery.files import read_json
 from model_delivery.gates.deepchecks import model_checks
-from model_delivery.gates.judge import judge, judge_estimate, make_verdict
+from model_delivery.gates.judge import judge, judge_estimate, limits_of, make_verdict
 from model_delivery.project import Project
 from model_delivery.protocols import Floats
 from model_delivery.report.verdict import Chart, Check, Outcome, Table, Verdict, finite
@@ -63,7 +63,7 @@ def check_model(
     if deep:
         more, found = model_checks(project, candidate)
         checks, tables = checks + more, tables + found
-    limits = [project.gates.model, project.gates.deepchecks]
+    limits = limits_of(project, "model")
     return make_verdict("model", candidate.digest, limits, checks, started, tables, charts)
 
 
