@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-from harness import (
+
+from tests.harness import (
     FakeGitHub,
     HarnessError,
     LeftBehindError,
@@ -14,7 +15,7 @@ from harness import (
     Run,
     run_workflow,
 )
-from harness.github import git
+from tests.harness.github import git
 
 HEAD = """\
 name: Small

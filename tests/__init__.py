@@ -1,0 +1,1 @@
+"""The template's tests: they generate projects and run them."""

@@ -1,0 +1,223 @@
+"""What workflows promise that a run under act cannot show: act ignores all of it.
+
+The rules hold for the generated project's workflows and for the template's own.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.baking import ROOT, BakedProject
+from tests.harness.workflow import needs, read_yaml
+
+PINS = [
+    line
+    for line in Path(__file__).with_name("action-pins.txt").read_text().splitlines()
+    if not line.startswith("#")
+]
+USES = re.compile(r"^\s*(?:- )?uses: (.+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A repository's folder `.github`."""
+
+    repository: Path
+
+    @property
+    def workflows(self) -> dict[str, Any]:
+        """Each workflow by its file's name."""
+        files = sorted(self.repository.glob(".github/workflows/*.y*ml"))
+        return {file.name: read_yaml(file) for file in files}
+
+    @property
+    def actions(self) -> list[Path]:
+        """The files of the repository's own actions."""
+        return sorted(self.repository.glob(".github/actions/*/action.y*ml"))
+
+    @property
+    def files(self) -> list[Path]:
+        """Every YAML file."""
+        return sorted(self.repository.glob(".github/**/*.y*ml"))
+
+    def jobs(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Return each job with its place."""
+        for name, workflow in self.workflows.items():
+            for job, what in workflow["jobs"].items():
+                yield f"{name}: {job}", what
+
+    def steps(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Return each step of each job and action with its place."""
+        for place, job in self.jobs():
+            for step in job.get("steps", []):
+                yield place, step
+        for file in self.actions:
+            for step in read_yaml(file)["runs"]["steps"]:
+                yield f"{file.parent.name}/{file.name}", step
+
+
+@pytest.fixture(params=["generated", "template"])
+def tree(request: pytest.FixtureRequest, baked: BakedProject) -> Tree:
+    return Tree(baked.path if request.param == "generated" else ROOT)
+
+
+@pytest.fixture
+def ci(baked: BakedProject) -> dict[str, Any]:
+    return dict(Tree(baked.path).workflows["ci.yml"])
+
+
+def tool(name: str, *arguments: str | Path, cwd: Path, given: str | None = None) -> str:
+    """Run a linter beside this interpreter; a finding fails the test."""
+    program = shutil.which(name, path=Path(sys.executable).parent)
+    assert program, f"{name} is not installed; run `uv sync`"
+    done = subprocess.run(
+        [program, *arguments], cwd=cwd, capture_output=True, text=True, check=False, input=given
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    return said
+
+
+def test_every_action_is_pinned_to_a_commit_from_the_one_list(tree: Tree) -> None:
+    for file in tree.files:
+        for used in USES.findall(file.read_text()):
+            own = used.startswith("./.github/actions/") and (tree.repository / used).is_dir()
+            assert own or used in PINS, f"{file.name}: {used}"
+
+
+def test_the_list_of_pins_is_well_formed_and_all_used(baked: BakedProject) -> None:
+    form = re.compile(r"[\w.-]+/[\w.-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+")
+    text = "".join(f.read_text() for t in (Tree(baked.path), Tree(ROOT)) for f in t.files)
+    for pin in PINS:
+        assert form.fullmatch(pin), pin
+        assert pin in text, f"no workflow uses {pin}"
+
+
+def test_no_trigger_runs_a_strangers_code_with_privileges(tree: Tree) -> None:
+    for name, workflow in tree.workflows.items():
+        events = workflow["on"]
+        assert not {"pull_request_target", "workflow_run"} & set(events), name
+
+
+def test_permissions_are_none_unless_a_job_names_them(tree: Tree) -> None:
+    for name, workflow in tree.workflows.items():
+        assert workflow["permissions"] == {}, name
+    for place, job in tree.jobs():
+        assert isinstance(job.get("permissions", {}), dict), place
+
+
+def test_what_a_pull_request_reaches_has_no_privilege(tree: Tree) -> None:
+    for name, workflow in tree.workflows.items():
+        if "pull_request" not in workflow["on"]:
+            continue
+        assert "secrets" not in str(workflow), name
+        for job, what in workflow["jobs"].items():
+            assert "environment" not in what, f"{name}: {job}"
+            assert what["runs-on"] == "ubuntu-24.04", f"{name}: {job}"
+            writes = {k for k, v in what.get("permissions", {}).items() if v != "read"}
+            assert writes <= ({"pull-requests"} if job == "comment" else set()), f"{name}: {job}"
+
+
+def test_every_job_and_step_has_a_name_and_every_job_an_end(tree: Tree) -> None:
+    for place, job in tree.jobs():
+        assert job["name"], place
+        assert isinstance(job["timeout-minutes"], int), place
+        assert "continue-on-error" not in job, place
+    for place, step in tree.steps():
+        assert step.get("name"), f"{place}: {step}"
+        assert "continue-on-error" not in step, f"{place}: {step['name']}"
+
+
+def test_a_step_is_one_command_and_values_reach_it_through_the_environment(tree: Tree) -> None:
+    for place, step in tree.steps():
+        command = step.get("run", "").strip()
+        # Whoever names a branch or a pull request would otherwise write part of the script.
+        assert "${{" not in command, f"{place}: {step['name']}"
+        assert "\n" not in command, f"{place}: {step['name']}"
+
+
+def test_no_checkout_leaves_its_token_behind(tree: Tree) -> None:
+    for place, step in tree.steps():
+        if step.get("uses", "").startswith("actions/checkout@"):
+            assert step["with"]["persist-credentials"] is False, place
+
+
+def test_python_versions_are_text(tree: Tree) -> None:
+    for place, step in tree.steps():
+        version = step.get("with", {}).get("python-version", "")
+        assert isinstance(version, str), f"{place}: {version} would be a number"
+
+
+def test_a_newer_push_cancels_the_check_of_the_older_one(ci: dict[str, Any]) -> None:
+    assert ci["concurrency"]["cancel-in-progress"] is True
+    assert "github.event.pull_request.number" in ci["concurrency"]["group"]
+
+
+def test_the_pull_request_s_jobs_and_what_each_may_do(ci: dict[str, Any]) -> None:
+    assert {name: job.get("permissions", {}) for name, job in ci["jobs"].items()} == {
+        "test": {"contents": "read"},
+        "candidate": {"contents": "read"},
+        "comment": {"pull-requests": "write"},
+        "gates": {},
+    }
+    assert ci["on"] == {"pull_request": None}  # no filter: a required check must always report
+
+
+def test_the_job_that_may_write_runs_nothing_of_the_pull_request(ci: dict[str, Any]) -> None:
+    used = [step["uses"].split("@")[0] for step in ci["jobs"]["comment"]["steps"]]
+    assert used == ["actions/download-artifact", "marocchino/sticky-pull-request-comment"]
+
+
+def test_gates_waits_for_every_other_job_and_always_answers(ci: dict[str, Any]) -> None:
+    gates = ci["jobs"]["gates"]
+    assert set(needs(gates)) == set(ci["jobs"]) - {"gates"}
+    assert gates["if"] == "always()"
+
+
+def test_dependabot_waits_seven_days_and_groups(baked: BakedProject) -> None:
+    updates = read_yaml(baked.path / ".github" / "dependabot.yml")["updates"]
+    assert {u["package-ecosystem"] for u in updates} == {"github-actions", "uv"}
+    for update in updates:
+        assert update["cooldown"]["default-days"] >= 7
+        assert update["groups"]
+
+
+def test_the_readme_names_every_workflow(baked: BakedProject) -> None:
+    text = (baked.path / ".github" / "workflows" / "README.md").read_text()
+    for name in Tree(baked.path).workflows:
+        assert f"`{name}`" in text
+
+
+def test_linters_find_nothing(tree: Tree) -> None:
+    folder = tree.repository
+    files = [folder / ".github" / "workflows" / name for name in tree.workflows]
+    pedantic = ("--offline", "--persona", "pedantic", "--strict-collection")
+    tool("zizmor", *pedantic, folder / ".github", cwd=folder)
+    shellcheck = shutil.which("shellcheck", path=Path(sys.executable).parent)
+    tool("actionlint", "-shellcheck", str(shellcheck), *files, cwd=folder)
+    tool("jactionlint", *files, *tree.actions, cwd=folder)
+    tool("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *files, cwd=folder)
+    for _, step in tree.steps():
+        if "run" in step:
+            tool("shellcheck", "--shell", "bash", "-", cwd=folder, given=step["run"])
+
+
+def test_act_reads_every_workflow(baked: BakedProject) -> None:
+    tool("act", "--validate", "--strict", cwd=baked.path)
+
+
+def test_no_finding_is_silenced_but_the_one_act_needs(tree: Tree) -> None:
+    silenced = re.compile(r"zizmor: *ignore|shellcheck disable|actionlint.*ignore")
+    for file in tree.files:
+        assert not silenced.search(file.read_text()), file
+    rules = read_yaml(tree.repository / ".github" / "zizmor.yml")["rules"]
+    assert rules == {"self-repository": {"disable": True}}
