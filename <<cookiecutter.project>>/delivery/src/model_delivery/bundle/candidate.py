@@ -112,3 +112,15 @@ def remember(project: Project, key: str, candidate: Candidate) -> None:
     """Record which candidate a key made, and make it the current one."""
     write_atomic(project.work / "keys" / key, candidate.digest)
     write_atomic(project.work / CURRENT, candidate.digest)
+
+
+def data_verdict(project: Project, snapshot: str) -> Verdict | None:
+    """Return the verdict of the gate `data` on a snapshot, if it was given."""
+    path = project.work / "verdicts" / f"data-{snapshot}.json"
+    return Verdict.read(path.read_text()) if path.exists() else None
+
+
+def save_data_verdict(project: Project, snapshot: str, verdict: Verdict) -> None:
+    """Keep the verdict of the gate `data`: it belongs to a snapshot, not to one candidate."""
+    path = project.work / "verdicts" / f"data-{snapshot}.json"
+    write_atomic(path, verdict.model_dump_json(indent=2) + "\n")

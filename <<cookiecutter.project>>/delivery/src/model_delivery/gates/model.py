@@ -30,6 +30,9 @@ from model_delivery.training.metrics import (
 )
 
 
+Compared = tuple[Floats, Floats, Floats, NDArray[np.datetime64]]
+
+
 @dataclass(frozen=True)
 class Scored:
     """Scored rows of the test window: shapes (n,); `days` are the clusters of the bootstrap."""
@@ -40,6 +43,13 @@ class Scored:
     table: pa.Table
     champion: Floats | None = None
 
+    def compared(self, rows: NDArray[np.bool_] | None = None) -> Compared | None:
+        """Return labels, scores, champion's scores and days where both models can be judged."""
+        if self.champion is None:
+            return None
+        use = np.isfinite(self.champion) & (True if rows is None else rows)
+        return self.labels[use], self.scores[use], self.champion[use], self.days[use]
+
 
 def check_model(
     project: Project, candidate: Candidate, champion: Floats | None = None, deep: bool = True
@@ -49,22 +59,29 @@ def check_model(
     Parameters
     ----------
     champion
-        The champion's scores on the candidate's test rows, shape (n,); None means that this
-        is a first delivery, which the verdict says.
+        The champion's scores on the candidate's test rows, shape (n,), not-a-number on rows it
+        may have learned from; None means a first delivery, which the verdict says.
     deep
         Whether Deepchecks' model suite runs too.
     """
     started = time.perf_counter()
     scored = read_scored(project, candidate, champion)
-    segment_table, segment_checks = _segments(project, scored)
-    checks = [*_quality(project, candidate, scored), *segment_checks]
-    checks += _against_champion(project, scored)
-    tables, charts = [segment_table], [_curve(candidate), _calibration(scored)]
+    checks, tables = score_checks(project, candidate, scored)
+    charts = [_curve(candidate), _calibration(scored)]
     if deep:
         more, found = model_checks(project, candidate)
         checks, tables = checks + more, tables + found
     limits = limits_of(project, "model")
     return make_verdict("model", candidate.digest, limits, checks, started, tables, charts)
+
+
+def score_checks(
+    project: Project, candidate: Candidate, scored: Scored
+) -> tuple[list[Check], list[Table]]:
+    """Return the checks of scores against labels, without Deepchecks."""
+    table, segments = _segments(project, scored)
+    quality = _quality(project, candidate, scored)
+    return [*quality, *segments, *_against_champion(project, scored)], [table]
 
 
 def read_scored(project: Project, candidate: Candidate, champion: Floats | None) -> Scored:
@@ -108,27 +125,26 @@ def _quality(project: Project, candidate: Candidate, scored: Scored) -> list[Che
 
 
 def _champion_value(scored: Scored) -> float | None:
-    if scored.champion is None:
+    compared = scored.compared()
+    if compared is None:
         return None
-    return roc_auc(scored.labels, scored.champion, np.ones(len(scored.labels)))
+    labels, _, champion, _ = compared
+    return roc_auc(labels, champion, np.ones(len(labels)))
 
 
 def _against_champion(project: Project, scored: Scored) -> list[Check]:
-    if scored.champion is None:
-        sentence = "first delivery: there is no champion to compare with"
+    compared = scored.compared()
+    if compared is None:
+        sentence = "first delivery, or the champion itself: nothing to compare with"
         return [Check(name="champion", outcome=Outcome.PASS, sentence=sentence, value="none")]
-    difference = estimate(
-        roc_auc, scored.labels, scored.scores, scored.days, other=scored.champion
-    )
-    return [
-        judge_estimate(
-            "champion_difference",
-            project.gates.model.champion_difference,
-            difference,
-            f"ROC AUC minus the champion's on the same {len(scored.labels):,} rows",
-            _champion_value(scored),
-        )
-    ]
+    limit = project.gates.model.champion_difference
+    said = f"ROC AUC minus the champion's on the same {len(compared[0]):,} rows"
+    return [judge_estimate("champion_difference", limit, _difference(compared), said)]
+
+
+def _difference(compared: Compared) -> Estimate:
+    labels, scores, champion, days = compared
+    return estimate(roc_auc, labels, scores, days, other=champion)
 
 
 @dataclass(frozen=True)
@@ -168,9 +184,8 @@ def _measured_segments(project: Project, scored: Scored) -> Iterator[Segment]:
             if rows.sum() < project.gates.model.segment_rows:
                 continue
             part = (scored.labels[rows], scored.scores[rows], scored.days[rows])
-            change = None
-            if scored.champion is not None:
-                change = estimate(roc_auc, *part, other=scored.champion[rows])
+            compared = scored.compared(rows)
+            change = _difference(compared) if compared else None
             yield Segment(f"{column} {value}", int(rows.sum()), estimate(roc_auc, *part), change)
 
 

@@ -6,9 +6,10 @@ did not run are `inconclusive`, and a verdict without checks is too.
 
 from __future__ import annotations
 
+import json
 import math
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 
@@ -111,6 +112,8 @@ class Verdict(Form):
     gate: str
     subject: str
     limits: str
+    against: str | None = None
+    """The champion's digest, where the gate compared with one."""
     checks: list[Check]
     tables: list[Table] = Field(default_factory=list)
     charts: list[Chart] = Field(default_factory=list)
@@ -126,11 +129,9 @@ class Verdict(Form):
     @classmethod
     def read(cls, text: str) -> Verdict:
         """Parse a verdict's JSON; the stored outcome is recomputed from the checks."""
-        import json
-
         return cls.model_validate({k: v for k, v in json.loads(text).items() if k != "outcome"})
 
 
-def finite(value: float | None) -> bool:
+def finite(value: float | None) -> TypeGuard[float]:
     """Return whether `value` is a number a limit can judge."""
     return value is not None and math.isfinite(value)
