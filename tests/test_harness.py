@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
 from tests.harness import (
+    Comment,
     FakeGitHub,
     HarnessError,
     LeftBehindError,
@@ -17,10 +19,11 @@ from tests.harness import (
 )
 from tests.harness.github import git
 
+STICKY = "marocchino/sticky-pull-request-comment@v0"
 HEAD = """\
 name: Small
 on: pull_request
-permissions: {}
+permissions: { pull-requests: write }
 jobs:
 """
 JOB = """\
@@ -34,7 +37,6 @@ JOB = """\
       - {{ name: Check out, uses: actions/checkout@v0 }}
       - {{ name: Do it, id: it, run: '{run}' }}
 """
-MOVE = "      - {{ name: Move, uses: actions/{}-artifact@v0, with: {{ name: kept, path: {} }} }}\n"
 
 
 def job(
@@ -48,8 +50,13 @@ def job(
     return JOB.format(name=name, run=run, needs=needs, condition=condition, label=label)
 
 
-def carry_out(folder: Path, *jobs: str) -> Run:
-    """Run a workflow of these jobs in a project that holds nothing else."""
+def use(action: str, **inputs: str) -> str:
+    """Return one more step of the job before."""
+    return f"      - {{ name: Use, uses: {action}, with: {json.dumps(inputs)} }}\n"
+
+
+def carry_out(folder: Path, *jobs: str, fork: bool = False) -> Run:
+    """Run a workflow of these jobs, on a pull request, in a project that holds nothing else."""
     project = folder / "project"
     workflows = project / ".github" / "workflows"
     workflows.mkdir(parents=True)
@@ -58,7 +65,7 @@ def carry_out(folder: Path, *jobs: str) -> Run:
     git(project, "add", ".")
     git(project, *("-c", "user.name=A", "-c", "user.email=a@example.org"), "commit", "-qm", "One")
     github = FakeGitHub(folder / "github")
-    event = PullRequest().event(project, github.repository)
+    event = PullRequest(fork=fork).event(project, github.repository)
     return run_workflow(project, "small.yml", event, github)
 
 
@@ -66,9 +73,9 @@ def test_outputs_and_artifacts_reach_the_next_job(tmp_path: Path) -> None:
     run = carry_out(
         tmp_path,
         job("first", 'echo "said=two words" >> "$GITHUB_OUTPUT" && echo 1 > kept')
-        + MOVE.format("upload", "kept"),
+        + use("actions/upload-artifact@v0", name="kept", path="kept"),
         job("second", 'echo "${{ needs.first.outputs.said }}" && ls', needs="first")
-        + MOVE.format("download", "."),
+        + use("actions/download-artifact@v0", name="kept"),
     )
     assert run.results == {"first": "success", "second": "success"}
     assert run.jobs["first"].outputs["said"] == "two words"
@@ -147,3 +154,42 @@ def test_a_job_sees_nothing_of_this_machine_s_environment(
     assert environment["HOME"] != os.environ["HOME"]
     assert environment["GITHUB_REPOSITORY"] == "octo-org/late-departures"
     assert environment["GITHUB_EVENT_NAME"] == "pull_request"
+
+
+def test_a_comment_is_written_once_and_then_updated_in_place(tmp_path: Path) -> None:
+    comment = use(STICKY, header="a", path="text") + use(STICKY, header="b", path="text")
+    again = job("again", "echo 2 > text", needs="first") + use(STICKY, header="a", path="text")
+    carry_out(tmp_path, job("first", "echo 1 > text") + comment, again)
+    assert FakeGitHub(tmp_path / "github").comments == [
+        Comment(number=7, header="a", body="2\n", updates=1),
+        Comment(number=7, header="b", body="1\n", updates=0),
+    ]
+
+
+def test_a_fork_cannot_comment(tmp_path: Path) -> None:
+    comment = use(STICKY, header="a", path="text")
+    run = carry_out(tmp_path, job("first", "echo 1 > text") + comment, fork=True)
+    assert run.results == {"first": "failure"}
+    assert "Resource not accessible by integration" in run.jobs["first"].log
+
+
+def test_hidden_files_stay_out_of_an_artifact_unless_asked_for(tmp_path: Path) -> None:
+    make = "mkdir -p .ml/a .ml/b && touch .ml/a/1 .ml/b/2"
+    upload = {"path": ".ml/a\n.ml/*", "if-no-files-found": "error"}
+    run = carry_out(
+        tmp_path,
+        job("hidden", make) + use("actions/upload-artifact@v0", name="no", **upload),
+        job("asked", make)
+        + use(
+            "actions/upload-artifact@v0", name="yes", **upload, **{"include-hidden-files": "true"}
+        ),
+    )
+    assert run.results == {"hidden": "failure", "asked": "success"}
+    kept = run.artifact("yes")
+    files = [str(f.relative_to(kept)) for f in sorted(kept.rglob("*")) if f.is_file()]
+    assert files == ["a/1", "b/2"]
+
+
+def test_an_action_without_a_stand_in_is_recorded(tmp_path: Path) -> None:
+    run = carry_out(tmp_path, job("first", "echo 1") + use("owner/name@v1", some="value"))
+    assert run.calls == [{"action": "owner/name", "job": "first", "inputs": {"some": "value"}}]

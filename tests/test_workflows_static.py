@@ -204,7 +204,8 @@ def test_linters_find_nothing(tree: Tree) -> None:
     tool("zizmor", *pedantic, folder / ".github", cwd=folder)
     shellcheck = shutil.which("shellcheck", path=Path(sys.executable).parent)
     tool("actionlint", "-shellcheck", str(shellcheck), *files, cwd=folder)
-    tool("jactionlint", *files, *tree.actions, cwd=folder)
+    dependabot = sorted(folder.glob(".github/dependabot.yml"))
+    tool("jactionlint", *files, *tree.actions, *dependabot, cwd=folder)
     tool("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *files, cwd=folder)
     for _, step in tree.steps():
         if "run" in step:

@@ -8,6 +8,7 @@ from typing import Any
 from .results import Step
 
 _Message = dict[str, Any]
+_ANNOTATIONS = ("error", "warning", "notice")
 _TROUBLE = ("Skipping unsupported platform", "Error", "error")
 
 
@@ -33,8 +34,12 @@ def steps(messages: list[_Message], job: str) -> tuple[Step, ...]:
 
 
 def printed(messages: list[_Message], job: str) -> str:
-    """Return what the steps of a job printed."""
-    lines = [m["msg"] for m in messages if m.get("jobID") == job and m.get("raw_output")]
+    """Return what the steps of a job printed, annotations (`::error::…`) too."""
+    lines = [
+        str(m.get("raw", m["msg"]))
+        for m in messages
+        if m.get("jobID") == job and (m.get("raw_output") or m.get("command") in _ANNOTATIONS)
+    ]
     return "".join(line.rstrip("\r\n") + "\n" for line in lines)
 
 
