@@ -20,7 +20,7 @@ from model_delivery.training.snapshot import Snapshot
 
 
 def write_report(project: Project, event: Event) -> tuple[Path, Path]:
-    """Write `report.html` and `report.md` and return their paths.
+    """Write `report.html`, `report.md` and, for programs, `report.json`; return the first two.
 
     Raises
     ------
@@ -28,7 +28,9 @@ def write_report(project: Project, event: Event) -> tuple[Path, Path]:
         When there is no verdict yet to report on.
     """
     report = assemble(project, event)
-    page, text = (project.work / "report" / f"report.{kind}" for kind in ("html", "md"))
+    folder = project.work / "report"
+    page, text = folder / "report.html", folder / "report.md"
+    write_atomic(folder / "report.json", report.model_dump_json(indent=2))
     write_atomic(page, html(report))
     write_atomic(text, markdown(report))
     return page, text
