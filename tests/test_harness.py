@@ -84,16 +84,15 @@ def test_outputs_and_artifacts_reach_the_next_job(tmp_path: Path) -> None:
     assert (run.artifact("kept") / "kept").read_text() == "1\n"
 
 
-@pytest.mark.parametrize("folder", ["$HOME", "/tmp", "/var/tmp", "/dev/shm", "."])  # noqa: S108
-def test_a_file_left_by_an_earlier_job_is_not_there(tmp_path: Path, folder: str) -> None:
-    place = f"{folder}/left"
+def test_files_left_by_an_earlier_job_are_not_there(tmp_path: Path) -> None:
+    files = '"$HOME/left" /tmp/left /var/tmp/left /dev/shm/left left'
     run = carry_out(
         tmp_path,
-        job("first", f'echo 1 > "{place}" && cat "{place}"'),
-        job("second", f'cat "{place}"', needs="first"),
+        job("first", f"touch {files} && cat {files}"),
+        job("second", f"cat {files}", needs="first"),
     )
     assert run.results == {"first": "success", "second": "failure"}
-    assert "No such file or directory" in run.jobs["second"].log
+    assert run.jobs["second"].log.count("No such file or directory") == 5
 
 
 def test_a_job_cannot_write_elsewhere(tmp_path: Path) -> None:
