@@ -41,7 +41,7 @@ HOSTILE = {
     "parent": "../x",
     "folders": "p/q/r",
     "windows path": "..\\x",
-    "absolute": "/var/tmp/pwned-by-a-test",
+    "absolute": "/opt/pwned-by-a-test",
     "dot": "..",
     "template": "<<cookiecutter.project>>",
     "expression": "<< 7 * 7 >>",
