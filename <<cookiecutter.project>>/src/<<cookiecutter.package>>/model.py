@@ -74,8 +74,7 @@ class Model:
         One thread: a service answers many small requests side by side.
         """
         assert self.booster is not None, "fit or load the model first"
-        scores: Floats = self.booster.predict(features, num_threads=1)
-        return scores
+        return np.asarray(self.booster.predict(features, num_threads=1), dtype=np.float64)
 
     def save(self, folder: Path) -> None:
         """Write the trees as LightGBM's text, which loads without running any code."""
@@ -91,9 +90,7 @@ class Model:
         model.booster = lgb.Booster(model_file=str(folder / FILE))
         return model
 
-    def _choose_rounds(
-        self, features: Floats, labels: Floats, stopping: NDArray[np.bool_]
-    ) -> int:
+    def _choose_rounds(self, features: Floats, labels: Floats, stopping: NDArray[np.bool_]) -> int:
         early = lgb.Dataset(
             features[~stopping], labels[~stopping], categorical_feature=CATEGORY_INDEX
         )

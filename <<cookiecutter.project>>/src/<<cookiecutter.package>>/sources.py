@@ -71,7 +71,9 @@ def read_flights(path: Path) -> pd.DataFrame:
 
 def read_weather(path: Path) -> pd.DataFrame:
     """Read hourly observations, one row an airport and hour (UTC)."""
-    table = pd.read_csv(path, usecols=["origin", "time_hour", *WEATHER])
+    columns = ["origin", "time_hour", *WEATHER]
+    # As exact as the text: a request that quotes the same number must give the same features.
+    table = pd.read_csv(path, usecols=columns, float_precision="round_trip")
     observed = pd.to_datetime(table.pop("time_hour"), utc=True)
     return table.astype(dict.fromkeys(WEATHER, float)).assign(observed_utc=observed)
 

@@ -55,7 +55,9 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             Path(temporary).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); nothing was changed") from error
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); nothing was changed"
+        ) from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -50,7 +50,8 @@ class Project:
     @cached_property
     def parameters(self) -> BaseModel:
         """The model's parameters, `config/model.yaml`, checked by the user's own class."""
-        return load(self._config("model"), user_module("model").Parameters)
+        parameters: type[BaseModel] = user_module("model").Parameters
+        return load(self._config("model"), parameters)
 
     def check_config(self) -> None:
         """Read all four files, so that a mistake in any is found before work begins."""

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from model_delivery.errors import UserError
-from model_delivery.files import sha256_bytes, settle, temporary_folder
+from model_delivery.files import settle, sha256_bytes, temporary_folder
 from model_delivery.project import Project
 
 _NETWORK_HINTS = ("error sending request", "dns error", "failed to fetch", "connect error")
@@ -22,7 +22,7 @@ def run_uv(arguments: list[str], cwd: Path) -> str:
         With uv's own last lines, and a hint where the network was missing.
     """
     try:
-        done = subprocess.run(["uv", *arguments], cwd=cwd, capture_output=True, text=True)
+        done = subprocess.run(["uv", *arguments], cwd=cwd, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         raise UserError("uv is not installed; see `ml doctor`") from None
     if done.returncode == 0:
@@ -50,10 +50,16 @@ def service_environment(project: Project, requirements: Path) -> Path:
     final = project.work / "environments" / name
     if not (final / "complete").exists():
         with temporary_folder(final.parent) as folder:
-            run_uv(["venv", "-q", "--relocatable", "--python", sys.executable, str(folder / "v")], folder)
+            run_uv(
+                ["venv", "-q", "--relocatable", "--python", sys.executable, str(folder / "v")],
+                folder,
+            )
             pins = ["--require-hashes", "--no-deps", "-r", str(requirements.resolve())]
             interpreter = str(folder / "v" / "bin" / "python")
-            run_uv(["pip", "install", "-q", "--compile-bytecode", "--python", interpreter, *pins], folder)
+            run_uv(
+                ["pip", "install", "-q", "--compile-bytecode", "--python", interpreter, *pins],
+                folder,
+            )
             (folder / "v" / "complete").touch()
             settle(folder / "v", final)
     return final / "bin" / "python"

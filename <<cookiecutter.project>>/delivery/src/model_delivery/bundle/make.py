@@ -25,7 +25,15 @@ from model_delivery.project import Project
 from model_delivery.training.fit import SCORE, Trained, fit
 from model_delivery.training.snapshot import Snapshot, columns_of
 
-RUNTIME = ("__init__.py", "errors.py", "files.py", "digest.py", "protocols.py", "contract", "serving")
+RUNTIME = (
+    "__init__.py",
+    "errors.py",
+    "files.py",
+    "digest.py",
+    "protocols.py",
+    "contract",
+    "serving",
+)
 """The part of the machinery that a service imports; nothing else of it ships."""
 REFERENCE_ROWS = 1_000
 _ENTRY = '''\
@@ -129,5 +137,5 @@ def _lineage(
 
 def git(project: Project, *arguments: str) -> str | None:
     """Return what a git command prints, or None outside a repository or before a commit."""
-    done = subprocess.run(["git", *arguments], cwd=project.root, capture_output=True, text=True)
+    done = subprocess.run(["git", *arguments], cwd=project.root, capture_output=True, text=True, check=False)
     return done.stdout.strip() if done.returncode == 0 else None

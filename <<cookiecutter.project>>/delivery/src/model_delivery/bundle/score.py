@@ -48,6 +48,7 @@ def score_cleanly(project: Project, ship: Path, columns: Path) -> Floats:
             env=environment,
             capture_output=True,
             text=True,
+            check=False,
         )
         if done.returncode != 0:
             tail = "\n".join(done.stderr.strip().splitlines()[-5:])

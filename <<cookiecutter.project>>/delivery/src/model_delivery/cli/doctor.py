@@ -30,7 +30,14 @@ def diagnose() -> list[Finding]:
     """Look at everything a delivery needs here, and go on after a finding."""
     project = find_project()
     looks: list[Callable[[Project], Finding]] = [
-        _python, _uv, _lock, _git, _config, _model_imports, _disk, _port,
+        _python,
+        _uv,
+        _lock,
+        _git,
+        _config,
+        _model_imports,
+        _disk,
+        _port,
     ]
     return [look(project) for look in looks]
 
@@ -54,7 +61,7 @@ def _lock(project: Project) -> Finding:
 
 def _git(project: Project) -> Finding:
     done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=project.root, capture_output=True, text=True
+        ["git", "rev-parse", "--short", "HEAD"], cwd=project.root, capture_output=True, text=True, check=False
     )
     ok = done.returncode == 0
     missing = "no commit yet; run `git init && git add . && git commit -m Start`"

@@ -174,9 +174,7 @@ def doctor(as_json: JsonOption = False) -> None:
     raise typer.Exit(0 if all(finding.ok for finding in findings) else USAGE)
 
 
-def _run(
-    event: str, force: bool = False, as_of: str | None = None, image: bool = False
-) -> Run:
+def _run(event: str, force: bool = False, as_of: str | None = None, image: bool = False) -> Run:
     """Check configuration and options before any work begins."""
     project = find_project()
     os.chdir(project.root)
@@ -202,7 +200,7 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        progress.print(f"[bold red]error[/] ", end="")
+        progress.print("[bold red]error[/] ", end="")
         progress.print(str(error), markup=False, soft_wrap=True)
         sys.exit(USAGE)
 

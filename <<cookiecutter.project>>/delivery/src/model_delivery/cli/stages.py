@@ -209,7 +209,9 @@ def _judged(
 
 def _stands(run: Run, verdict: Verdict, gate: str, against: str | None) -> bool:
     """Return whether an earlier verdict still counts: same limits, same champion, decided."""
-    same = verdict.limits == limits_hash(limits_of(run.project, gate)) and verdict.against == against
+    same = (
+        verdict.limits == limits_hash(limits_of(run.project, gate)) and verdict.against == against
+    )
     return same and not run.force and verdict.outcome not in _UNSURE
 
 

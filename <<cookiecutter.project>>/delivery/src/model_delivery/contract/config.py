@@ -60,7 +60,9 @@ def _collect(node: yaml.Node, at: Location, lines: dict[Location, int], path: Pa
             line = key.start_mark.line + 1
             if where in lines:
                 first = lines[where]
-                raise UserError(f"{path}:{line}: `{key.value}` stands twice (first on line {first})")
+                raise UserError(
+                    f"{path}:{line}: `{key.value}` stands twice (first on line {first})"
+                )
             lines[where] = line
             _collect(value, where, lines, path)
     elif isinstance(node, yaml.SequenceNode):
@@ -101,7 +103,10 @@ def _keys(model: type[BaseModel], at: Location) -> list[str]:
 
 def _inside(annotation: Any) -> list[Any]:
     """Return an annotation and its type arguments: `dict[str, Column]` holds `Column`."""
-    return [annotation, *(part for arg in getattr(annotation, "__args__", ()) for part in _inside(arg))]
+    return [
+        annotation,
+        *(part for arg in getattr(annotation, "__args__", ()) for part in _inside(arg)),
+    ]
 
 
 def _is_model(kind: Any) -> bool:

@@ -67,9 +67,9 @@ class DataContract(Strict):
     target: str
     time: str
     key: Annotated[list[str], Field(min_length=1)]
-    segments: list[str] = []
+    segments: list[str] = Field(default_factory=list)
     as_of: dt.date
-    exclude: dict[str, Exclusion] = {}
+    exclude: dict[str, Exclusion] = Field(default_factory=dict)
     columns: dict[str, Column]
 
     @model_validator(mode="after")
@@ -80,7 +80,9 @@ class DataContract(Strict):
         for field, names in named.items():
             for name in names:
                 if name not in self.columns:
-                    raise ValueError(f"`{field}` names the column `{name}`, which is not in `columns`")
+                    raise ValueError(
+                        f"`{field}` names the column `{name}`, which is not in `columns`"
+                    )
         if self.columns[self.target].type != "boolean":
             raise ValueError(f"`target` must be a boolean column for task {self.task}")
         if self.columns[self.time].type != "timestamp":

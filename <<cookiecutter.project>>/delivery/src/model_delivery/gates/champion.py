@@ -16,7 +16,9 @@ from model_delivery.training.snapshot import columns_of
 FEWEST_ROWS = 1_000
 
 
-def champion_scores(project: Project, candidate: Candidate, champion: Candidate | None) -> Floats | None:
+def champion_scores(
+    project: Project, candidate: Candidate, champion: Candidate | None
+) -> Floats | None:
     """Return the champion's scores, not-a-number on rows that it may have been trained on.
 
     Returns

@@ -55,16 +55,15 @@ def contract_checks(
 ) -> list[Check]:
     """Return the checks of the data contract over all rows, without Deepchecks."""
     contract, limits = project.contract, project.gates.data
-    table = pa.concat_tables([train, test])
-    findings = check_structure(table, contract)
-    if not any(finding.breaches for finding in findings):
-        findings += check_content(table, contract)
+    for part in (train, test):
+        findings = check_structure(part, contract)
+        if any(finding.breaches for finding in findings):
+            return [_as_check(finding) for finding in findings]
+    findings += check_content(pa.concat_tables([train, test]), contract)
     checks = [_as_check(finding) for finding in findings]
-    checks += [_excluded(project, snapshot)]
-    checks += [judge("rows", limits.rows, train.num_rows, f"{train.num_rows:,} rows to train on")]
-    if not any(finding.breaches for finding in findings):
-        checks += [_scale(project, train, test)]
-    return checks
+    checks += [_excluded(project, snapshot), _scale(project, train, test)]
+    sentence = f"{train.num_rows:,} rows to train on"
+    return [*checks, judge("rows", limits.rows, train.num_rows, sentence)]
 
 
 def _as_check(finding: Finding) -> Check:
@@ -76,7 +75,9 @@ def _excluded(project: Project, snapshot: Snapshot) -> Check:
     shares = {rule: n / extracted for rule, n in snapshot.manifest["excluded"].items()}
     rules = project.contract.exclude
     beyond = [rule for rule, share in shares.items() if share > rules[rule].most]
-    said = [f"{rule} {share:.2%} (at most {rules[rule].most:.2%})" for rule, share in shares.items()]
+    said = [
+        f"{rule} {share:.2%} (at most {rules[rule].most:.2%})" for rule, share in shares.items()
+    ]
     sentence = "rows taken out by rule: " + (", ".join(said) or "none")
     return fixed("exclusions", not beyond, sentence, max(shares.values(), default=0.0))
 
@@ -97,6 +98,9 @@ def _scale(project: Project, train: pa.Table, test: pa.Table) -> Check:
 
 def _rows_table(snapshot: Snapshot) -> Table:
     manifest = snapshot.manifest
-    rows = [[part, f"{manifest['rows'][part]:,}", *manifest["spans"][part]] for part in ("train", "test")]
+    rows = [
+        [part, f"{manifest['rows'][part]:,}", *manifest["spans"][part]]
+        for part in ("train", "test")
+    ]
     rows += [[f"excluded: {rule}", f"{n:,}", "", ""] for rule, n in manifest["excluded"].items()]
     return Table(title="Rows", columns=["part", "rows", "from", "to"], rows=rows)

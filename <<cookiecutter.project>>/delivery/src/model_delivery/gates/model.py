@@ -29,7 +29,6 @@ from model_delivery.training.metrics import (
     roc_auc,
 )
 
-
 Compared = tuple[Floats, Floats, Floats, NDArray[np.datetime64]]
 
 
@@ -192,7 +191,9 @@ def _measured_segments(project: Project, scored: Scored) -> Iterator[Segment]:
 def _worst(name: str, limit: Limit, found: list[tuple[str, Estimate]]) -> Check:
     """Judge the segment whose upper bound is lowest: it is surely as low as that."""
     if not found:
-        sentence = "no segment has enough rows to be judged; lower `segment_rows` or drop `segments`"
+        sentence = (
+            "no segment has enough rows to be judged; lower `segment_rows` or drop `segments`"
+        )
         return Check(name=name, outcome=Outcome.WARN, sentence=sentence, limit=str(limit))
     segment, value = min(found, key=lambda pair: np.nan_to_num(pair[1].high, nan=-np.inf))
     said = f"worst of {len(found)} segments: {segment}; judged by the upper end of its interval"

@@ -137,7 +137,9 @@ def _constant(scored: Scored, contract: DataContract) -> tuple[Scored, str]:
 
 def _worse(scored: Scored, contract: DataContract) -> tuple[Scored, str]:
     random = np.random.default_rng(0)
-    mixed = np.where(random.random(len(scored.scores)) < 0.6, random.permutation(scored.scores), scored.scores)
+    mixed = np.where(
+        random.random(len(scored.scores)) < 0.6, random.permutation(scored.scores), scored.scores
+    )
     return replace(scored, scores=mixed), "60 % of scores exchanged at random"
 
 

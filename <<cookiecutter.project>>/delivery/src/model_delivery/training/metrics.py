@@ -71,7 +71,7 @@ def calibration_curve(
     """Return mean score, share of positives and weight of each non-empty bin."""
     edges = np.quantile(scores, np.linspace(0, 1, BINS + 1)[1:-1])
     bins = np.searchsorted(edges, scores, side="right")
-    mass = np.bincount(bins, weights, BINS)
+    mass: Floats = np.bincount(bins, weights, BINS).astype(float)
     filled = mass > 0
     expected = np.bincount(bins, weights * scores, BINS)[filled] / mass[filled]
     observed = np.bincount(bins, weights * labels, BINS)[filled] / mass[filled]

@@ -18,9 +18,9 @@ from model_delivery.errors import UserError
 from model_delivery.files import (
     canonical_json,
     read_json,
+    settle,
     sha256_bytes,
     sha256_file,
-    settle,
     temporary_folder,
     write_atomic,
     write_json,

@@ -55,7 +55,8 @@ def stopping_rows(times: Times) -> NDArray[np.bool_]:
     start = times.max() - STOPPING
     fifth = np.quantile(times.astype("datetime64[s]").astype(np.int64), 1 - LARGEST_STOPPING_SHARE)
     latest = np.datetime64(int(np.ceil(fifth)), "s")
-    return times > max(start, latest)
+    marked: NDArray[np.bool_] = times > max(start, latest)
+    return marked
 
 
 def periods(times: Times) -> list[tuple[str, np.datetime64, np.datetime64]]:
@@ -69,6 +70,8 @@ def periods(times: Times) -> list[tuple[str, np.datetime64, np.datetime64]]:
     first, last = times.min().astype("datetime64[D]"), times.max().astype("datetime64[D]")
     months = np.arange(first.astype("datetime64[M]"), last.astype("datetime64[M]") + 1)
     if len(months) >= FEWEST_MONTHS:
-        return [(str(m), m.astype("datetime64[D]"), (m + 1).astype("datetime64[D]")) for m in months]
+        return [
+            (str(m), m.astype("datetime64[D]"), (m + 1).astype("datetime64[D]")) for m in months
+        ]
     week = np.timedelta64(7, "D")
     return [(str(day), day, day + week) for day in np.arange(first, last + 1, week)]

@@ -1,0 +1,79 @@
+"""Features: each of them by hand, and equal in training, batch and service."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from model_delivery.contract.request import request_json, request_model, to_columns
+from model_delivery.project import Project
+from model_delivery.protocols import Columns
+
+from <<cookiecutter.package>>.features import CATEGORIES, CLOCK, NUMBERS, Features, wall_clock
+
+
+@pytest.mark.parametrize("text", ["2013-07-01T17:45", "2012-02-29T00:00", "1969-12-31T23:59"])
+def test_wall_clock_agrees_with_the_calendar(text: str) -> None:
+    time = dt.datetime.fromisoformat(text)
+    expected = [time.month, time.day, time.weekday(), time.hour * 60 + time.minute]
+    assert wall_clock(np.array([text], "datetime64[us]")).tolist() == [expected]
+
+
+def test_one_column_for_each_name_in_order(features: Features, columns: Columns) -> None:
+    matrix = features.transform(columns)
+    assert matrix.shape == (len(columns["scheduled"]), len(features.names))
+    assert features.names == CLOCK + NUMBERS + CATEGORIES
+    for name in NUMBERS:
+        np.testing.assert_array_equal(matrix[:, features.names.index(name)], columns[name])
+
+
+def test_categories_are_places_in_the_sorted_vocabulary(features: Features) -> None:
+    assert features.vocabularies["origin"] == ["EWR", "JFK", "LGA"]
+    for name in CATEGORIES:
+        assert features.vocabularies[name] == sorted(set(features.vocabularies[name]))
+
+
+def test_an_unseen_category_is_missing_and_not_another_one(
+    features: Features, columns: Columns
+) -> None:
+    strange = {**columns, "dest": np.full(len(columns["dest"]), "XXX", object)}
+    codes = features.transform(strange)[:, features.names.index("dest")]
+    assert np.isnan(codes).all()
+    rest = [i for i, name in enumerate(features.names) if name != "dest"]
+    plain, changed = features.transform(columns), features.transform(strange)
+    np.testing.assert_array_equal(plain[:, rest], changed[:, rest])
+
+
+def test_saved_and_loaded_features_are_the_same(
+    features: Features, columns: Columns, tmp_path: Path
+) -> None:
+    features.save(tmp_path)
+    loaded = Features.load(tmp_path)
+    assert loaded == features
+    np.testing.assert_array_equal(loaded.transform(columns), features.transform(columns))
+
+
+def test_training_batch_and_service_see_equal_values(
+    extraction: pd.DataFrame, features: Features, columns: Columns, project: Project
+) -> None:
+    """Value by value: the training matrix, single rows of it, and rows read from JSON."""
+    rows = slice(0, 200)
+    training = features.transform({name: values[rows] for name, values in columns.items()})
+    single = [
+        features.transform({name: values[i : i + 1] for name, values in columns.items()})
+        for i in range(200)
+    ]
+    np.testing.assert_array_equal(np.concatenate(single), training)
+
+    known = extraction.dropna(subset=["late"]).iloc[::6].iloc[rows].drop(columns="late")
+    times = known["scheduled"].dt.strftime("%Y-%m-%dT%H:%M:%S")
+    sent = known.assign(scheduled=times).astype(object).where(known.notna(), None)
+    body = json.dumps({"rows": sent.to_dict(orient="records")})
+    request = request_json(project.contract)
+    read = request_model(request).model_validate_json(body)
+    served = features.transform(to_columns(read.rows, request))
+    np.testing.assert_array_equal(served, training)
