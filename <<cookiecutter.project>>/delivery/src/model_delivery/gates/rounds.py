@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from threading import Timer
 from typing import Any
@@ -28,7 +28,7 @@ class BrokenError(Exception):
 
 def run_rounds(
     plan: dict[str, Any], root: Path, command: Sequence[str] = LOCUST
-) -> Iterator[Round]:
+) -> Generator[Round, None, None]:
     """Yield the rounds of a plan as Locust finishes them; closing the iterator ends Locust.
 
     Raises
