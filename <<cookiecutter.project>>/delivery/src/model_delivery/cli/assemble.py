@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from model_delivery.bundle.candidate import Candidate, candidate_folder, data_verdict
-from model_delivery.cli.stages import GATE_STAGES
+from model_delivery.cli.stages import GATES
 from model_delivery.errors import UserError
 from model_delivery.files import write_atomic
 from model_delivery.project import Project
@@ -46,7 +46,7 @@ def assemble(project: Project, event: Event) -> Report:
     verdicts = [data_verdict(project, snapshot.name)] if snapshot else []
     candidate = _current_candidate(project, snapshot)
     if candidate:
-        verdicts += [candidate.verdict(gate) for gate in GATE_STAGES if gate != "data"]
+        verdicts += [candidate.verdict(gate) for gate in GATES if gate != "data"]
     found = [verdict for verdict in verdicts if verdict]
     if not found:
         raise UserError("nothing to report yet; run `ml ship`")
@@ -73,7 +73,7 @@ def _report(
         branch=os.environ.get("GITHUB_HEAD_REF") or lineage.get("branch") or "",
         data=_data(snapshot) if snapshot else None,
         champion=old.short if old else None,
-        missing=[gate for gate in GATE_STAGES if gate not in ran] if went_on else [],
+        missing=[gate for gate in GATES if gate not in ran] if went_on else [],
         notes=[] if went_on else ["Later gates did not run: an earlier one does not allow it."],
     )
 

@@ -10,19 +10,20 @@ from typing import Annotated
 
 import typer
 
-from model_delivery.bundle.candidate import current_candidate
+from model_delivery.bundle.candidate import CURRENT, current_candidate
 from model_delivery.bundle.environment import service_environment
 from model_delivery.cli import rollout, stages
 from model_delivery.cli.assemble import write_report
 from model_delivery.cli.doctor import diagnose
-from model_delivery.cli.output import progress, show, show_verdicts
+from model_delivery.cli.output import progress, show, show_verdicts, step
 from model_delivery.cli.ship import STAGES, ship_until
-from model_delivery.cli.stages import GATE_STAGES, Run, opened
+from model_delivery.cli.stages import GATES, Run, opened
 from model_delivery.errors import UserError
-from model_delivery.project import find_project
-from model_delivery.report.verdict import EVENTS, USAGE, Event
+from model_delivery.gates.prove import prove
+from model_delivery.project import Project, find_project
+from model_delivery.report.verdict import EVENTS, USAGE, Event, Verdict
 from model_delivery.serving.launch import running
-from model_delivery.training.snapshot import BrokenStructureError
+from model_delivery.training.snapshot import BrokenStructureError, current_snapshot
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -58,7 +59,7 @@ AsOfOption = Annotated[
 @app.command()
 def data(as_of: AsOfOption = None, force: ForceOption = False, as_json: JsonOption = False) -> None:
     """Extract the rows known at a day, take out what is excluded, split by time."""
-    run = _run("local", force=force, as_of=as_of)
+    run = run_of("local", force=force, as_of=as_of)
     try:
         snapshot = stages.extract(run)
     except BrokenStructureError as broken:
@@ -71,7 +72,7 @@ def data(as_of: AsOfOption = None, force: ForceOption = False, as_json: JsonOpti
 @app.command()
 def train(force: ForceOption = False, event: EventOption = "", as_json: JsonOption = False) -> None:
     """Fit features and model on the current data; the result is a candidate."""
-    candidate = stages.train_stage(_run(event, force=force))
+    candidate = stages.train(run_of(event, force=force))
     metrics = ", ".join(f"{k} {v:.4f}" for k, v in candidate.lineage["metrics"].items())
     text = f"candidate {candidate.short}: {metrics} (test window)"
     show(candidate.lineage | {"digest": candidate.digest}, as_json, text)
@@ -80,7 +81,7 @@ def train(force: ForceOption = False, event: EventOption = "", as_json: JsonOpti
 @app.command()
 def check(
     gates: Annotated[
-        list[str] | None, typer.Argument(help=f"Any of {', '.join(GATE_STAGES)}; default: all.")
+        list[str] | None, typer.Argument(help=f"Any of {', '.join(GATES)}; default: all.")
     ] = None,
     prove_them: Annotated[
         bool,
@@ -91,14 +92,14 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Ask gates for their verdicts on the current data and candidate."""
-    unknown = [gate for gate in gates or [] if gate not in GATE_STAGES]
+    unknown = [gate for gate in gates or [] if gate not in GATES]
     if unknown:
-        raise UserError(f"no gate `{unknown[0]}`; choose from {', '.join(GATE_STAGES)}")
-    with opened(_run(event, force=force)) as run:
+        raise UserError(f"no gate `{unknown[0]}`; choose from {', '.join(GATES)}")
+    with opened(run_of(event, force=force)) as run:
         if prove_them:
-            verdicts = [stages.prove_stage(run)]
+            verdicts = [_prove(run.project)]
         else:
-            verdicts = [GATE_STAGES[gate](run) for gate in gates or GATE_STAGES]
+            verdicts = [stages.gate(run, gate) for gate in gates or GATES]
         code = show_verdicts(verdicts, run.event, as_json)
     raise typer.Exit(code)
 
@@ -109,10 +110,11 @@ def package(
     as_json: JsonOption = False,
 ) -> None:
     """Build the Bento with SBOM, model card and checksums; with --image an OCI image."""
-    run = _run("local", image=image)
+    run = run_of("local", image=image)
     candidate = current_candidate(run.project)
-    bento = stages.build(run, candidate)
-    show({"digest": candidate.digest, "bento": str(bento)}, as_json, str(bento))
+    stages.package(run, candidate)
+    files = sorted(str(path) for path in candidate.package.iterdir() if path.is_file())
+    show({"digest": candidate.digest, "files": files}, as_json, "\n".join(files))
 
 
 @app.command()
@@ -138,7 +140,7 @@ def serve(
 @app.command()
 def report(event: EventOption = "", as_json: JsonOption = False) -> None:
     """Write the verdicts as one HTML page and one Markdown text."""
-    run = _run(event)
+    run = run_of(event)
     written = write_report(run.project, run.event)
     show([str(path) for path in written], as_json, "\n".join(str(path) for path in written))
 
@@ -157,7 +159,7 @@ def ship(
     """Do all of it in order, as far as the gates allow; safe to interrupt and call again."""
     if until not in STAGES:
         raise UserError(f"no stage `{until}`; choose from {', '.join(STAGES)}")
-    with opened(_run(event, force=force, as_of=as_of, image=image)) as run:
+    with opened(run_of(event, force=force, as_of=as_of, image=image)) as run:
         verdicts = ship_until(run, until)
         code = show_verdicts(verdicts, run.event, as_json)
         page, _ = write_report(run.project, run.event)
@@ -174,7 +176,7 @@ def doctor(as_json: JsonOption = False) -> None:
     raise typer.Exit(0 if all(finding.ok for finding in findings) else USAGE)
 
 
-def _run(event: str, force: bool = False, as_of: str | None = None, image: bool = False) -> Run:
+def run_of(event: str, force: bool = False, as_of: str | None = None, image: bool = False) -> Run:
     """Check configuration and options before any work begins."""
     project = find_project()
     os.chdir(project.root)
@@ -187,6 +189,13 @@ def _run(event: str, force: bool = False, as_of: str | None = None, image: bool 
     except ValueError:
         raise UserError(f"--as-of {as_of}: not a day such as 2013-08-01") from None
     return Run(project, event=EVENTS[EVENTS.index(chosen)], force=force, as_of=day, image=image)
+
+
+def _prove(project: Project) -> Verdict:
+    snapshot = current_snapshot(project)
+    trained = (project.work / CURRENT).exists()
+    with step("prove: seeded defects"):
+        return prove(project, snapshot, current_candidate(project) if trained else None)
 
 
 def _default_event() -> Event:

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from model_delivery.report.terminal import render
+from model_delivery.report.terminal import terminal
 from model_delivery.report.verdict import Event, Verdict, exit_code
 
 progress = Console(stderr=True, highlight=False)
@@ -41,5 +41,5 @@ def show_verdicts(verdicts: Sequence[Verdict], event: Event, as_json: bool) -> i
         dumped = [verdict.model_dump(mode="json") for verdict in verdicts]
         sys.stdout.write(json.dumps(dumped, indent=2) + "\n")
     else:
-        results.print(render(list(verdicts), event))
+        results.print(terminal(verdicts, event))
     return exit_code([verdict.outcome for verdict in verdicts], event)

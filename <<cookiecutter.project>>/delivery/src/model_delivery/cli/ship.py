@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from model_delivery.cli import rollout
 from model_delivery.cli.output import progress
-from model_delivery.cli.stages import GATE_STAGES, Run, train_stage
+from model_delivery.cli.stages import GATES, Run, gate, train
 from model_delivery.report.verdict import Outcome, Verdict, allows_promotion, decide
 
 STAGES = ("data", "train", "model", "package", "api", "load", "deploy")
@@ -18,16 +18,15 @@ def ship_until(run: Run, last: str) -> list[Verdict]:
     """
     verdicts: list[Verdict] = []
     for stage in STAGES[: STAGES.index(last) + 1]:
-        if stage == "train":
-            train_stage(run)
-        elif stage == "deploy":
-            rollout.deploy_stage(run.project, run.event)
-        else:
-            verdict = GATE_STAGES[stage](run)
-            verdicts.append(verdict)
-            _say(run, verdict)
-            if not allows_promotion(verdict.outcome, run.event):
+        if stage in GATES:
+            verdicts.append(gate(run, stage, fresh=True))
+            _say(run, verdicts[-1])
+            if not allows_promotion(verdicts[-1].outcome, run.event):
                 break
+        elif stage == "train":
+            train(run)
+        else:
+            rollout.deploy_stage(run.project, run.event)
     return verdicts
 
 

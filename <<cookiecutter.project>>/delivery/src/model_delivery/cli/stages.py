@@ -8,11 +8,9 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from model_delivery.bundle.bento import build_package
 from model_delivery.bundle.candidate import (
-    CURRENT,
     Candidate,
     current_candidate,
     data_verdict,
@@ -31,7 +29,6 @@ from model_delivery.gates.judge import limits_hash, limits_of, make_verdict
 from model_delivery.gates.load import check_load
 from model_delivery.gates.model import check_model
 from model_delivery.gates.package import check_package
-from model_delivery.gates.prove import prove
 from model_delivery.project import Project
 from model_delivery.registry.champion import champion
 from model_delivery.report.verdict import Check, Event, Outcome, Verdict
@@ -43,6 +40,8 @@ from model_delivery.training.snapshot import (
     take_snapshot,
 )
 
+GATES = ("data", "model", "package", "api", "load")
+_COMPARING = ("model", "load")
 _UNSURE = (Outcome.INCONCLUSIVE, Outcome.CRASH)
 
 
@@ -55,30 +54,23 @@ class Run:
     force: bool = False
     as_of: dt.date | None = None
     image: bool = False
-    _resources: ExitStack = field(default_factory=ExitStack)
+    resources: ExitStack = field(default_factory=ExitStack)
     _service: Running | None = None
 
     def service(self, candidate: Candidate) -> Running:
         """Return the candidate's service, started once for all gates of this call."""
-        if self._service is None or self._service.digest != candidate.digest:
+        if self._service is None:
             python = service_environment(self.project, candidate.ship / "requirements.txt")
             log = self.project.work / "logs" / f"gate-{candidate.short}.log"
-            started = running(candidate.ship, python, log)
-            self._service = self._resources.enter_context(started)
+            self._service = self.resources.enter_context(running(candidate.ship, python, log))
         return self._service
-
-    def close(self) -> None:
-        """Stop what this call started."""
-        self._resources.close()
 
 
 @contextmanager
 def opened(run: Run) -> Iterator[Run]:
     """Yield a run and stop its service at the end, also after an error or Ctrl-C."""
-    try:
+    with run.resources:
         yield run
-    finally:
-        run.close()
 
 
 def extract(run: Run) -> Snapshot:
@@ -87,23 +79,49 @@ def extract(run: Run) -> Snapshot:
         return take_snapshot(run.project, run.as_of, run.force)
 
 
-def data_stage(run: Run) -> Verdict:
-    """Extract, then judge the snapshot against contract, scale and drift."""
+def train(run: Run) -> Candidate:
+    """Train, unless the same key was trained before."""
+    with step("train: features, model, scores"):
+        snapshot = current_snapshot(run.project)
+        return make_candidate(run.project, snapshot, run.event, run.force)[0]
+
+
+def package(run: Run, candidate: Candidate) -> None:
+    """Build the Bento with its SBOM and card, and with `--image` the OCI image."""
+    with step("package: Bento, SBOM, model card"):
+        build_package(run.project, candidate)
+    if run.image:
+        with step("package: OCI image"):
+            build_image(run.project, candidate)
+
+
+def gate(run: Run, name: str, fresh: bool = False) -> Verdict:
+    """Return a gate's verdict on the current data or candidate.
+
+    Parameters
+    ----------
+    fresh
+        Whether to make first what the gate looks at: the snapshot, or the package.
+    """
+    if name == "data":
+        return _data_gate(run, fresh)
+    candidate = current_candidate(run.project)
+    if name == "package" and fresh:
+        package(run, candidate)
+    return _candidate_gate(run, name, candidate)
+
+
+def _data_gate(run: Run, fresh: bool) -> Verdict:
     refusal = run.project.work / "refused.json"
     try:
-        snapshot = extract(run)
+        snapshot = extract(run) if fresh else current_snapshot(run.project)
     except BrokenStructureError as broken:
         verdict = refused(run.project, broken.findings)
         write_atomic(refusal, verdict.model_dump_json(indent=2))
         return verdict
     refusal.unlink(missing_ok=True)
-    return judge_data(run, snapshot)
-
-
-def judge_data(run: Run, snapshot: Snapshot) -> Verdict:
-    """Give the verdict on a snapshot, or return the one given under the same limits."""
     known = data_verdict(run.project, snapshot.name)
-    if known is not None and _stands(run, known, "data", None):
+    if known is not None and _stands(run, known, None):
         return known
     with step("data: contract, then Deepchecks in its own environment"):
         verdict = check_data(run.project, snapshot)
@@ -111,114 +129,54 @@ def judge_data(run: Run, snapshot: Snapshot) -> Verdict:
     return verdict
 
 
-def train_stage(run: Run) -> Candidate:
-    """Train, unless the same key was trained before."""
-    with step("train: features, model, scores"):
-        snapshot = current_snapshot(run.project)
-        return make_candidate(run.project, snapshot, run.event, run.force)[0]
-
-
-def model_stage(run: Run) -> Verdict:
-    """Judge the model's quality, alone and against the champion."""
-    candidate, old = current_candidate(run.project), champion(run.project)
-
-    def check() -> Verdict:
-        return check_model(run.project, candidate, champion_scores(run.project, candidate, old))
-
-    return _judged(run, candidate, "model", old, "model: quality, segments, champion", check)
-
-
-def package_stage(run: Run) -> Verdict:
-    """Build what is delivered, then look into it."""
-    candidate = current_candidate(run.project)
-    build(run, candidate)
-
-    def check() -> Verdict:
-        return check_package(run.project, candidate)
-
-    return _judged(run, candidate, "package", None, "package: contents and equality", check)
-
-
-def build(run: Run, candidate: Candidate) -> Path:
-    """Build the Bento with its SBOM and card, and with `--image` the OCI image."""
-    with step("package: Bento, SBOM, model card"):
-        bento = build_package(run.project, candidate)
-    if run.image:
-        with step("package: OCI image"):
-            build_image(run.project, candidate)
-    return bento
-
-
-def api_stage(run: Run) -> Verdict:
-    """Ask the running service right and wrong questions."""
-    candidate = current_candidate(run.project)
-
-    def check() -> Verdict:
-        return check_api(run.project, candidate, run.service(candidate))
-
-    return _judged(run, candidate, "api", None, "api: right and wrong requests", check)
-
-
-def load_stage(run: Run) -> Verdict:
-    """Load the service beside its twin and the champion."""
-    candidate, old = current_candidate(run.project), champion(run.project)
-
-    def check() -> Verdict:
-        return check_load(run.project, candidate, old, run.service(candidate))
-
-    return _judged(run, candidate, "load", old, "load: Locust, interleaved with the twin", check)
-
-
-def prove_stage(run: Run) -> Verdict:
-    """Break the current rows and scores in known ways; each must be noticed."""
-    pointed = (run.project.work / CURRENT).exists()
-    candidate = current_candidate(run.project) if pointed else None
-    with step("prove: seeded defects"):
-        return prove(run.project, current_snapshot(run.project), candidate)
-
-
-def _judged(
-    run: Run,
-    candidate: Candidate,
-    gate: str,
-    old: Candidate | None,
-    title: str,
-    check: Callable[[], Verdict],
-) -> Verdict:
-    """Return the verdict that stands, or give a new one; a crash is a verdict too."""
-    against = old.digest if old is not None and old.digest != candidate.digest else None
-    known = candidate.verdict(gate)
-    if known is not None and _stands(run, known, gate, against):
+def _candidate_gate(run: Run, name: str, candidate: Candidate) -> Verdict:
+    project = run.project
+    old = champion(project) if name in _COMPARING else None
+    old = None if old is not None and old.digest == candidate.digest else old
+    checks: dict[str, tuple[str, Callable[[], Verdict]]] = {
+        "model": (
+            "quality, segments, champion",
+            lambda: check_model(project, candidate, champion_scores(project, candidate, old)),
+        ),
+        "package": ("contents and equality", lambda: check_package(project, candidate)),
+        "api": (
+            "right and wrong requests",
+            lambda: check_api(project, candidate, run.service(candidate)),
+        ),
+        "load": (
+            "Locust, beside a twin that predicts nothing",
+            lambda: check_load(project, candidate, old, run.service(candidate)),
+        ),
+    }
+    title, check = checks[name]
+    against = old.digest if old else None
+    known = candidate.verdict(name)
+    if known is not None and _stands(run, known, against):
         return known
+    with step(f"{name}: {title}"):
+        verdict = _survive(run, name, candidate, check)
+    verdict = verdict.model_copy(update={"against": against})
+    candidate.save(verdict)
+    return verdict
+
+
+def _survive(run: Run, name: str, candidate: Candidate, check: Callable[[], Verdict]) -> Verdict:
+    """Return the verdict; a crash is one too, so that the report shows it."""
     started = time.perf_counter()
     try:
-        with step(title):
-            verdict = check()
+        return check()
     except UserError:
         raise
     except Exception as error:
         traceback.print_exc()
         said = f"{type(error).__name__}: {error}"
         crashed = Check(name="ran", outcome=Outcome.CRASH, sentence=said)
-        limits = limits_of(run.project, gate)
-        verdict = make_verdict(gate, candidate.digest, limits, [crashed], started)
-    verdict = verdict.model_copy(update={"against": against})
-    candidate.save(verdict)
-    return verdict
+        limits = limits_of(run.project, name)
+        return make_verdict(name, candidate.digest, limits, [crashed], started)
 
 
-def _stands(run: Run, verdict: Verdict, gate: str, against: str | None) -> bool:
+def _stands(run: Run, verdict: Verdict, against: str | None) -> bool:
     """Return whether an earlier verdict still counts: same limits, same champion, decided."""
-    same = (
-        verdict.limits == limits_hash(limits_of(run.project, gate)) and verdict.against == against
-    )
+    limits = limits_hash(limits_of(run.project, verdict.gate))
+    same = verdict.limits == limits and verdict.against == against
     return same and not run.force and verdict.outcome not in _UNSURE
-
-
-GATE_STAGES: dict[str, Callable[[Run], Verdict]] = {
-    "data": data_stage,
-    "model": model_stage,
-    "package": package_stage,
-    "api": api_stage,
-    "load": load_stage,
-}
