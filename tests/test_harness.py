@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import time
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from tests.harness import (
     run_workflow,
 )
 from tests.harness.github import git
+from tests.harness.inside import command_of
 
 STICKY = "marocchino/sticky-pull-request-comment@v0"
 HEAD = """\
@@ -74,8 +74,8 @@ def carry_out(folder: Path, *jobs: str, fork: bool = False) -> Run:
 def ended(name: str) -> bool:
     """Tell whether no process of this name is left, which the kernel may take a moment for."""
     for _ in range(50):
-        done = subprocess.run(["pgrep", "--full", f"^{name} "], capture_output=True, check=False)
-        if done.returncode == 1:
+        every = [p.parent for p in Path("/proc").glob("[0-9]*/cmdline")]
+        if not any(command_of(process).startswith(f"{name} ") for process in every):
             return True
         time.sleep(0.1)
     return False

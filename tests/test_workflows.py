@@ -1,0 +1,192 @@
+"""ci.yml, executed on generated projects: what a pull request gets to see.
+
+The jobs run for real. Where a change cannot alter a job (its inputs are the same, to the byte),
+the job is taken over from the green run instead of being run again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.baking import BakedProject
+from tests.harness import FakeGitHub, PullRequest, Run, run_workflow
+from tests.harness.github import git
+
+GREEN = {"test": "success", "candidate": "success", "comment": "success", "gates": "success"}
+HOSTILE = PullRequest(
+    title='"; touch /tmp/hostile; $(touch hostile) `touch hostile` ${{ github.token }}',
+    branch="hostile/$(touch${IFS}hostile)`id`|@everyone",
+)
+SHIP = "Ship up to the load test"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A repository with a change that was proposed."""
+
+    project: Path
+    github: FakeGitHub
+
+    def run(
+        self,
+        request: PullRequest = HOSTILE,
+        action: str = "opened",
+        taken: Mapping[str, Run] | None = None,
+    ) -> Run:
+        """Run ci.yml as a push to the pull request does."""
+        event = request.event(self.project, self.github.repository, action)
+        return run_workflow(self.project, "ci.yml", event, self.github, taken=taken)
+
+    @property
+    def comment(self) -> str:
+        """The text of the one comment that there may be."""
+        (comment,) = self.github.comments
+        return comment.body
+
+
+Propose = Callable[..., Case]
+
+
+@pytest.fixture(scope="module")
+def propose(ready: BakedProject, tmp_path_factory: pytest.TempPathFactory) -> Propose:
+    """Return a function that commits changes, `{file: (old, new)}`, to a copy of the project."""
+
+    def commit(changes: Mapping[str, tuple[str, str]]) -> Case:
+        folder = tmp_path_factory.mktemp("case")
+        project = folder / "project"
+        git(folder, "clone", "--quiet", str(ready.path), str(project))
+        for name, (old, new) in changes.items():
+            file = project / name
+            text = file.read_text() if file.exists() else ""
+            assert text.count(old) == 1 or not text, f"{name}: {old}"
+            file.write_text(text.replace(old, new) if text else new)
+        git(project, "add", ".")
+        who = ("-c", "user.name=tester", "-c", "user.email=tester@example.org")
+        git(project, *who, "commit", "--quiet", "--allow-empty", "-m", "A change")
+        return Case(project, FakeGitHub(folder / "github"))
+
+    return commit
+
+
+@pytest.fixture(scope="module")
+def green(propose: Propose) -> tuple[Case, Run]:
+    case = propose({})
+    return case, case.run()
+
+
+def report(run: Run) -> dict[str, Any]:
+    """Return the report that the candidate's job uploaded, as data."""
+    assert run.artifacts == {"report": "candidate"}
+    kept = {file.name for file in run.artifact("report").iterdir()}
+    assert kept == {"report.html", "report.json", "report.md"}
+    return dict(json.loads((run.artifact("report") / "report.json").read_text()))
+
+
+def outcomes(run: Run) -> dict[str, str]:
+    """Return the outcome of each gate that ran."""
+    return {verdict["gate"]: verdict["outcome"] for verdict in report(run)["verdicts"]}
+
+
+def broken(run: Run, gate: str, outcome: str) -> set[str]:
+    """Return the checks of a gate with an outcome."""
+    (verdict,) = (v for v in report(run)["verdicts"] if v["gate"] == gate)
+    return {check["name"] for check in verdict["checks"] if check["outcome"] == outcome}
+
+
+def test_a_good_change_is_green_and_its_report_is_posted(green: tuple[Case, Run]) -> None:
+    case, run = green
+    assert run.results == GREEN, run.jobs["candidate"].log
+    assert outcomes(run) == dict.fromkeys(("data", "model", "package", "api", "load"), "pass")
+    (comment,) = case.github.comments
+    assert (comment.number, comment.header, comment.updates) == (7, "report", 0)
+    assert comment.body.startswith("✅ **This change may be merged: ")
+    assert report(run)["subject"].removeprefix("sha256:")[:12] in comment.body
+    assert "first delivery: nothing to compare with" in comment.body
+    assert comment.body == (run.artifact("report") / "report.md").read_text()
+    assert comment.body.strip() in run.jobs["candidate"].summary
+
+
+def test_a_hostile_title_or_branch_is_data(green: tuple[Case, Run]) -> None:
+    case, run = green
+    assert report(run)["branch"] == HOSTILE.branch
+    assert "@everyone" not in case.comment  # would notify people
+    assert not [f for f in run.folder.rglob("*hostile*") if f.name.startswith("hostile")]
+
+
+def test_the_next_push_updates_the_same_comment(green: tuple[Case, Run]) -> None:
+    case, first = green
+    run = case.run(action="synchronize", taken={"test": first, "candidate": first})
+    assert run.results == GREEN
+    (comment,) = case.github.comments
+    assert comment.updates == 1
+
+
+def test_a_fork_gets_the_summary_and_no_comment(propose: Propose, green: tuple[Case, Run]) -> None:
+    case = propose({})
+    run = case.run(PullRequest(fork=True), taken=dict.fromkeys(("test", "candidate"), green[1]))
+    assert run.results == GREEN | {"comment": "skipped"}
+    assert case.github.comments == []
+
+
+def test_a_failing_unit_test_is_red_whatever_the_model_is_worth(
+    propose: Propose, green: tuple[Case, Run]
+) -> None:
+    test = '"""A test that fails."""\n\n\ndef test_that_fails() -> None:\n    assert 1 + 1 == 3\n'
+    case = propose({"tests/test_that_fails.py": ("", test)})
+    run = case.run(taken={"candidate": green[1]})  # `ml ship` reads nothing of tests/
+    assert run.results == GREEN | {"test": "failure", "gates": "failure"}
+    assert run.jobs["test"].steps[-1].name == "Test"
+    assert "1 failed" in run.jobs["test"].log
+    assert case.comment.startswith("✅")
+
+
+def test_a_model_below_its_minimums_stops_before_it_is_packaged(
+    propose: Propose, green: tuple[Case, Run]
+) -> None:
+    case = propose({"config/model.yaml": ("learning_rate: 0.05", "learning_rate: 0.0001")})
+    run = case.run(taken={"test": green[1]})  # the tests set a learning rate of their own
+    assert run.results == GREEN | {"candidate": "failure", "gates": "failure"}
+    assert run.jobs["candidate"].step(SHIP).result == "failure"
+    assert outcomes(run) == {"data": "pass", "model": "stop"}
+    assert "log_loss_gain" in broken(run, "model", "stop")
+    assert case.comment.startswith("⛔ **This change must not be merged.** Gate `model`, check ")
+    assert "Later gates did not run" in case.comment
+
+
+def test_a_renamed_column_stops_before_anything_is_trained(propose: Propose) -> None:
+    renamed = '[COLUMNS].rename(columns={"distance": "miles"})\n'
+    case = propose({"src/late_departures/sources.py": ("[COLUMNS]\n", renamed)})
+    run = case.run()
+    assert run.results == {
+        "test": "failure",
+        "candidate": "failure",
+        "comment": "success",
+        "gates": "failure",
+    }
+    assert run.jobs["candidate"].step(SHIP).result == "failure"
+    assert outcomes(run) == {"data": "stop"}
+    assert case.comment.startswith("⛔ **This change must not be merged.** Gate `data`, check ")
+    assert "distance" in case.comment
+    assert "miles" in case.comment
+
+
+def test_without_a_lock_every_job_says_what_to_do(propose: Propose) -> None:
+    case = propose({})
+    git(case.project, "rm", "--quiet", "uv.lock")
+    git(case.project, *("-c", "user.name=t", "-c", "user.email=t@e"), "commit", "-qm", "No lock")
+    run = case.run()
+    assert run.results == {
+        "test": "failure",
+        "candidate": "failure",
+        "comment": "skipped",
+        "gates": "failure",
+    }
+    for job in ("test", "candidate"):
+        assert "uv.lock is missing: it is made by your first 'uv sync'" in run.jobs[job].log
+        assert [step.result for step in run.jobs[job].steps] == ["success", "failure"]
