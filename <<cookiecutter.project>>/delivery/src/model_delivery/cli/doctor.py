@@ -5,20 +5,19 @@ from __future__ import annotations
 import importlib
 import shutil
 import socket
-import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
+from model_delivery.bundle.make import git
 from model_delivery.errors import UserError
-from model_delivery.project import Project, find_project
+from model_delivery.project import Project
+from model_delivery.rollout.host import owns_port
 
-GIGABYTE = 1_000_000_000
-FREE_DISK = 3 * GIGABYTE
+FREE_GIGABYTES = 3
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """One thing that was looked at."""
 
     subject: str
@@ -26,85 +25,55 @@ class Finding:
     sentence: str
 
 
-def diagnose() -> list[Finding]:
+def diagnose(project: Project) -> list[Finding]:
     """Look at everything a delivery needs here, and go on after a finding."""
-    project = find_project()
-    looks: list[Callable[[Project], Finding]] = [
-        _python,
-        _uv,
-        _lock,
-        _git,
-        _config,
-        _model_imports,
-        _disk,
-        _port,
+    python = ".".join(str(part) for part in sys.version_info[:3])
+    supported = (3, 11) <= sys.version_info[:2] < (3, 14)
+    uv, locked = shutil.which("uv"), (project.root / "uv.lock").exists()
+    commit = git(project, "rev-parse", "--short", "HEAD")
+    free = shutil.disk_usage(project.root).free // 10**9
+    start = "no commit yet; run `git init && git add . && git commit -m Start`"
+    return [
+        _found("Python", supported, python, f"{python}; run `uv python install 3.13`"),
+        _found("uv", bool(uv), f"{uv}", "not found; run `pipx install uv`"),
+        _found("uv.lock", locked, "is there", "missing; run `uv sync` and commit uv.lock"),
+        _found("git", bool(commit), f"at commit {commit}", start),
+        _tried("config", project.check_config, "four files, no mistake"),
+        _tried("model", lambda: _import_model(project), "can be imported"),
+        _found(
+            "disk",
+            free >= FREE_GIGABYTES,
+            f"{free} GB free",
+            f"{free} GB free, {FREE_GIGABYTES} needed; delete old candidates in .ml/candidates",
+        ),
+        _tried("port", lambda: _look_at_port(project), "free, or held by this production"),
     ]
-    return [look(project) for look in looks]
 
 
-def _python(project: Project) -> Finding:
-    found = ".".join(str(part) for part in sys.version_info[:3])
-    ok = (3, 11) <= sys.version_info[:2] < (3, 14)
-    return Finding("Python", ok, found if ok else f"{found}; run `uv python install 3.13`")
+def _found(subject: str, ok: bool, good: str, bad: str) -> Finding:
+    return Finding(subject, ok, good if ok else bad)
 
 
-def _uv(project: Project) -> Finding:
-    path = shutil.which("uv")
-    return Finding("uv", path is not None, path or "not found; run `pipx install uv`")
-
-
-def _lock(project: Project) -> Finding:
-    ok = (project.root / "uv.lock").exists()
-    sentence = "dependencies are locked" if ok else "missing; run `uv sync` and commit uv.lock"
-    return Finding("uv.lock", ok, sentence)
-
-
-def _git(project: Project) -> Finding:
-    done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=project.root, capture_output=True, text=True, check=False
-    )
-    ok = done.returncode == 0
-    missing = "no commit yet; run `git init && git add . && git commit -m Start`"
-    return Finding("git", ok, f"at commit {done.stdout.strip()}" if ok else missing)
-
-
-def _config(project: Project) -> Finding:
+def _tried(subject: str, look: Callable[[], None], good: str) -> Finding:
     try:
-        project.check_config()
+        look()
     except UserError as error:
-        return Finding("config", False, str(error))
-    return Finding("config", True, "four files, no mistake")
+        return Finding(subject, False, str(error))
+    return Finding(subject, True, good)
 
 
-def _model_imports(project: Project) -> Finding:
+def _import_model(project: Project) -> None:
     """Import the user's model: a wheel may need a library of the system."""
     try:
         importlib.import_module(f"{project.package}.model")
     except (ImportError, OSError) as error:
         hint = "; run `apt-get install libgomp1`" if "libgomp" in str(error) else ""
-        return Finding("model", False, f"cannot be imported: {error}{hint}")
-    return Finding("model", True, "can be imported")
+        raise UserError(f"{project.package}.model cannot be imported: {error}{hint}") from error
 
 
-def _disk(project: Project) -> Finding:
-    free = shutil.disk_usage(project.root).free
-    said = f"{free / GIGABYTE:.0f} GB free"
-    lacking = f"{said}, {FREE_DISK // GIGABYTE} GB needed; delete old candidates in .ml/"
-    return Finding("disk", free >= FREE_DISK, said if free >= FREE_DISK else lacking)
-
-
-def _port(project: Project) -> Finding:
-    """A port in use is fine when it is this project's own production that answers."""
-    from model_delivery.rollout.host import owns_port
-
-    try:
-        port = project.delivery.environments["production"].port
-    except (UserError, KeyError):
-        return Finding("port", False, "unknown: config/delivery.yaml cannot be read")
+def _look_at_port(project: Project) -> None:
+    port = project.delivery.environments["production"].port
     with socket.socket() as probe:
         taken = probe.connect_ex(("127.0.0.1", port)) == 0
-    if not taken or owns_port(project, "production"):
-        return Finding("port", True, f"{port} is {'this production' if taken else 'free'}")
-    return Finding(
-        "port", False, f"{port} is in use by a stranger; stop it or change config/delivery.yaml"
-    )
+    if taken and not owns_port(project, "production"):
+        raise UserError(f"{port} is in use by a stranger; stop it or change config/delivery.yaml")

@@ -170,9 +170,9 @@ def ship(
 @app.command()
 def doctor(as_json: JsonOption = False) -> None:
     """Say what this machine or project lacks, and the command that mends it."""
-    findings = diagnose()
+    findings = diagnose(find_project())
     lines = [f"{'ok' if f.ok else 'NO':3} {f.subject}: {f.sentence}" for f in findings]
-    show([vars(finding) for finding in findings], as_json, "\n".join(lines))
+    show([finding._asdict() for finding in findings], as_json, "\n".join(lines))
     raise typer.Exit(0 if all(finding.ok for finding in findings) else USAGE)
 
 
