@@ -1,0 +1,1 @@
+"""Benchmarks of what the template makes: `python -m tests.bench`."""

@@ -1,0 +1,135 @@
+"""Measure a generated project against its bars; print Markdown, write JSON with all raw values.
+
+python -m tests.bench [--project FOLDER] [--rounds 6] [--json FILE] [--only PART …]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+from tests.baking import ROOT
+from tests.bench.figures import Figure, as_json, table
+from tests.bench.subject import Subject, generate, inside, load_average, naive, run, say, train
+
+SECONDS = 3.0
+"""How long a target is loaded in each round."""
+
+
+def service(subject: Subject) -> list[Figure]:
+    """Compare the service with its no-op twin and with the naive one, in turns."""
+    files = inside(subject, "paths")
+    with naive(subject, files) as (url, auc):
+        calm = load_average()
+        rounds = inside(subject, "load", str(subject.rounds), str(SECONDS), url)
+    subject.raw["rounds"] = rounds
+
+    def values(name: str, key: str) -> list[float]:
+        return [each[name]["busy"].get(key) or float("nan") for each in rounds]
+
+    def ratio(other: str) -> tuple[float, str]:
+        own, its = values("candidate", "qps"), values(other, "qps")
+        paired = median(a / b for a, b in zip(own, its, strict=True))
+        return paired, f"{median(own):,.0f} to {median(its):,.0f} a second"
+
+    def failed(name: str) -> int:
+        return sum(
+            sum(part["failures"].values()) for each in rounds for part in each[name].values()
+        )
+
+    (to_twin, twin_note), (to_naive, naive_note) = ratio("twin"), ratio("naive")
+    p99, twin_p99 = median(values("candidate", "p99")), median(values("twin", "p99"))
+    turns = f"Locust, medians of {subject.rounds} turns; load average {calm:.1f} before"
+    return [
+        Figure(
+            "QPS at 8 users, to its no-op twin", to_twin, least=0.65, note=f"{twin_note}; {turns}"
+        ),
+        Figure("QPS at 8 users, to naive FastAPI", to_naive, least=12, note=naive_note),
+        Figure(
+            "ROC AUC, distance to naive's",
+            abs(auc - files["auc"]),
+            most=0.01,
+            note=f"naive {auc:.4f}",
+        ),
+        Figure("p99 at 8 users", p99, most=40, unit="ms", note=f"twin {twin_p99:.1f} ms"),
+        Figure("failed requests", failed("candidate"), most=0, note=f"naive {failed('naive')}"),
+    ]
+
+
+def ready(subject: Subject) -> list[Figure]:
+    """Compare the time from start to ready with the twin's, in turns."""
+    calm = load_average()
+    found = subject.raw["starts"] = inside(subject, "starts", str(subject.rounds))
+    own, twin = median(found["candidate"]), median(found["twin"])
+    note = (
+        f"{own:.2f} s to {twin:.2f} s; medians of {subject.rounds}; load average {calm:.1f} before"
+    )
+    return [Figure("start to ready, to the twin's", own / twin, most=1.5, note=note)]
+
+
+def contract(subject: Subject) -> list[Figure]:
+    """Time the data contract over a whole year of rows."""
+    found = subject.raw["contract"] = inside(subject, "contract")
+    what = f"data contract over {found['rows']:,} rows"
+    return [Figure(what, median(found["seconds"]), most=2, unit="s")]
+
+
+def deepchecks(subject: Subject) -> list[Figure]:
+    """Time Deepchecks' suites on the candidate's data and scores."""
+    found = subject.raw["deepchecks"] = inside(subject, "deepchecks")
+    missing = [name for suite in found.values() for name in suite["missing"]]
+    note = f"did not run: {', '.join(missing)}" if missing else "all named checks ran"
+    total = sum(suite["seconds"] for suite in found.values())
+    return [Figure("Deepchecks, data and model suites", total, most=60, unit="s", note=note)]
+
+
+def demo(subject: Subject) -> list[Figure]:
+    """Time `make demo` with caches warm, and stop what it leaves."""
+    folder = str(subject.folder / "demo")
+    started = time.perf_counter()
+    try:
+        run(sys.executable, "tools/demo.py", "up", "--folder", folder, cwd=ROOT)
+        seconds = time.perf_counter() - started
+    finally:
+        run(sys.executable, "tools/demo.py", "down", "--folder", folder, cwd=ROOT)
+    return [Figure("`make demo`, caches warm", seconds, most=150, unit="s")]
+
+
+PARTS: dict[str, Callable[[Subject], list[Figure]]] = {
+    part.__name__: part for part in (service, ready, contract, deepchecks, demo)
+}
+
+
+def main() -> int:
+    """Run the asked parts; the exit code says whether all bars were reached."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument(
+        "--project", type=Path, help="a project with a candidate; default: a new one"
+    )
+    parser.add_argument("--rounds", type=int, default=6, help="turns of each target (at least 4)")
+    parser.add_argument("--json", type=Path, default=ROOT / "docs" / "bench.json")
+    parser.add_argument("--only", nargs="+", choices=sorted(PARTS), default=list(PARTS))
+    options = parser.parse_args()
+    figures: list[Figure] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        subject = Subject(Path(temporary), options.project, max(4, options.rounds))
+        seconds = subject.raw["cookiecutter"] = generate(subject)
+        figures.append(Figure("cookiecutter run", median(seconds), most=3, unit="s"))
+        if set(options.only) != {"demo"}:
+            train(subject)
+        for name in options.only:
+            say(f"measuring: {name}")
+            figures += PARTS[name](subject)
+    options.json.write_text(json.dumps(as_json(figures, subject.raw), indent=1) + "\n")
+    sys.stdout.write(table(figures) + "\n")
+    return 0 if all(figure.reached for figure in figures) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

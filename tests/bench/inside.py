@@ -1,0 +1,117 @@
+"""What is measured inside a generated project, by its own interpreter: prints one JSON value.
+
+uv run python inside.py paths|contract|deepchecks
+uv run python inside.py starts TIMES
+uv run python inside.py load ROUNDS SECONDS NAIVE_URL
+"""
+
+# mypy: ignore-errors
+# What it imports is installed in the generated project, which checks those types.
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import json
+import random
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from model_delivery.bundle.candidate import current_candidate
+from model_delivery.bundle.environment import service_environment
+from model_delivery.contract.check import check_content, check_structure
+from model_delivery.gates.deepchecks import data_checks, model_checks
+from model_delivery.gates.rounds import run_rounds
+from model_delivery.project import find_project
+from model_delivery.protocols import user_module
+from model_delivery.report.verdict import Outcome
+from model_delivery.serving.launch import Running, start
+from model_delivery.training.snapshot import current_snapshot
+
+USERS, TIMEOUT = 8, 10.0
+UNJUDGED = (Outcome.INCONCLUSIVE, Outcome.CRASH)
+
+
+def paths() -> dict[str, str]:
+    """Return the files of the snapshot, and our ROC AUC on its test rows."""
+    project = find_project()
+    snapshot, candidate = current_snapshot(project), current_candidate(project)
+    auc = candidate.lineage["metrics"]["roc_auc"]
+    return {"train": str(snapshot.train_path), "test": str(snapshot.test_path), "auc": auc}
+
+
+def contract() -> dict[str, Any]:
+    """Time the data contract over the whole year."""
+    project = find_project()
+    table = pa.Table.from_pandas(
+        user_module("sources").extract(dt.date(2014, 1, 1)), preserve_index=False
+    )
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        check_structure(table, project.contract)
+        check_content(table, project.contract)
+        seconds.append(time.perf_counter() - started)
+    return {"rows": table.num_rows, "seconds": seconds}
+
+
+def deepchecks() -> dict[str, Any]:
+    """Time Deepchecks' three suites, its environment made beforehand by an earlier run."""
+    project, found = find_project(), {}
+    for name, suite in (
+        ("data", lambda: data_checks(project, current_snapshot(project))),
+        ("model", lambda: model_checks(project, current_candidate(project))),
+    ):
+        started = time.perf_counter()
+        checks, _ = suite()
+        missing = [check.name for check in checks if check.outcome in UNJUDGED]
+        seconds = time.perf_counter() - started
+        found[name] = {"seconds": seconds, "checks": len(checks), "missing": missing}
+    return found
+
+
+@contextlib.contextmanager
+def service(noop: bool) -> Iterator[tuple[Running, float]]:
+    """Start the candidate or its twin; yield it and the seconds from start to ready."""
+    project = find_project()
+    ship = current_candidate(project).ship
+    python = service_environment(project, ship / "requirements.txt")
+    log = project.work / "logs" / f"bench-{'twin' if noop else 'candidate'}.log"
+    started = time.perf_counter()
+    running = start(ship, python, log, noop=noop)
+    seconds = time.perf_counter() - started
+    try:
+        yield running, seconds
+    finally:
+        running.stop()
+
+
+def starts(times: str) -> dict[str, list[float]]:
+    """Start candidate and twin in turns; the first of each only warms the page cache."""
+    found: dict[str, list[float]] = {"candidate": [], "twin": []}
+    for turn in range(int(times) + 1):
+        for name in random.sample(sorted(found), 2):
+            with service(noop=name == "twin") as (_, seconds):
+                found[name] += [seconds] if turn else []
+    return found
+
+
+def load(rounds: str, seconds: str, naive: str) -> list[Any]:
+    """Load candidate, twin and the naive service in turns, as the gate does."""
+    with service(noop=False) as (candidate, _), service(noop=True) as (twin, _):
+        urls = {"candidate": candidate.url, "twin": twin.url, "naive": naive}
+        targets = [{"name": name, "url": url, "release": None} for name, url in urls.items()]
+        plan = {"users": USERS, "seconds": float(seconds), "rounds": int(rounds)}
+        plan |= {"timeout": TIMEOUT, "targets": targets}
+        return list(run_rounds(plan, find_project().root))
+
+
+if __name__ == "__main__":
+    verbs = {verb.__name__: verb for verb in (paths, contract, deepchecks, starts, load)}
+    with contextlib.redirect_stdout(sys.stderr):
+        value = verbs[sys.argv[1]](*sys.argv[2:])
+    sys.stdout.write(json.dumps(value, default=lambda path: str(Path(path))) + "\n")
