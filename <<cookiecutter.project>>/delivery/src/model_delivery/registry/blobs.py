@@ -18,13 +18,13 @@ from model_delivery.files import settle, sha256_file, sync_folder, temporary_fol
 class BlobStore(Protocol):
     """Where candidates' bytes are kept: a directory; later the assets of a GitHub release."""
 
-    def has(self, digest: str, checksum: str) -> bool:
-        """Return whether the blob of a digest is there with these bytes."""
+    def has(self, digest: str, checksum: str | None) -> bool:
+        """Return whether a digest's blob is there and has these bytes."""
 
     def put(self, digest: str, folder: Path) -> str:
         """Store a candidate's folder; return the SHA-256 of the stored bytes."""
 
-    def get(self, digest: str, checksum: str, destination: Path) -> None:
+    def get(self, digest: str, checksum: str | None, destination: Path) -> None:
         """Make `destination` the folder that was stored, every byte checked."""
 
 
@@ -34,19 +34,13 @@ class DirectoryBlobs:
 
     folder: Path
 
-    def has(self, digest: str, checksum: str) -> bool:
-        """Return whether the blob of a digest is there with these bytes."""
+    def has(self, digest: str, checksum: str | None) -> bool:
+        """Return whether a digest's blob is there and has these bytes."""
         path = self._path(digest)
         return path.exists() and sha256_file(path) == checksum
 
     def put(self, digest: str, folder: Path) -> str:
-        """Store a candidate's folder, in place of an earlier blob of this digest.
-
-        Raises
-        ------
-        UserError
-            When the store cannot be written, for example because the disk is full.
-        """
+        """Store a candidate's folder, in place of an earlier blob of this digest."""
         with temporary_folder(self.folder) as temporary:
             packed = temporary / "blob"
             _pack(folder, packed)
@@ -54,31 +48,29 @@ class DirectoryBlobs:
                 os.fsync(stream.fileno())
             checksum = sha256_file(packed)
             packed.replace(self._path(digest))
-        sync_folder(self.folder)
+            sync_folder(self.folder)
         return checksum
 
-    def get(self, digest: str, checksum: str, destination: Path) -> None:
+    def get(self, digest: str, checksum: str | None, destination: Path) -> None:
         """Make `destination` the folder that was stored, unless it exists.
 
         Raises
         ------
         UserError
-            When the blob is missing, or its bytes are not the registered ones; nothing is
+            When the blob is missing or has other bytes than the registered ones; nothing is
             unpacked then.
         """
         path = self._path(digest)
-        if not path.exists():
-            raise UserError(f"{path}: missing; deploy the candidate again where it was trained")
-        if sha256_file(path) != checksum:
-            raise UserError(
-                f"{path}: not the bytes that were registered (tampered with or damaged); "
-                "deploy the candidate again where it was trained"
-            )
+        if not self.has(digest, checksum):
+            what = "not what was registered (tampered with?)" if path.exists() else "missing"
+            raise UserError(f"{path}: {what}; run `ml deploy` where the candidate was trained")
         with temporary_folder(destination.parent) as temporary:
             unpacked = temporary / "blob"
-            with pa.CompressedInputStream(pa.OSFile(str(path)), "zstd") as stream:
-                with tarfile.open(fileobj=stream, mode="r|") as archive:
-                    archive.extractall(unpacked, filter="data")
+            with (
+                pa.CompressedInputStream(pa.OSFile(str(path)), "zstd") as stream,
+                tarfile.open(fileobj=stream, mode="r|") as archive,
+            ):
+                archive.extractall(unpacked, filter="data")
             verify(unpacked / "ship", digest)
             settle(unpacked, destination)
 
@@ -88,12 +80,11 @@ class DirectoryBlobs:
 
 def _pack(folder: Path, destination: Path) -> None:
     """Write a tar that depends on paths and contents only: no times, owners or modes."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
     with (
         pa.CompressedOutputStream(pa.OSFile(str(destination), "wb"), "zstd") as stream,
         tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as archive,
     ):
-        for path in files:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             member = tarfile.TarInfo(path.relative_to(folder).as_posix())
             member.size = path.stat().st_size
             with path.open("rb") as content:

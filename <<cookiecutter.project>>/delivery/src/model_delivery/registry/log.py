@@ -1,8 +1,8 @@
-"""The truth: an append-only log of small, immutable events, and what follows from them.
+"""The truth: an append-only log of small immutable events, and what follows from them.
 
-Events are numbered without gaps, and each carries the hash of the one before it: a deleted or
-edited event is found and named. Taking the next number is a compare-and-set, in a directory as
-on a branch that is only ever fast-forwarded: of two writers one wins, the other decides again.
+Events are numbered without gaps and each carries the hash of the one before it, so a deleted or
+edited one is named. Taking the next number is a compare-and-set, in a directory as on a branch
+that is only fast-forwarded: of two writers one wins, and the other decides again.
 """
 
 from __future__ import annotations
@@ -21,17 +21,12 @@ from model_delivery.errors import UserError
 from model_delivery.files import sha256_bytes, sync_folder, write_atomic
 from model_delivery.report.verdict import Form, Outcome
 
-
 MOVES = ("promoted", "rolled_back")
 """The types of events after which an environment serves another digest."""
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
 class Judgement(Form):
-    """A verdict as events refer to it: who judged what, by which limits, and how it ended."""
+    """A verdict as events refer to it."""
 
     gate: str
     subject: str
@@ -41,7 +36,7 @@ class Judgement(Form):
 
 
 class Event(Form):
-    """One thing that happened to one digest; `environment` where it happened to one of them."""
+    """One thing that happened to a digest, or to an environment that serves it."""
 
     type: Literal["registered", "verdict", "promoted", "rolled_back"]
     digest: str
@@ -51,15 +46,12 @@ class Event(Form):
     who: str
     trigger: str
     environment: str | None = None
-    previous: str | None = None
-    """The digest that the environment served before."""
-    blob: str | None = None
-    """Of a registration: the SHA-256 of the stored bytes."""
+    previous: str | None = None  # of a move: the digest served before
+    blob: str | None = None  # of a registration: the SHA-256 of the stored bytes
     judgements: list[Judgement] = Field(default_factory=list)
     id: str = Field(default_factory=lambda: uuid4().hex)
-    time: str = Field(default_factory=_now)
-    after: str = ""
-    """The SHA-256 of the event before this one; set by the log."""
+    time: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    after: str = ""  # the SHA-256 of the event before, set by the log
 
 
 Decide = Callable[[Sequence[Event]], Event | None]
@@ -70,10 +62,10 @@ class EventLog(Protocol):
     """Where events are kept: a directory; later a branch of the user's repository."""
 
     def events(self) -> list[Event]:
-        """Return all events, the oldest first."""
+        """Return all events, the oldest first; a UserError names one that was tampered with."""
 
-    def append(self, decide: Decide) -> Event | None:
-        """Append what `decide` makes of the events, decided again whenever others were faster.
+    def append(self, decide: Decide) -> None:
+        """Append what `decide` makes of all events, asked again whenever others were faster.
 
         An event whose id is in the log already is not written twice.
         """
@@ -81,31 +73,24 @@ class EventLog(Protocol):
 
 @dataclass(frozen=True)
 class DirectoryLog:
-    """An event log as numbered files in a directory, for the processes of one machine."""
+    """An event log as numbered files in a directory."""
 
     folder: Path
 
     def events(self) -> list[Event]:
-        """Return all events, the oldest first.
-
-        Raises
-        ------
-        UserError
-            Naming the first event that is missing, was edited, or cannot be read.
-        """
+        """Return all events, the oldest first; a UserError names one that was tampered with."""
         return [event for event, _ in self._read()]
 
-    def append(self, decide: Decide) -> Event | None:
-        """Append what `decide` makes of the events; see `EventLog`."""
+    def append(self, decide: Decide) -> None:
+        """Append what `decide` makes of all events; see `EventLog`."""
         while True:
             read = self._read()
-            events = [event for event, _ in read]
-            event = decide(events)
-            if event is None or any(known.id == event.id for known in events):
-                return event
+            event = decide([event for event, _ in read])
+            if event is None or any(known.id == event.id for known, _ in read):
+                return
             event = event.model_copy(update={"after": read[-1][1] if read else ""})
             if self._take(len(read) + 1, event.model_dump_json(indent=1) + "\n"):
-                return event
+                return
 
     def _read(self) -> list[tuple[Event, str]]:
         """Return all events with the hash of each one's bytes, the chain checked."""
@@ -122,8 +107,7 @@ class DirectoryLog:
                 where = ".".join(str(part) for part in first["loc"])
                 raise UserError(f"{path}: not an event ({where}: {first['msg']})") from error
             if event.after != before:
-                changed = self._path(number - 1) if number > 1 else path
-                raise UserError(f"{changed}: event edited after it was written; restore it")
+                raise UserError(f"{self._path(number - 1)}: event edited; restore what it was")
             before = sha256_bytes(content)
             read.append((event, before))
         return read
@@ -134,13 +118,13 @@ class DirectoryLog:
         write_atomic(temporary, text)
         try:
             os.link(temporary, self._path(number))
+            sync_folder(self.folder)
         except FileExistsError:
             return False
         except OSError as error:
             raise UserError(f"{self.folder}: cannot be written ({error.strerror})") from error
         finally:
             temporary.unlink(missing_ok=True)
-        sync_folder(self.folder)
         return True
 
     def _path(self, number: int) -> Path:
@@ -148,7 +132,7 @@ class DirectoryLog:
 
 
 def serving(events: Sequence[Event], environment: str) -> Event | None:
-    """Return the event that made an environment serve what it serves now."""
+    """Return the move after which an environment serves what it serves now."""
     moves = [e for e in events if e.environment == environment and e.type in MOVES]
     return moves[-1] if moves else None
 

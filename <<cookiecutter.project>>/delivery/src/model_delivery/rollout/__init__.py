@@ -1,0 +1,1 @@
+"""How a release reaches an environment, and how the one before it comes back."""
