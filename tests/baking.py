@@ -89,6 +89,8 @@ class Baker:
         self.folder = folder
         self.output = folder / "out"
         self.output.mkdir()
+        self.temporary = folder / "tmp"  # cookiecutter leaves each rendered hook in it
+        self.temporary.mkdir()
         settings = folder / "settings.yaml"
         settings.write_text(
             f"cookiecutters_dir: '{folder / 'cookiecutters'}'\nreplay_dir: '{folder / 'replay'}'\n"
@@ -107,7 +109,7 @@ class Baker:
         return subprocess.run(
             [sys.executable, "-m", "cookiecutter", *options, str(ROOT), *arguments],
             input="".join(f"{line}\n" for line in typed or ()),
-            env=environment(env),
+            env=environment({"TMPDIR": str(self.temporary), **(env or {})}),
             capture_output=True,
             text=True,
             timeout=60,
