@@ -14,14 +14,14 @@ demo: ## Generate late-departures into demo/ and ship it: a production service a
 demo-down: ## Stop the service of `make demo`; the folder stays
 	@$(RUN) --only-group render tools/demo.py down
 
-test: ## All tests that fit in twelve minutes: answers, lint, budget, a shipped project, workflows, faults
+test: ## Test the template: answers, lint, budget, a shipped project, its workflows, seeded faults
 	@$(RUN) pytest -m "not exhaustive"
 
 test-all: ## Every test, the long ones too
 	@$(RUN) pytest
 
-bench: ## Measure the service and the gates; results beside docs/verified.md
-	@$(RUN) tools/bench.py
+bench: ## Measure a generated project against its bars (minutes; wants a quiet machine)
+	@$(RUN) python -m tests.bench
 
 lint: ## Format and types of the template's own code
 	@$(RUN) ruff format --check
