@@ -238,6 +238,19 @@ def test_rounds_on_both_sides_of_a_limit_are_inconclusive() -> None:
     assert "both sides of the limit" in check.sentence
 
 
+def test_an_absolute_limit_does_not_judge_a_machine_that_is_too_slow_for_the_twin() -> None:
+    slow = {"quiet": GOOD_TURN, "busy": GOOD_TURN | {"p99": 90.0}}
+    late = {"quiet": GOOD_TURN, "busy": GOOD_TURN | {"p99": 140.0}}
+    own = limits().model_copy(update={"p99_ms": PROJECT.gates.load.p99_ms})
+
+    def outcome(twin: dict[str, dict[str, object]]) -> Outcome:
+        rounds: list[Round] = [{"candidate": late, "twin": twin} for _ in range(4)]
+        return outcomes(judge_rounds(own, rounds))["p99_ms"]
+
+    assert outcome(slow) is Outcome.INCONCLUSIVE
+    assert outcome({"quiet": GOOD_TURN, "busy": GOOD_TURN}) is Outcome.STOP
+
+
 def test_more_rounds_are_asked_for_only_while_undecided(
     project: Project, fakes: dict[str, Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,8 @@ from model_delivery.training.metrics import Estimate
 CANDIDATE, TWIN, CHAMPION = "candidate", "twin", "champion"
 TIMEOUT = 5.0
 """Seconds after which a request failed."""
+ROOM = 2.0
+"""How far within an absolute limit the twin must stay for the limit to judge the candidate."""
 
 
 def check_load(
@@ -95,7 +97,7 @@ def _services(
 
 def _plan(limits: LoadLimits, targets: dict[str, Running]) -> dict[str, Any]:
     where = [
-        {"name": name, "url": service.url, "release": service.digest[:12]}
+        {"name": name, "url": service.url, "release": service.digest.removeprefix("noop-")[:12]}
         for name, service in targets.items()
     ]
     load = {"users": limits.users, "seconds": limits.seconds, "rounds": limits.most_rounds}
@@ -112,9 +114,9 @@ class Measure:
     load: str = "busy"
     other: str | None = None
 
-    def of(self, found: Round) -> float:
+    def of(self, found: Round, target: str = CANDIDATE) -> float:
         """Return its value in one round; not-a-number where a target did not answer."""
-        value = number(found[CANDIDATE][self.load].get(self.key))
+        value = number(found[target][self.load].get(self.key))
         return value / number(found[self.other][self.load].get(self.key)) if self.other else value
 
 
@@ -138,10 +140,23 @@ def judge_rounds(limits: LoadLimits, rounds: list[Round]) -> list[Check]:
     names = {CANDIDATE, TWIN} | (rounds[0].keys() if rounds else set())
     for measure in MEASURES:
         if measure.other is None or measure.other in names:
-            found = interval([measure.of(each) for each in rounds])
-            said = f"{found.value:.4g} {measure.phrase}; median of {len(rounds)} rounds"
-            checks.append(_judge(measure.limit, getattr(limits, measure.limit), found, said))
+            checks.append(_measured(measure, getattr(limits, measure.limit), rounds))
     return checks
+
+
+def _measured(measure: Measure, limit: Limit, rounds: list[Round]) -> Check:
+    found = interval([measure.of(each) for each in rounds])
+    said = f"{found.value:.4g} {measure.phrase}; median of {len(rounds)} rounds"
+    check = _judge(measure.limit, limit, found, said)
+    if measure.other is not None or check.outcome in (Outcome.PASS, Outcome.INCONCLUSIVE):
+        return check
+    twin = interval([measure.of(each, TWIN) for each in rounds]).value
+    if limit.holds(twin / ROOM if limit.min is not None else twin * ROOM):
+        return check
+    busy = (
+        f"{check.sentence}; but its twin without a model has {twin:.4g}: this machine is too slow"
+    )
+    return check.model_copy(update={"outcome": Outcome.INCONCLUSIVE, "sentence": busy})
 
 
 def _judge(name: str, limit: Limit, found: Estimate, said: str) -> Check:
