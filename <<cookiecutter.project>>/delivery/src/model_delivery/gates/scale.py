@@ -56,7 +56,7 @@ def scale_ratio(train_periods: Sequence[Columns], test: Columns) -> dict[str, fl
     >>> round(scale_ratio(months, july)["miles"], 1)
     1.0
     >>> round(scale_ratio(months, {"miles": july["miles"] * 1.609344})["miles"], 1)
-    10.9
+    11.0
     """
     return {
         name: _ratio([_finite(period[name]) for period in train_periods], _finite(values))
