@@ -1,0 +1,180 @@
+"""The service of a release: checked bytes, strict requests, probabilities or a clear error.
+
+Tuned as measured for BentoML 1.4: `async` and inline scoring, no access log, a short timeout,
+no tracing, garbage collection held back. BentoML is imported only to serve.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from pydantic import BaseModel, Field
+
+from model_delivery.contract.request import Row, request_model, to_columns
+from model_delivery.digest import SUMS, verify
+from model_delivery.errors import UserError
+from model_delivery.files import read_json, sha256_file
+from model_delivery.protocols import Columns, Floats
+
+if TYPE_CHECKING:
+    from _bentoml_sdk import Service
+
+LAUNCH, NOOP = "MODEL_LAUNCH", "MODEL_NOOP"
+"""Environment variables of the launcher: a token that names a start, and the twin."""
+REFUSAL = "this release cannot start"
+_TIMEOUT_SECONDS = 2.0  # BentoML never cancels a request's timer: long ones feed the collector
+_GC_THRESHOLDS = (50_000, 20, 100)
+_logger = logging.getLogger("bentoml.model_delivery")
+
+
+class ModelService:
+    """Base of the user's service: `load` once, then `score` what is valid."""
+
+    def load(self, folder: Path) -> None:
+        """Read features and model from the release's folder `model`."""
+        raise NotImplementedError
+
+    def score(self, columns: Columns) -> Floats:
+        """Return the probability of each row, shape (n,)."""
+        raise NotImplementedError
+
+
+class Prediction(BaseModel):
+    """The answer: which release gave it, and a probability for each row, in their order."""
+
+    release: str
+    probability: list[Annotated[float, Field(ge=0, le=1)]]
+
+
+Answer = Callable[[Sequence[Row]], Prediction]
+
+
+def create(cls: type[ModelService], ship: Path, noop: bool = False) -> Service[Any]:
+    """Return the BentoML service of a release, after its bytes were checked.
+
+    Parameters
+    ----------
+    cls
+        The user's service.
+    ship
+        The release's folder, with its `SHA256SUMS`.
+    noop
+        Make the twin instead: the same in everything, but `score` answers 0.5 without
+        looking. What a service costs beyond its twin is the model's. `MODEL_NOOP=1` in the
+        environment does the same. A twin never shows the digest as its identity.
+
+    Raises
+    ------
+    UserError
+        When a file was changed, added or removed since the release was sealed.
+    """
+    digest = check_release(ship)
+    os.environ.setdefault("OTEL_SDK_DISABLED", "true")  # read when BentoML builds its app
+    import bentoml
+
+    from model_delivery.serving.front import Guard, identified
+
+    request = read_json(ship / "request.json")
+    noop = noop or os.environ.get(NOOP) == "1"
+    served = _twin(cls) if noop else cls
+
+    class Endpoint:
+        """Scores rows: `POST /predict`."""
+
+        def __init__(self) -> None:
+            self.answer = _start(served, ship, request, digest[:12])
+
+        async def predict(self, body: Any, /) -> Prediction:
+            """Return a probability for each row."""
+            return self.answer(body.rows)
+
+    # BentoML reads schema and documentation from the annotations, here made of the contract.
+    Endpoint.predict.__annotations__ |= {"body": request_model(request), "return": Prediction}
+    Endpoint.predict = bentoml.api(Endpoint.predict)  # type: ignore[method-assign]
+    identity = f"noop-{digest}" if noop else digest
+    service = bentoml.service(
+        name=cls.__module__.partition(".")[0],
+        service_class=identified(identity, os.environ.get(LAUNCH, "none")),
+        workers=1,
+        traffic={"timeout": _TIMEOUT_SECONDS},
+        logging={"access": {"enabled": False}},
+        tracing={"excluded_urls": ".*"},
+    )(Endpoint)
+    service.add_asgi_middleware(Guard, columns=list(request["columns"]))
+    return service
+
+
+def check_release(ship: Path) -> str:
+    """Return a release's digest after every byte was checked against it.
+
+    Raises
+    ------
+    UserError
+        Naming the first file that was changed, added or removed.
+    """
+    sums = ship / SUMS
+    if not sums.is_file():
+        raise UserError(f"{sums}: missing, so nothing says what belongs here; refused to load")
+    digest = sha256_file(sums)
+    verify(ship, digest)
+    return digest
+
+
+def answerer(service: ModelService, request: Mapping[str, Any], release: str) -> Answer:
+    """Return the function that scores rows, and lets nothing out but probabilities."""
+    from model_delivery.serving.front import ScoreError
+
+    def answer(rows: Sequence[Row]) -> Prediction:
+        try:
+            scores = np.asarray(service.score(to_columns(rows, request)), np.float64)
+        except Exception as error:
+            raise ScoreError(f"release {release} failed on {len(rows)} rows") from error
+        if scores.shape != (len(rows),):
+            raise ScoreError(
+                f"release {release} gave scores of shape {scores.shape} for {len(rows)} rows"
+            )
+        values = scores.tolist()
+        for place, value in enumerate(values, 1):
+            if not 0.0 <= value <= 1.0:  # true for not-a-number as well
+                raise ScoreError(f"release {release} gave {value} for row {place} of {len(rows)}")
+        return Prediction(release=release, probability=values)
+
+    return answer
+
+
+def _start(
+    cls: type[ModelService], ship: Path, request: Mapping[str, Any], release: str
+) -> Answer:
+    """Load the model and score the example row, so that ready means able to score."""
+    from model_delivery.serving.front import quieten
+
+    quieten()
+    example = {name: spec["example"] for name, spec in request["columns"].items()}
+    rows = request_model(request).model_validate_json(json.dumps({"rows": [example]})).rows
+    try:
+        service = cls()
+        service.load(ship / "model")
+        answer = answerer(service, request, release)
+        answer(rows)
+    except Exception as error:
+        _logger.error("%s: %s: %s", REFUSAL, type(error).__name__, error.__cause__ or error)
+        raise
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)
+    return answer
+
+
+def _twin(cls: type[ModelService]) -> type[ModelService]:
+    class Twin(cls):  # type: ignore[misc, valid-type]
+        def score(self, columns: Columns) -> Floats:
+            return np.full(len(next(iter(columns.values()))), 0.5)
+
+    return Twin

@@ -1,0 +1,152 @@
+"""From the source to a served answer, in a copy of this project with two months of data."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import urllib.request
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from model_delivery.bundle.candidate import Candidate, load_candidate
+from model_delivery.bundle.environment import service_environment
+from model_delivery.bundle.make import make_candidate
+from model_delivery.errors import UserError
+from model_delivery.project import Project
+from model_delivery.serving.launch import running
+from model_delivery.training.snapshot import Snapshot, take_snapshot
+
+from <<cookiecutter.package>>.model import Model
+
+SHIPPED = {"SHA256SUMS", "request.json", "requirements.txt", "service.py", "model", "src"}
+Rows = list[tuple[Any, ...]]
+
+
+@pytest.fixture(scope="module")
+def small(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """This project as of 1 March, with a work folder of its own."""
+    root: Path = tmp_path_factory.mktemp("small")
+    shutil.copytree(project.root / "config", root / "config")
+    for name in ("src", "delivery", "pyproject.toml", "uv.lock", "README.md"):
+        (root / name).symlink_to(project.root / name)
+    data = root / "config" / "data.yaml"
+    data.write_text(data.read_text().replace("as_of: 2013-08-01", "as_of: 2013-03-01"))
+    return Project(root)
+
+
+@pytest.fixture(scope="module")
+def snapshot(small: Project) -> Snapshot:
+    return take_snapshot(small, None)
+
+
+@pytest.fixture(scope="module")
+def fitted_on() -> Rows:
+    """What `Model.fit` was given: number of rows, and how many of them decide when to stop."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def candidate(small: Project, snapshot: Snapshot, fitted_on: Rows) -> Candidate:
+    fit = Model.fit
+
+    def spy(self: Model, features: Any, labels: Any, stopping: Any) -> Model:
+        fitted_on.append((features.copy(), labels.copy(), stopping.copy()))
+        return fit(self, features, labels, stopping)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Model, "fit", spy)
+        return make_candidate(small, snapshot, "local")[0]
+
+
+def test_the_manifest_counts_every_row(snapshot: Snapshot) -> None:
+    rows, excluded = snapshot.manifest["rows"], snapshot.manifest["excluded"]
+    assert rows["extracted"] == rows["train"] + rows["test"] + excluded["cancelled"]
+    for part, path in (("train", snapshot.train_path), ("test", snapshot.test_path)):
+        assert pq.read_table(path).num_rows == rows[part]
+        assert sha256(path.read_bytes()).hexdigest() == snapshot.manifest["files"][path.name]
+
+
+def test_the_test_window_is_later_than_every_training_row(snapshot: Snapshot) -> None:
+    train = pq.read_table(snapshot.train_path)["scheduled"].to_numpy()
+    test = pq.read_table(snapshot.test_path)["scheduled"].to_numpy()
+    assert train.max() < test.min()
+
+
+def test_no_row_of_the_test_window_reaches_fit(
+    candidate: Candidate, snapshot: Snapshot, fitted_on: Rows
+) -> None:
+    """Not even as a row that decides when to stop: exactly the training rows, in their order."""
+    train = pq.read_table(snapshot.train_path)
+    [(features, labels, stopping)] = fitted_on
+    np.testing.assert_array_equal(labels, train["late"].to_numpy().astype(float))
+    names = candidate.lineage["features"]
+    np.testing.assert_array_equal(features[:, names.index("temp")], train["temp"].to_numpy())
+    times = train["scheduled"].to_numpy()
+    assert times[stopping].min() > times[~stopping].max()
+
+
+def test_a_candidate_holds_what_it_should(candidate: Candidate) -> None:
+    assert {path.name for path in candidate.ship.iterdir()} == SHIPPED
+    sums = (candidate.ship / "SHA256SUMS").read_bytes()
+    assert sha256(sums).hexdigest() == candidate.digest
+    for line in sums.decode().splitlines():
+        digest, name = line.split("  ", 1)
+        assert sha256((candidate.ship / name).read_bytes()).hexdigest() == digest
+    assert {path.name for path in (candidate.ship / "model").iterdir()} == {
+        "features.json",
+        "model.txt",
+    }
+    pins = (candidate.ship / "requirements.txt").read_text()
+    assert "lightgbm==" in pins
+    assert "--hash=sha256:" in pins
+    assert "pandas==" not in pins
+    scored = pq.read_table(candidate.test_path)
+    assert np.isfinite(scored["score"].to_numpy()).all()
+    lineage = candidate.lineage
+    assert lineage["data"]["excluded"]["cancelled"] > 0
+    assert lineage["metrics"]["roc_auc"] > 0.55
+
+
+def test_the_same_key_is_not_trained_twice(
+    small: Project, snapshot: Snapshot, candidate: Candidate
+) -> None:
+    again, trained = make_candidate(small, snapshot, "local")
+    assert (again.digest, trained) == (candidate.digest, False)
+
+
+def test_a_changed_byte_is_refused_before_anything_is_loaded(
+    small: Project, candidate: Candidate, tmp_path: Path
+) -> None:
+    target = small.work / "candidates" / candidate.digest
+    kept = tmp_path / "kept"
+    shutil.copytree(target, kept)
+    model = target / "ship" / "model" / "model.txt"
+    model.write_text(model.read_text().replace("tree", "tree ", 1))
+    try:
+        with pytest.raises(UserError, match="model/model.txt"):
+            load_candidate(small, candidate.digest)
+    finally:
+        shutil.rmtree(target)
+        kept.rename(target)
+
+
+def test_the_service_answers_a_row_with_the_score_that_was_judged(
+    small: Project, candidate: Candidate, tmp_path: Path
+) -> None:
+    scored = pq.read_table(candidate.test_path).slice(0, 5)
+    rows = scored.drop_columns(["late", "score"]).to_pylist()
+    body = json.dumps({"rows": [{**row, "scheduled": row["scheduled"].isoformat()} for row in rows]})
+    python = service_environment(small, candidate.ship / "requirements.txt")
+    with running(candidate.ship, python, tmp_path / "log") as service:
+        request = urllib.request.Request(  # noqa: S310
+            f"{service.url}/predict", body.encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+            answered = json.load(answer)
+            assert answer.headers["x-model-digest"] == candidate.digest
+    assert answered["probability"] == scored["score"].to_pylist()
+    assert answered["release"] == candidate.short
