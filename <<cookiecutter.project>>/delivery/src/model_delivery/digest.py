@@ -38,7 +38,23 @@ def verify(ship: Path, digest: str) -> None:
     )
 
 
+def verify_sealed(ship: Path) -> str:
+    """Return the digest that a folder's own `SHA256SUMS` gives, after every byte was checked.
+
+    Raises
+    ------
+    UserError
+        When `SHA256SUMS` is missing, or a file was changed, added or removed.
+    """
+    sums = ship / SUMS
+    if not sums.is_file():
+        raise UserError(f"{sums}: missing, so nothing says what belongs here; refused to load")
+    digest = sha256_file(sums)
+    verify(ship, digest)
+    return digest
+
+
 def _lines(ship: Path) -> str:
-    files = [path for path in ship.rglob("*") if path.is_file() and path.name != SUMS]
+    files = [path for path in ship.rglob("*") if path.is_file() and path != ship / SUMS]
     lines = [f"{sha256_file(path)}  {path.relative_to(ship).as_posix()}" for path in files]
     return "".join(f"{line}\n" for line in sorted(lines))

@@ -1,50 +1,70 @@
-"""Start a release as a process of its own, and be sure that it is the one that answers."""
+"""Start a release's service, know that it is the one that answers, and stop all of it.
+
+Readiness is not identity: whatever listens on a port may say that it is ready. So every start
+has a token, and a service counts as started when digest and token come back.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from model_delivery.digest import SUMS
+from model_delivery.digest import verify_sealed
 from model_delivery.errors import UserError
-from model_delivery.files import sha256_file
 
-_HIDDEN = ("PYTHONDONTWRITEBYTECODE", "PYTHONHOME", "VIRTUAL_ENV")
-"""Of a caller's environment: the first makes imports two to three times slower."""
+HOST = "127.0.0.1"
+LAUNCH, NOOP = "MODEL_LAUNCH", "MODEL_NOOP"
+"""Environment variables of a service: the token of its start, and whether it is the twin."""
+REFUSAL = "this release cannot start"
+"""What a service logs before it gives up; its arbiter would try again for ever."""
+_POLL_SECONDS = 0.05
+_GRACE_SECONDS = 10.0
+_TAIL_LINES = 8
+# BentoML's workers would leave the group of their arbiter and outlive it when it is killed.
+_PROGRAM = """\
+import os, runpy, shutil
+os.setsid = os.getpid
+try:
+    runpy.run_module("bentoml", run_name="__main__", alter_sys=True)
+finally:
+    shutil.rmtree(os.environ["BENTOML_HOME"], ignore_errors=True)
+"""
 
 
 @dataclass(frozen=True)
 class Running:
-    """A service that was ready and identified; `pid` leads its process group."""
+    """A service that has shown its identity."""
 
     url: str
     pid: int
     digest: str
     launch: str
+    home: Path | None = None
 
-    def alive(self) -> bool:
-        """Return whether the process group still lives."""
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(self.pid, os.WNOHANG)
-        return _signal(self.pid, 0)
-
-    def stop(self, grace: float = 10.0) -> None:
-        """End the whole group: killing only its leader would leave a worker serving."""
-        for sign, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, 5.0)):
-            deadline = time.monotonic() + patience
-            _signal(self.pid, sign)
-            while self.alive() and time.monotonic() < deadline:
-                time.sleep(0.05)
+    def stop(self) -> None:
+        """End the whole process group: asked first, forced where that takes too long."""
+        for sign in (signal.SIGTERM, signal.SIGKILL):
+            deadline = time.monotonic() + _GRACE_SECONDS
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, sign)
+                while time.monotonic() < deadline:
+                    _reap(self.pid)
+                    os.killpg(self.pid, 0)
+                    time.sleep(_POLL_SECONDS)
+        if self.home is not None:
+            shutil.rmtree(self.home, ignore_errors=True)
 
 
 def start(
@@ -55,57 +75,49 @@ def start(
     timeout: float = 60.0,
     noop: bool = False,
 ) -> Running:
-    """Start `bentoml serve` on a release, and return once it is ready and identified.
+    """Start the service of a release and wait until it is ready and itself.
 
     Parameters
     ----------
     ship
-        The release's folder.
+        The release's folder; checked against its digest before anything of it runs.
     python
-        The interpreter of its clean environment.
+        The interpreter of the service's clean environment.
     log
-        Where its output goes; beside it lies a folder for its bytecode and BentoML's state.
+        Where the service's output is appended.
     port
-        Port on 127.0.0.1; by default a free one.
+        Where to listen on this machine; None takes a free one.
     timeout
         Seconds until it must be ready.
     noop
-        Start the twin, which answers without predicting.
+        Start the twin that answers without its model.
 
     Raises
     ------
     UserError
-        When the port is taken by another process, or the service ends or is not ready in time.
+        When bytes do not match, the port is taken, or the service does not come up: with the
+        last lines of its log. Nothing is left running.
     """
-    port = port or free_port()
-    if _taken(port):
-        raise UserError(f"port {port} is in use by another process; stop it or choose another")
-    digest = ("noop-" if noop else "") + sha256_file(ship / SUMS)
-    launch = secrets.token_hex(8)
-    home = log.with_suffix(".home")
-    home.mkdir(parents=True, exist_ok=True)
-    command = [str(python), "-m", "bentoml", "serve", "service:service", "--host", "127.0.0.1"]
-    command += ["--working-dir", str(ship.resolve()), "--port", str(port)]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=ship,
-            env=_environment(ship, home, launch, noop),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    service = Running(f"http://127.0.0.1:{port}", process.pid, digest, launch)
+    digest, launch = verify_sealed(ship), secrets.token_hex(8)
+    if port is None:
+        port = free_port()
+    elif not _is_free(port):
+        raise UserError(f"port {port}: in use by another process; stop it, or choose another port")
+    home = log.with_name(f"{log.stem}-{launch}")
+    home.mkdir(parents=True)
+    offset = log.stat().st_size if log.exists() else 0
+    process = _spawn(ship, python, log, port, _environment(ship, home, launch, noop))
+    answers = twin_identity(digest) if noop else digest
+    service = Running(f"http://{HOST}:{port}", process.pid, answers, launch, home)
     try:
-        _wait(service, process, log, timeout)
+        _wait(service, process, log, offset, timeout)
     except BaseException:
-        service.stop(grace=1.0)
+        service.stop()
         raise
     return service
 
 
-@contextlib.contextmanager
+@contextmanager
 def running(
     ship: Path,
     python: Path,
@@ -114,7 +126,7 @@ def running(
     timeout: float = 60.0,
     noop: bool = False,
 ) -> Iterator[Running]:
-    """Yield a service as `start` makes it, and stop it at the end."""
+    """Yield a started service and stop it at the end; parameters as of `start`."""
     service = start(ship, python, log, port, timeout, noop)
     try:
         yield service
@@ -122,64 +134,100 @@ def running(
         service.stop()
 
 
-def identity(url: str) -> tuple[str, str] | None:
-    """Return digest and launch token of the service that is ready at `url`, else None.
+def identity(url: str, timeout: float = 2.0) -> tuple[str, str] | None:
+    """Return digest and token of the service that is ready at `url`; None where none is."""
+    address = urlsplit(url)
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        connection = http.client.HTTPConnection(address.netloc, timeout=timeout)
+        with contextlib.closing(connection):
+            connection.request("GET", f"{address.path.rstrip('/')}/readyz")
+            answer = connection.getresponse()
+            digest, launch = answer.getheader("x-model-digest"), answer.getheader("x-launch")
+            if answer.status == 200 and digest is not None and launch is not None:
+                return digest, launch
+    return None
 
-    Readiness alone says nothing: a stale or foreign process answers `/readyz` as well.
-    """
-    try:
-        with urllib.request.urlopen(f"{url}/readyz", timeout=2) as answer:  # noqa: S310
-            return answer.headers.get("x-model-digest", ""), answer.headers.get("x-launch", "")
-    except (OSError, ValueError):
-        return None
+
+def twin_identity(digest: str) -> str:
+    """Return what the no-op twin of a release says it is: never the release."""
+    return f"noop-{digest}"
 
 
 def free_port() -> int:
-    """Return a port on 127.0.0.1 that nobody listens on now."""
+    """Return a port that nobody listened on a moment ago."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
 
 
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # past connections may linger
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+        return True
+
+
 def _environment(ship: Path, home: Path, launch: str, noop: bool) -> dict[str, str]:
+    """Return the service's environment: this one, without what would change Python or BentoML.
+
+    Metrics lie below `BENTOML_HOME`, which BentoML empties at start: one for each service. Byte
+    code would lie among the bytes that the digest names; the environment has its own compiled.
+    """
+    strange = ("PYTHON", "BENTO", "PROMETHEUS", "MODEL_", "VIRTUAL_ENV")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(strange)}
     own = {
         "PYTHONPATH": str((ship / "src").resolve()),
-        "PYTHONPYCACHEPREFIX": str((home / "bytecode").resolve()),  # the release stays as sealed
-        "BENTOML_HOME": str(home.resolve()),  # shared, one start deletes another's metrics
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "BENTOML_HOME": str(home.resolve()),
         "BENTOML_DO_NOT_TRACK": "True",
-        "OTEL_SDK_DISABLED": "true",
-        "MODEL_LAUNCH": launch,
-        "MODEL_NOOP": "1" if noop else "0",
+        "TMPDIR": str(home.resolve()),
+        LAUNCH: launch,
     }
-    return {name: value for name, value in os.environ.items() if name not in _HIDDEN} | own
+    return kept | own | ({NOOP: "1"} if noop else {})
 
 
-def _wait(service: Running, process: subprocess.Popen[bytes], log: Path, timeout: float) -> None:
+def _spawn(
+    ship: Path, python: Path, log: Path, port: int, environment: dict[str, str]
+) -> subprocess.Popen[bytes]:
+    where = ["--working-dir", str(ship.resolve()), "--host", HOST, "--port", str(port)]
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [str(python.absolute()), "-c", _PROGRAM, "serve", "service:service", *where],
+            cwd=environment["BENTOML_HOME"],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def _wait(
+    service: Running, process: subprocess.Popen[bytes], log: Path, offset: int, timeout: float
+) -> None:
+    """Return when the service has shown its identity; raise when it cannot any more."""
     deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise UserError(f"the service ended with code {process.returncode}:\n{_tail(log)}")
+    while True:
         found = identity(service.url)
         if found == (service.digest, service.launch):
             return
         if found is not None:
-            raise UserError(f"{service.url} is answered by another process; it took the port")
-        time.sleep(0.05)
-    raise UserError(f"the service was not ready after {timeout:g} seconds:\n{_tail(log)}")
+            raise UserError(f"{service.url}: another service answers there; stop it")
+        said = log.read_bytes()[offset:].decode(errors="replace").strip().splitlines()
+        refusal = next((line.partition(REFUSAL)[2] for line in said if REFUSAL in line), None)
+        if refusal is not None:
+            raise UserError(f"{REFUSAL}{refusal}; see {log}")
+        tail = "\n".join(said[-_TAIL_LINES:])
+        if process.poll() is not None:
+            raise UserError(f"the service ended with code {process.returncode} at start:\n{tail}")
+        if time.monotonic() > deadline:
+            raise UserError(f"the service was not ready within {timeout:g} s:\n{tail}")
+        time.sleep(_POLL_SECONDS)
 
 
-def _taken(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _tail(log: Path) -> str:
-    return "\n".join(log.read_text(errors="replace").strip().splitlines()[-12:])
-
-
-def _signal(group: int, sign: int) -> bool:
-    try:
-        os.killpg(group, sign)
-    except (ProcessLookupError, PermissionError):
-        return False
-    return True
+def _reap(pid: int) -> None:
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)

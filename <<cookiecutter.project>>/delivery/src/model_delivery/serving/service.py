@@ -18,17 +18,14 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from model_delivery.contract.request import Row, request_model, to_columns
-from model_delivery.digest import SUMS, verify
-from model_delivery.errors import UserError
-from model_delivery.files import read_json, sha256_file
+from model_delivery.digest import verify_sealed
+from model_delivery.files import read_json
 from model_delivery.protocols import Columns, Floats
+from model_delivery.serving.launch import LAUNCH, NOOP, REFUSAL, twin_identity
 
 if TYPE_CHECKING:
     from _bentoml_sdk import Service
 
-LAUNCH, NOOP = "MODEL_LAUNCH", "MODEL_NOOP"
-"""Environment variables of the launcher: a token that names a start, and the twin."""
-REFUSAL = "this release cannot start"
 _TIMEOUT_SECONDS = 2.0  # BentoML never cancels a request's timer: long ones feed the collector
 _GC_THRESHOLDS = (50_000, 20, 100)
 _logger = logging.getLogger("bentoml.model_delivery")
@@ -75,7 +72,7 @@ def create(cls: type[ModelService], ship: Path, noop: bool = False) -> Service[A
     UserError
         When a file was changed, added or removed since the release was sealed.
     """
-    digest = check_release(ship)
+    digest = verify_sealed(ship)
     os.environ.setdefault("OTEL_SDK_DISABLED", "true")  # read when BentoML builds its app
     import bentoml
 
@@ -98,7 +95,7 @@ def create(cls: type[ModelService], ship: Path, noop: bool = False) -> Service[A
     # BentoML reads schema and documentation from the annotations, here made of the contract.
     Endpoint.predict.__annotations__ |= {"body": request_model(request), "return": Prediction}
     Endpoint.predict = bentoml.api(Endpoint.predict)  # type: ignore[method-assign]
-    identity = f"noop-{digest}" if noop else digest
+    identity = twin_identity(digest) if noop else digest
     service = bentoml.service(
         name=cls.__module__.partition(".")[0],
         service_class=identified(identity, os.environ.get(LAUNCH, "none")),
@@ -109,22 +106,6 @@ def create(cls: type[ModelService], ship: Path, noop: bool = False) -> Service[A
     )(Endpoint)
     service.add_asgi_middleware(Guard, columns=list(request["columns"]))
     return service
-
-
-def check_release(ship: Path) -> str:
-    """Return a release's digest after every byte was checked against it.
-
-    Raises
-    ------
-    UserError
-        Naming the first file that was changed, added or removed.
-    """
-    sums = ship / SUMS
-    if not sums.is_file():
-        raise UserError(f"{sums}: missing, so nothing says what belongs here; refused to load")
-    digest = sha256_file(sums)
-    verify(ship, digest)
-    return digest
 
 
 def answerer(service: ModelService, request: Mapping[str, Any], release: str) -> Answer:
