@@ -1,0 +1,44 @@
+"""The pages point at things that exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.baking import ROOT, BakedProject
+
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("tests/**/*.md")]
+
+
+def dead_links(page: Path) -> list[str]:
+    """Return the relative links of a page that lead nowhere."""
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    return [link for link in links if ":" not in link and not (page.parent / link).exists()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_of_the_template_lead_somewhere(page: Path) -> None:
+    assert dead_links(page) == []
+
+
+def test_links_of_a_project_lead_somewhere(baked: BakedProject) -> None:
+    for page in baked.path.rglob("*.md"):
+        assert dead_links(page) == [], page
+
+
+def test_commands_that_the_pages_name_exist(baked: BakedProject) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    theirs = set(re.findall(r"^([a-z-]+):", baked.text("Makefile"), re.MULTILINE))
+    for page in PAGES:
+        named = set(re.findall(r"`make ([a-z-]+)`", page.read_text(encoding="utf-8")))
+        assert named <= targets | theirs, page
+    named = set(re.findall(r"`make ([a-z-]+)`", baked.text("README.md")))
+    assert named <= theirs
+
+
+def test_the_readme_asks_what_cookiecutter_asks() -> None:
+    table = (ROOT / "README.md").read_text().split("## Questions it asks")[1].split("##")[0]
+    asked = re.findall(r"^\| (\w+) \|", table, re.MULTILINE)
+    assert asked[1:] == ["project", "package", "description", "author", "github_owner", "licence"]
