@@ -39,13 +39,17 @@ REFERENCE_ROWS = 1_000
 _ENTRY = '''\
 """The entry of this release: `bentoml serve service:service`."""
 
+import sys
 from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "src"))  # a Bento starts with nothing but its requirements
 
 from model_delivery.serving.service import create
 
 from {package}.service import Service
 
-service = create(Service, Path(__file__).parent)
+service = create(Service, HERE)
 '''
 
 
