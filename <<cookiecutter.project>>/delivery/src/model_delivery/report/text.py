@@ -1,0 +1,92 @@
+"""Values as text that every rendering shows alike: numbers, tables, and whatever came from data."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+
+def clean(value: Any, most: int = 240) -> str:
+    """Return any value as one line in which every control or direction mark is visible."""
+    text = number(value) if value is None or is_number(value) else str(value)
+    cut = f"… ({len(text):,} characters)" if len(text) > most else ""
+    return re.sub(r"[^ -~]", _visible, text[:most]) + cut
+
+
+def _visible(found: re.Match[str]) -> str:
+    letter = found[0]
+    if letter in "\n\r\t":
+        return "↵" if letter == "\n" else " "
+    return letter if letter.isprintable() else f"\\u{ord(letter):04x}"
+
+
+def sentence(text: str, name: Callable[[str], str], prose: Callable[[str], str]) -> str:
+    """Return a sentence whose author marked names by backticks, through one function for each."""
+    parts = re.split(r"`([^`]+)`", clean(text, 500))
+    return "".join(name(part) if i % 2 else prose(part) for i, part in enumerate(parts))
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value is a number, and no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def finite(value: Any) -> bool:
+    """Return whether a value is a number that can be drawn."""
+    return is_number(value) and math.isfinite(value)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Return a number with some significant digits; `–` for None.
+
+    Examples
+    --------
+    >>> number(0.75219), number(26115), number(12.0), number(None)
+    ('0.752', '26,115', '12', '–')
+    """
+    if value is None or not math.isfinite(value):
+        return "–" if value is None else str(value)
+    whole = abs(value) >= 10**digits - 0.5 or value == round(value)
+    return f"{value + 0.0:,.0f}" if whole else f"{value:.{digits}g}"
+
+
+def aligned(values: Sequence[float | None], digits: int = 3) -> list[str]:
+    """Return numbers that are read together with equally many decimals.
+
+    Examples
+    --------
+    >>> aligned([0.7523, 0.76, None])
+    ['0.752', '0.760', '–']
+    """
+    texts = [number(value, digits) for value in values]
+    places = max((len(text.partition(".")[2]) for text in texts), default=0)
+    if places > 6 or any("e" in text for text in texts):
+        return texts
+    return [
+        f"{round(value, places) + 0.0:,.{places}f}" if value is not None and finite(value) else text
+        for value, text in zip(values, texts, strict=True)
+    ]
+
+
+def cells(rows: Sequence[Sequence[Any]], width: int) -> tuple[list[list[str]], list[bool]]:
+    """Return a table's rows as text, and which of its columns hold nothing but numbers."""
+    whole = [[*row, *[None] * width][:width] for row in rows]
+    columns = [[row[i] for row in whole] for i in range(width)]
+    numeric = [all(value is None or is_number(value) for value in column) for column in columns]
+    texts = [
+        aligned(column) if right else [clean(value) for value in column]
+        for column, right in zip(columns, numeric, strict=True)
+    ]
+    return [list(row) for row in zip(*texts, strict=True)], numeric
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun: `1 row`, `2,000 rows`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def more(count: int, noun: str, where: str = "not shown here") -> str:
+    """Return what was left out, or nothing."""
+    return f"… {plural(count, f'more {noun}')}, {where}" if count > 0 else ""
