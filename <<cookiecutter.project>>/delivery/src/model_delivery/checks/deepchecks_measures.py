@@ -180,9 +180,9 @@ MEASURES: dict[str, dict[str, Measure]] = {
             checks.CalibrationScore, lambda v: {None: (v[0], "Brier score in test")}
         ),
         "WeakSegmentsPerformance": Measure(
-            # The search grows with the square of the features: all of them take minutes.
+            # The search grows with the square of the features: all of them take a minute.
             lambda: checks.WeakSegmentsPerformance(
-                n_top_features=5, alternative_scorer={"roc_auc": "roc_auc"}
+                n_top_features=4, alternative_scorer={"roc_auc": "roc_auc"}
             ),
             weakest_segment,
         ),

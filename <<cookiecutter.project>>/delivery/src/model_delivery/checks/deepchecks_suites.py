@@ -1,9 +1,12 @@
 # /// script
 # requires-python = ">=3.11,<3.13"
-# dependencies = ["deepchecks==0.19.1", "numpy>=1.26,<2", "pandas>=2.2,<3", "plotly>=5.24,<6",
-#   "pyarrow>=17,<23", "scikit-learn>=1.5,<1.8", "scipy>=1.13,<1.17", "setuptools<81"]
+# dependencies = ["deepchecks==0.19.1", "jinja2>=3.1,<4", "numpy>=1.26,<2", "pandas>=2.2,<3",
+#   "plotly>=5.24,<6", "pyarrow>=17,<23", "scikit-learn>=1.5,<1.8", "scipy>=1.13,<1.17",
+#   "setuptools<81"]
 # [tool.uv]
 # exclude-newer = "2026-11-20T00:00:00Z"
+# # A notebook server that Deepchecks names and never imports; it doubled the time to start.
+# override-dependencies = ["jupyter-server; python_version < '3'"]
 # ///
 """Measure tables and scores with Deepchecks, and judge nothing.
 

@@ -90,9 +90,10 @@ def _scale(project: Project, train: pa.Table, test: pa.Table) -> Check:
     spans = [(times >= start) & (times < end) for _, start, end in periods(times)]
     parts = [{name: columns[name][span] for name in names} for span in spans if np.any(span)]
     ratios = scale_ratio(parts, later)
-    worst = max(ratios, key=lambda name: ratios[name], default=None)
+    # What cannot be compared is not-a-number, and ranks above every ratio: never a pass.
+    worst = max(ratios, key=lambda name: np.nan_to_num(ratios[name], nan=np.inf), default=None)
     value = ratios[worst] if worst else 1.0
-    sentence = f"`{worst}` is spread {value:.2f} times beyond what the training months span"
+    sentence = f"`{worst}` is {value:.2f} times off the width or the grid of the training months"
     return judge("scale", project.gates.data.scale, value, sentence)
 
 
