@@ -31,7 +31,7 @@ def draw_rows(contract: DataContract, n: int, seed: int) -> list[JsonRow]:
     """
     source = random.Random(seed)  # noqa: S311 (test data, no secret)
     inputs = contract.inputs
-    edges = [{name: _edge(contract, spec, last) for name, spec in inputs.items()} for last in (0, -1)]
+    edges = [{n: _edge(contract, spec, last) for n, spec in inputs.items()} for last in (0, -1)]
     whole = {name: example(contract, spec) for name, spec in inputs.items()}
     optional = {name for name, spec in inputs.items() if spec.missing}
     edges.append(whole | dict.fromkeys(optional))
@@ -173,8 +173,8 @@ def _number_mistakes(spec: Column, value: float) -> list[tuple[str, Any]]:
 
 def _integer_mistakes(spec: Column, value: int) -> list[tuple[str, Any]]:
     low, high = spec.min, spec.max
-    wrong: list[tuple[str, Any]] = [("text for an integer", str(value)), ("a fraction", value + 0.5)]
-    wrong += [("true for an integer", True), ("NaN", math.nan)]
+    wrong: list[tuple[str, Any]] = [("text for an integer", str(value)), ("NaN", math.nan)]
+    wrong += [("true for an integer", True), ("a fraction", value + 0.5)]
     wrong.append(("below the minimum", -(2**63) - 1 if low is None else math.ceil(low) - 1))
     wrong.append(("above the maximum", 2**63 if high is None else math.floor(high) + 1))
     return wrong

@@ -1,29 +1,21 @@
-"""What stands between the network and the service: identity, size and type, a quiet log."""
+"""What stands between the network and BentoML: identity on every response, size and type."""
 
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from _bentoml_sdk import Service
-from bentoml.exceptions import BentoMLException
-from pydantic import ValidationError
 
-from model_delivery.contract.request import MOST_ROWS
+from model_delivery.contract.request import most_bytes
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
-_BYTES_A_VALUE = 64
 _JSON = b"application/json"
-
-
-class ScoreError(Exception):
-    """The model failed, or gave something that is no probability."""
 
 
 def identified(digest: str, launch: str) -> type[Service[Any]]:
@@ -33,7 +25,7 @@ def identified(digest: str, launch: str) -> type[Service[Any]]:
     """
     headers = [(b"x-model-digest", digest.encode()), (b"x-launch", launch.encode())]
 
-    class Identified(Service[Any]):
+    class Identified(Service[Any]):  # type: ignore[misc]  # BentoML is untyped to mypy
         def to_asgi(self, is_main: bool = True) -> App:
             app = super().to_asgi(is_main)
 
@@ -58,9 +50,10 @@ class Guard:
 
     def __init__(self, app: App, columns: list[str]) -> None:
         self.app = app
-        self.most_bytes = MOST_ROWS * sum(len(name) + _BYTES_A_VALUE for name in columns)
+        self.most_bytes = most_bytes(columns)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Pass on what is no body, and whole bodies."""
         if scope["type"] != "http" or scope["method"] != "POST":
             return await self.app(scope, receive, send)
         headers = dict(scope["headers"])
@@ -89,21 +82,3 @@ async def _refuse(send: Send, status: int, reason: str) -> None:
     headers = [(b"content-type", _JSON), (b"content-length", str(len(content)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": content})
-
-
-def quieten() -> None:
-    """Keep a caller's mistakes out of the log; show our own, and a bad score as one line."""
-    logger = logging.getLogger("bentoml._internal.server.http_app")
-    if _worth_a_line not in logger.filters:
-        logger.addFilter(_worth_a_line)
-
-
-def _worth_a_line(record: logging.LogRecord) -> bool:
-    error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, ValidationError):
-        return False
-    if isinstance(error, BentoMLException):
-        return bool(error.error_code >= 500)
-    if isinstance(error, ScoreError) and error.__cause__ is None:
-        record.msg, record.args, record.exc_info = str(error), (), None
-    return True

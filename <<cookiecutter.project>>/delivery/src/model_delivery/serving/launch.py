@@ -53,16 +53,19 @@ class Running:
     launch: str
     home: Path | None = None
 
+    def alive(self) -> bool:
+        """Return whether a process of the group still runs."""
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, os.WNOHANG)
+        return _signal(self.pid, 0)
+
     def stop(self) -> None:
         """End the whole process group: asked first, forced where that takes too long."""
         for sign in (signal.SIGTERM, signal.SIGKILL):
             deadline = time.monotonic() + _GRACE_SECONDS
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, sign)
-                while time.monotonic() < deadline:
-                    _reap(self.pid)
-                    os.killpg(self.pid, 0)
-                    time.sleep(_POLL_SECONDS)
+            _signal(self.pid, sign)
+            while self.alive() and time.monotonic() < deadline:
+                time.sleep(_POLL_SECONDS)
         if self.home is not None:
             shutil.rmtree(self.home, ignore_errors=True)
 
@@ -84,7 +87,7 @@ def start(
     python
         The interpreter of the service's clean environment.
     log
-        Where the service's output is appended.
+        Where the service's output goes; an earlier one is overwritten.
     port
         Where to listen on this machine; None takes a free one.
     timeout
@@ -105,12 +108,15 @@ def start(
         raise UserError(f"port {port}: in use by another process; stop it, or choose another port")
     home = log.with_name(f"{log.stem}-{launch}")
     home.mkdir(parents=True)
-    offset = log.stat().st_size if log.exists() else 0
-    process = _spawn(ship, python, log, port, _environment(ship, home, launch, noop))
+    try:
+        process = _spawn(ship, python, log, port, _environment(ship, home, launch, noop))
+    except OSError as error:
+        shutil.rmtree(home)
+        raise UserError(f"{python}: cannot be started ({error.strerror})") from error
     answers = twin_identity(digest) if noop else digest
     service = Running(f"http://{HOST}:{port}", process.pid, answers, launch, home)
     try:
-        _wait(service, process, log, offset, timeout)
+        _wait(service, process, log, timeout)
     except BaseException:
         service.stop()
         raise
@@ -174,13 +180,15 @@ def _environment(ship: Path, home: Path, launch: str, noop: bool) -> dict[str, s
     """Return the service's environment: this one, without what would change Python or BentoML.
 
     Metrics lie below `BENTOML_HOME`, which BentoML empties at start: one for each service. Byte
-    code would lie among the bytes that the digest names; the environment has its own compiled.
+    code would lie among the bytes that the digest names, unless the caller has a place for it;
+    a clean environment is compiled when it is made.
     """
     strange = ("PYTHON", "BENTO", "PROMETHEUS", "MODEL_", "VIRTUAL_ENV")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(strange)}
+    prefix = os.environ.get("PYTHONPYCACHEPREFIX")
     own = {
         "PYTHONPATH": str((ship / "src").resolve()),
-        "PYTHONDONTWRITEBYTECODE": "1",
+        **({"PYTHONPYCACHEPREFIX": prefix} if prefix else {"PYTHONDONTWRITEBYTECODE": "1"}),
         "BENTOML_HOME": str(home.resolve()),
         "BENTOML_DO_NOT_TRACK": "True",
         "TMPDIR": str(home.resolve()),
@@ -193,7 +201,7 @@ def _spawn(
     ship: Path, python: Path, log: Path, port: int, environment: dict[str, str]
 ) -> subprocess.Popen[bytes]:
     where = ["--working-dir", str(ship.resolve()), "--host", HOST, "--port", str(port)]
-    with log.open("ab") as output:
+    with log.open("wb") as output:
         return subprocess.Popen(
             [str(python.absolute()), "-c", _PROGRAM, "serve", "service:service", *where],
             cwd=environment["BENTOML_HOME"],
@@ -205,9 +213,7 @@ def _spawn(
         )
 
 
-def _wait(
-    service: Running, process: subprocess.Popen[bytes], log: Path, offset: int, timeout: float
-) -> None:
+def _wait(service: Running, process: subprocess.Popen[bytes], log: Path, timeout: float) -> None:
     """Return when the service has shown its identity; raise when it cannot any more."""
     deadline = time.monotonic() + timeout
     while True:
@@ -216,7 +222,7 @@ def _wait(
             return
         if found is not None:
             raise UserError(f"{service.url}: another service answers there; stop it")
-        said = log.read_bytes()[offset:].decode(errors="replace").strip().splitlines()
+        said = log.read_text(errors="replace").strip().splitlines()
         refusal = next((line.partition(REFUSAL)[2] for line in said if REFUSAL in line), None)
         if refusal is not None:
             raise UserError(f"{REFUSAL}{refusal}; see {log}")
@@ -228,6 +234,9 @@ def _wait(
         time.sleep(_POLL_SECONDS)
 
 
-def _reap(pid: int) -> None:
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
+def _signal(group: int, sign: int) -> bool:
+    try:
+        os.killpg(group, sign)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True

@@ -11,11 +11,12 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
 from model_delivery.contract.request import Row, request_model, to_columns
 from model_delivery.digest import verify_sealed
@@ -50,6 +51,10 @@ class Prediction(BaseModel):
     probability: list[Annotated[float, Field(ge=0, le=1)]]
 
 
+class ScoreError(Exception):
+    """The model failed, or gave something that is no probability."""
+
+
 Answer = Callable[[Sequence[Row]], Prediction]
 
 
@@ -80,13 +85,13 @@ def create(cls: type[ModelService], ship: Path, noop: bool = False) -> Service[A
 
     request = read_json(ship / "request.json")
     noop = noop or os.environ.get(NOOP) == "1"
-    served = _twin(cls) if noop else cls
+    served = twin(cls) if noop else cls
 
     class Endpoint:
         """Scores rows: `POST /predict`."""
 
         def __init__(self) -> None:
-            self.answer = _start(served, ship, request, digest[:12])
+            self.answer = start_model(served, ship, request, digest[:12])
 
         async def predict(self, body: Any, /) -> Prediction:
             """Return a probability for each row."""
@@ -110,7 +115,6 @@ def create(cls: type[ModelService], ship: Path, noop: bool = False) -> Service[A
 
 def answerer(service: ModelService, request: Mapping[str, Any], release: str) -> Answer:
     """Return the function that scores rows, and lets nothing out but probabilities."""
-    from model_delivery.serving.front import ScoreError
 
     def answer(rows: Sequence[Row]) -> Prediction:
         try:
@@ -130,13 +134,11 @@ def answerer(service: ModelService, request: Mapping[str, Any], release: str) ->
     return answer
 
 
-def _start(
+def start_model(
     cls: type[ModelService], ship: Path, request: Mapping[str, Any], release: str
 ) -> Answer:
     """Load the model and score the example row, so that ready means able to score."""
-    from model_delivery.serving.front import quieten
-
-    quieten()
+    _quieten()
     example = {name: spec["example"] for name, spec in request["columns"].items()}
     rows = request_model(request).model_validate_json(json.dumps({"rows": [example]})).rows
     try:
@@ -153,9 +155,27 @@ def _start(
     return answer
 
 
-def _twin(cls: type[ModelService]) -> type[ModelService]:
+def twin(cls: type[ModelService]) -> type[ModelService]:
+    """Return the same service without its model's work."""
+
     class Twin(cls):  # type: ignore[misc, valid-type]
         def score(self, columns: Columns) -> Floats:
             return np.full(len(next(iter(columns.values()))), 0.5)
 
     return Twin
+
+
+def _quieten() -> None:
+    """Keep a caller's mistakes out of BentoML's log."""
+    logger = logging.getLogger("bentoml._internal.server.http_app")
+    if _worth_a_line not in logger.filters:
+        logger.addFilter(_worth_a_line)
+
+
+def _worth_a_line(record: logging.LogRecord) -> bool:
+    """Return whether an error is ours; a score that is no probability becomes one line."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, ScoreError) and error.__cause__ is None:
+        record.msg, record.args, record.exc_info = str(error), (), None
+    refused = getattr(error, "error_code", HTTPStatus.INTERNAL_SERVER_ERROR) < 500  # BentoML's own
+    return not refused and not isinstance(error, ValidationError)

@@ -1,0 +1,62 @@
+"""A release made by hand, so that serving is tested without training anything."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import model_delivery
+import pytest
+from model_delivery.contract.data import DataContract
+from model_delivery.contract.request import request_json
+from model_delivery.digest import seal
+
+STUB = Path(__file__).with_name("stub_service.py")
+RUNTIME = ("__init__.py", "errors.py", "files.py", "digest.py", "protocols.py")
+ENTRY = """\
+from pathlib import Path
+
+from model_delivery.serving.service import create
+from stub.service import Stub
+
+service = create(Stub, Path(__file__).parent)
+"""
+
+
+@pytest.fixture(scope="session")
+def contract() -> DataContract:
+    """Return a contract with every kind of column, and names that are no Python names."""
+    columns = {
+        "at": {"type": "timestamp"},
+        "kind": {"type": "category", "values": ["a", "b c", "ü"]},
+        "model code": {"type": "category", "pattern": "[A-Z]{2}[0-9]?", "missing": 0.1},
+        "amount": {"type": "number", "min": 0.5, "max": 100, "unit": "kg"},
+        "json": {"type": "number", "missing": 0.5},
+        "count": {"type": "integer", "min": 0, "max": 1_000_000_000},
+        "_flag": {"type": "boolean"},
+        "late": {"type": "boolean"},
+    }
+    about = {"task": "binary", "target": "late", "time": "at", "key": ["at"]}
+    return DataContract.model_validate(about | {"as_of": "2013-08-01", "columns": columns})
+
+
+@pytest.fixture(scope="session")
+def ship(contract: DataContract, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a sealed release of the stub."""
+    folder: Path = tmp_path_factory.mktemp("release") / "ship"
+    source = Path(model_delivery.__file__).parent
+    sources = folder / "src" / "model_delivery"
+    for name in ("contract", "serving"):
+        shutil.copytree(source / name, sources / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in RUNTIME:
+        shutil.copyfile(source / name, sources / name)
+    (folder / "src" / "stub").mkdir()
+    (folder / "src" / "stub" / "__init__.py").touch()
+    shutil.copyfile(STUB, folder / "src" / "stub" / "service.py")
+    (folder / "model").mkdir()
+    (folder / "model" / "weight.txt").write_text("0.01")
+    (folder / "request.json").write_text(json.dumps(request_json(contract)))
+    (folder / "service.py").write_text(ENTRY)
+    seal(folder)
+    return folder

@@ -1,0 +1,340 @@
+"""A release serves only its own bytes, says who it is, and lets nothing out but probabilities."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from model_delivery.contract.data import DataContract
+from model_delivery.contract.draw import JsonRow, columns_of, draw_rows
+from model_delivery.contract.request import most_bytes, request_json, request_model
+from model_delivery.digest import SUMS, seal
+from model_delivery.errors import UserError
+from model_delivery.files import sha256_file
+from model_delivery.gates.api import Client, Wrong, judge_service, wrong_requests
+from model_delivery.protocols import Floats
+from model_delivery.report.verdict import Outcome
+from model_delivery.serving import launch, score
+from model_delivery.serving.launch import Running, identity, start
+from model_delivery.serving.service import answerer, create, start_model, twin
+from stub_service import ABOVE, BOOM, NAN, SHORT, STRICT, Stub
+
+N = 40
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path: Path = tmp_path_factory.mktemp("logs") / "service.log"
+    return path
+
+
+@pytest.fixture(scope="module")
+def service(ship: Path, log: Path, pytestconfig: pytest.Config) -> Iterator[Running]:
+    assert pytestconfig.cache is not None
+    with pytest.MonkeyPatch.context() as patch:
+        # BentoML's byte code is kept from run to run: half of a start is compiling it.
+        patch.setenv("PYTHONPYCACHEPREFIX", str(pytestconfig.cache.mkdir("bytecode")))
+        started = start(ship, Path(sys.executable), log)
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def client(service: Running) -> Iterator[Client]:
+    with contextlib.closing(Client(service)) as connected:
+        yield connected
+
+
+@pytest.fixture(scope="module")
+def rows(contract: DataContract) -> list[JsonRow]:
+    return draw_rows(contract, N, seed=1)
+
+
+@pytest.fixture(scope="module")
+def scores(contract: DataContract, rows: list[JsonRow]) -> Floats:
+    return np.minimum(columns_of(rows, contract)["amount"] * 0.01, 1.0)
+
+
+class Case(NamedTuple):
+    """What the gate judges a service by; each test breaks one part of it."""
+
+    service: Running
+    contract: DataContract
+    rows: list[JsonRow]
+    wrong: list[Wrong]
+    scores: Floats
+
+    def failed(self) -> dict[str, str]:
+        """Return the sentence of each check that is no pass."""
+        checks, _ = judge_service(*self)
+        assert len(checks) == 5
+        return {check.name: check.sentence for check in checks if check.outcome != Outcome.PASS}
+
+
+@pytest.fixture
+def case(service: Running, contract: DataContract, rows: list[JsonRow], scores: Floats) -> Case:
+    wrong = wrong_requests(contract, rows[-1], least=60)
+    return Case(service, contract, rows, wrong, scores)
+
+
+def test_the_gate_passes_a_good_service(case: Case, log: Path) -> None:
+    assert len(case.wrong) >= 60
+    assert case.failed() == {}
+    assert "Traceback" not in log.read_text(), "a caller's mistake is no line of the log"
+
+
+def test_the_gate_sees_a_score_that_differs_in_its_last_bit(case: Case) -> None:
+    skewed = case.scores.copy()
+    skewed[7] = np.nextafter(skewed[7], 0)
+    assert set(case._replace(scores=skewed).failed()) == {"equal scores"}
+
+
+def test_the_gate_sees_a_valid_row_without_an_answer(case: Case) -> None:
+    rows = [case.rows[0] | {"count": NAN}, *case.rows[1:]]
+    found = case._replace(rows=rows).failed()
+    assert set(found) == {"valid rows"}
+    assert "500" in found["valid rows"]
+
+
+def test_the_gate_sees_a_wrong_request_let_in_or_refused_without_its_name(case: Case) -> None:
+    let_in = Wrong("`amount`: let in", json.dumps({"rows": case.rows[:1]}).encode(), "amount")
+    nameless = case.wrong[-1]._replace(word="no such word")
+    for slip in (let_in, nameless):
+        found = case._replace(wrong=[*case.wrong, slip]).failed()
+        assert set(found) == {"wrong requests"}
+        assert slip.mistake in found["wrong requests"]
+
+
+def test_the_gate_sees_a_schema_that_is_not_the_contracts(case: Case) -> None:
+    columns = case.contract.columns
+    wider = columns["amount"].model_copy(update={"max": 101.0})
+    changed = {
+        "`amount` has maximum 100": {"amount": wider},
+        "`new` is not described": {"new": wider},
+    }
+    for sentence, change in changed.items():
+        other = case.contract.model_copy(update={"columns": columns | change})
+        found = case._replace(contract=other).failed()
+        assert set(found) == {"OpenAPI"}
+        assert sentence in found["OpenAPI"]
+
+
+def test_the_gate_sees_a_stranger_and_a_dead_service(case: Case) -> None:
+    stranger = replace(case.service, launch="another start")
+    assert set(case._replace(service=stranger).failed()) == {"identity"}
+    dead = replace(case.service, url=f"http://127.0.0.1:{launch.free_port()}")
+    assert len(case._replace(service=dead).failed()) == 5
+
+
+@pytest.mark.parametrize(
+    ("count", "line"),
+    [
+        (NAN, "gave nan for row 1 of 2"),
+        (ABOVE, "for row 1 of 2"),
+        (SHORT, "gave scores of shape (1,) for 2 rows"),
+        (BOOM, "RuntimeError: the model fell over"),
+        (STRICT, "failed on 2 rows"),
+    ],
+)
+def test_what_is_no_probability_is_our_fault_and_in_the_log(
+    client: Client, rows: list[JsonRow], log: Path, count: int, line: str
+) -> None:
+    before = len(log.read_text())
+    answer = client.predict([rows[0] | {"count": count}, rows[1]])
+    assert answer.status == 500
+    said = log.read_text()[before:]
+    assert line in said
+    assert ("Traceback" in said) == (count in (BOOM, STRICT))
+    assert client.predict(rows[:1]).status == 200
+
+
+def test_every_response_says_who_answers(client: Client, rows: list[JsonRow]) -> None:
+    wanted = {"/readyz": 200, "/livez": 200, "/metrics": 200, "/docs.json": 200, "/none": 404}
+    assert {path: client.ask("GET", path).status for path in wanted} == wanted
+    assert client.ask("GET", "/predict").status == 405
+    assert client.predict([]).status == 400
+    assert client.predict([rows[0] | {"count": BOOM}]).status == 500
+    assert client.ask("POST", "/predict", b"{}", "text/plain").status == 415
+    assert (client.strangers, client.answers) == ([], 9)
+
+
+def test_a_body_in_pieces_is_read_and_one_without_end_is_refused(
+    service: Running, contract: DataContract, rows: list[JsonRow]
+) -> None:
+    body = json.dumps({"rows": rows[:2]}).encode()
+    pieces = [body[:50], body[50:]]
+    endless = [b" " * 1000] * (most_bytes(contract.inputs) // 1000 + 2)
+    for chunks, status in ((pieces, 200), (endless, 413)):
+        connection = http.client.HTTPConnection(service.url.removeprefix("http://"), timeout=10)
+        with contextlib.closing(connection):
+            kind = {"content-type": "application/json; charset=utf-8"}
+            connection.request("POST", "/predict", iter(chunks), kind, encode_chunked=True)
+            assert connection.getresponse().status == status
+
+
+def test_a_client_that_hangs_up_leaves_no_trace(service: Running, log: Path) -> None:
+    before = log.read_text()
+    port = int(service.url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        head = "POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        connection.sendall(f"{head}content-length: 100\r\n\r\n{{".encode())
+    assert identity(service.url) == (service.digest, service.launch)
+    assert log.read_text() == before
+
+
+def test_metrics_count_refusals_too(client: Client) -> None:
+    client.ask("POST", "/predict", b"{}", "text/plain")
+    assert 'http_response_code="415"' in client.ask("GET", "/metrics").text
+
+
+def test_a_port_in_use_is_refused_by_number(ship: Path, service: Running, tmp_path: Path) -> None:
+    port = int(service.url.rpartition(":")[2])
+    with pytest.raises(UserError, match=f"port {port}: in use"):
+        start(ship, Path(sys.executable), tmp_path / "log", port)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("change", ["changed", "extra", "missing", "unsealed"])
+def test_foreign_bytes_are_refused_before_anything_of_them_runs(
+    ship: Path, tmp_path: Path, change: str
+) -> None:
+    copy = tmp_path / "ship"
+    shutil.copytree(ship, copy)
+    weight, code = copy / "model" / "weight.txt", copy / "src" / "stub" / "extra.py"
+    if change == "changed":
+        weight.write_text("0.02")
+    elif change == "extra":
+        code.write_text("raise SystemExit('loaded')")
+    else:
+        (weight if change == "missing" else copy / SUMS).unlink()
+    named = {"extra": "extra.py", "unsealed": SUMS}.get(change, "weight.txt")
+    with pytest.raises(UserError, match=named):
+        start(copy, Path(sys.executable), tmp_path / "log")
+    with pytest.raises(UserError, match=named):
+        create(Stub, copy)
+
+
+def fake_python(folder: Path, script: str) -> Path:
+    path = folder / "python"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("echo no such module >&2; exit 3", r"(?s)code 3 .*no such module"),
+        (f"echo '[E] {launch.REFUSAL}: no memory'; sleep 60", "cannot start: no memory"),
+        ("echo still loading; sleep 60", r"(?s)not ready within 0.5 s.*still loading"),
+    ],
+)
+def test_a_service_that_does_not_come_up_says_why_and_is_gone(
+    ship: Path, tmp_path: Path, script: str, said: str
+) -> None:
+    log = tmp_path / "logs" / "log"
+    with pytest.raises(UserError, match=said):
+        start(ship, fake_python(tmp_path, f"echo $$ > {tmp_path}/pid; {script}"), log, timeout=0.5)
+    with pytest.raises(ProcessLookupError):
+        os.killpg(int((tmp_path / "pid").read_text()), 0)
+    assert list(log.parent.iterdir()) == [log]
+
+
+def test_a_stranger_that_takes_the_port_is_not_taken_for_the_service(
+    ship: Path, tmp_path: Path
+) -> None:
+    answer = "HTTP/1.0 200 OK\\r\\nx-model-digest: other\\r\\nx-launch: other\\r\\n\\r\\n"
+    program = (
+        "import socket, sys; s = socket.create_server(('127.0.0.1', int(sys.argv[-1])))\n"
+        f"while True: c = s.accept()[0]; c.recv(999); c.sendall(b'{answer}'); c.close()"
+    )
+    (tmp_path / "stranger.py").write_text(program)
+    python = fake_python(tmp_path, f'exec {sys.executable} {tmp_path}/stranger.py "$@"')
+    port = launch.free_port()
+    with pytest.raises(UserError, match=f"{port}: another service answers there"):
+        start(ship, python, tmp_path / "log", port)
+    assert launch._is_free(port)
+
+
+def test_a_model_that_does_not_load_or_score_is_refused_at_start(
+    ship: Path, contract: DataContract, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(Stub):
+        def load(self, folder: Path) -> None:
+            raise OSError("libgomp.so.1: cannot open shared object file")
+
+    class NotANumber(Stub):
+        def score(self, columns: Any) -> Floats:
+            return super().score(columns) * np.nan
+
+    for cls, reason in ((Broken, "libgomp.so.1"), (NotANumber, "gave nan for row 1")):
+        caplog.clear()
+        with caplog.at_level(logging.ERROR), pytest.raises(Exception, match=reason):
+            start_model(cls, ship, request_json(contract), "r")
+        assert launch.REFUSAL in caplog.text
+        assert reason in caplog.text
+
+
+def test_the_twin_differs_in_score_alone_and_never_has_the_digest(
+    ship: Path, contract: DataContract, rows: list[JsonRow]
+) -> None:
+    made = twin(Stub)()
+    made.load(ship / "model")
+    assert made.weight == 0.01  # type: ignore[attr-defined]  # it loads what the service loads
+    request = request_json(contract)
+    read = request_model(request).model_validate_json(json.dumps({"rows": rows})).rows
+    assert answerer(made, request, "r")(read).probability == [0.5] * N
+    digest = sha256_file(ship / SUMS)
+    assert launch.twin_identity(digest) != digest
+
+
+def test_a_scorer_gives_the_services_scores(
+    ship: Path,
+    contract: DataContract,
+    rows: list[JsonRow],
+    scores: Floats,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    columns = {
+        name: np.array([v or "" for v in values], np.str_) if values.dtype == object else values
+        for name, values in columns_of(rows, contract).items()
+    }
+    np.savez(tmp_path / "in.npz", allow_pickle=False, **columns)
+    monkeypatch.syspath_prepend(ship / "src")
+    score.main([str(ship), str(tmp_path / "in.npz"), str(tmp_path / "out.npy")])
+    assert np.load(tmp_path / "out.npy").tolist() == scores.tolist()
+    read = score.read_columns(tmp_path / "in.npz")
+    assert read["model code"].tolist() == columns_of(rows, contract)["model code"].tolist()
+    (ship / "model" / "more").touch()
+    with pytest.raises(UserError, match="model/more"):
+        score.main([str(ship), str(tmp_path / "in.npz"), str(tmp_path / "out.npy")])
+    (ship / "model" / "more").unlink()
+
+
+def test_the_release_is_as_it_was_sealed(ship: Path, service: Running) -> None:
+    assert service.digest == seal(ship), "running it must write nothing into it"
+
+
+def test_a_killed_arbiter_leaves_a_worker_and_stop_ends_that_too(service: Running) -> None:
+    """The last test of this file: the service is gone after it."""
+    os.kill(service.pid, signal.SIGKILL)
+    assert identity(service.url) == (service.digest, service.launch)
+    service.stop()
+    assert identity(service.url) is None
+    assert not service.alive()
+    assert service.home is not None
+    assert not service.home.exists()
