@@ -5,9 +5,10 @@ from __future__ import annotations
 import datetime as dt
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import Self
 
 from model_delivery.bundle.bento import build_package
 from model_delivery.bundle.candidate import (
@@ -19,7 +20,7 @@ from model_delivery.bundle.candidate import (
 from model_delivery.bundle.environment import service_environment
 from model_delivery.bundle.image import build_image
 from model_delivery.bundle.make import make_candidate
-from model_delivery.cli.output import step
+from model_delivery.cli.screen import say, step
 from model_delivery.errors import UserError
 from model_delivery.files import write_atomic
 from model_delivery.gates.api import check_api
@@ -31,7 +32,9 @@ from model_delivery.gates.model import check_model
 from model_delivery.gates.package import check_package
 from model_delivery.project import Project
 from model_delivery.registry.champion import champion
-from model_delivery.report.verdict import Check, Event, Outcome, Verdict
+from model_delivery.report.verdict import Check, Event, Outcome, Verdict, allows_promotion
+from model_delivery.rollout.host import Moved
+from model_delivery.rollout.host import deploy as deploy_on_host
 from model_delivery.serving.launch import Running, running
 from model_delivery.training.snapshot import (
     BrokenStructureError,
@@ -41,36 +44,57 @@ from model_delivery.training.snapshot import (
 )
 
 GATES = ("data", "model", "package", "api", "load")
+STAGES = ("data", "train", "model", "package", "api", "load", "deploy")
 _COMPARING = ("model", "load")
 _UNSURE = (Outcome.INCONCLUSIVE, Outcome.CRASH)
 
 
 @dataclass
 class Run:
-    """One call of `ml`: the project, why it runs, and the service that gates share."""
+    """One call of `ml`: the project, why it runs, and the service that its gates share.
+
+    A context manager: leaving it stops the service, also after an error or Ctrl-C.
+    """
 
     project: Project
     event: Event = "local"
     force: bool = False
     as_of: dt.date | None = None
     image: bool = False
-    resources: ExitStack = field(default_factory=ExitStack)
+    _resources: ExitStack = field(default_factory=ExitStack)
     _service: Running | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._resources.close()
 
     def service(self, candidate: Candidate) -> Running:
         """Return the candidate's service, started once for all gates of this call."""
         if self._service is None:
             python = service_environment(self.project, candidate.ship / "requirements.txt")
             log = self.project.work / "logs" / f"gate-{candidate.short}.log"
-            self._service = self.resources.enter_context(running(candidate.ship, python, log))
+            self._service = self._resources.enter_context(running(candidate.ship, python, log))
         return self._service
 
 
-@contextmanager
-def opened(run: Run) -> Iterator[Run]:
-    """Yield a run and stop its service at the end, also after an error or Ctrl-C."""
-    with run.resources:
-        yield run
+def ship(run: Run, last: str) -> list[Verdict]:
+    """Run the stages up to `last` and return their verdicts.
+
+    A gate that does not allow promotion ends it: bad data trains nothing, a bad model is not
+    packaged, and nothing of either is deployed.
+    """
+    verdicts: list[Verdict] = []
+    for stage in STAGES[: STAGES.index(last) + 1]:
+        if stage in GATES:
+            verdicts.append(gate(run, stage, fresh=True))
+            say(verdicts[-1], run.event)
+            if not allows_promotion(verdicts[-1].outcome, run.event):
+                break
+        else:
+            {"train": train, "deploy": deploy}[stage](run)
+    return verdicts
 
 
 def extract(run: Run) -> Snapshot:
@@ -93,6 +117,13 @@ def package(run: Run, candidate: Candidate) -> None:
     if run.image:
         with step("package: OCI image"):
             build_image(run.project, candidate)
+
+
+def deploy(run: Run) -> Moved:
+    """Make production serve the current candidate."""
+    candidate = current_candidate(run.project)
+    with step(f"deploy: {candidate.short} beside the present release, then switch"):
+        return deploy_on_host(run.project, "production", candidate, run.event)
 
 
 def gate(run: Run, name: str, fresh: bool = False) -> Verdict:
