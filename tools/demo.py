@@ -62,7 +62,8 @@ def run(*command: str, cwd: Path, capture: bool = False) -> str:
     done = subprocess.run(command, cwd=cwd, env=environment, text=True, stdout=stdout, check=False)
     if done.returncode:
         code = done.returncode if done.returncode > 0 else 1
-        raise DemoError(f"`{command[0]} …` ended with {code} in {cwd}: see above", code)
+        said = "" if capture else ": see above"
+        raise DemoError(f"`{' '.join(command[:4])}` ended with {code} in {cwd}{said}", code)
     return done.stdout or ""
 
 
