@@ -75,7 +75,7 @@ def make_project(root: Path) -> Project:
     (root / "config").mkdir(parents=True)
     (root / "config" / "delivery.yaml").write_text(
         f"environments: {{production: {{target: host, port: {next(PORTS)}}}}}\n"
-        "keep_releases: 2\nstart_timeout_seconds: 1.5\nimage: {base: debian, builder: docker}\n"
+        "keep_releases: 2\nstart_timeout_seconds: 20\nimage: {base: debian, builder: docker}\n"
     )
     (root / "pyproject.toml").write_text('[project]\nversion = "1.1.0"\n')
     return Project(root)
@@ -348,8 +348,12 @@ def test_a_bad_release_is_refused_and_leaves_no_process(project: Project, fault:
     a = make_candidate(project, "a")
     deploy(project, a)
     bad = make_candidate(project, "b", against=a, fault=fault)
+    path = project.root / "config" / "delivery.yaml"
+    path.write_text(
+        path.read_text().replace("start_timeout_seconds: 20", "start_timeout_seconds: 1")
+    )
     with pytest.raises(UserError, match="was not ready"):
-        deploy(project, bad)
+        deploy(Project(project.root), bad)
     assert served(project) == a.digest
     assert running(project) == [a.digest]
     assert status(project, "production")["unfinished"] is None
@@ -503,11 +507,14 @@ def in_child(step: int, act: Callable[[], None], work: Callable[[], object]) -> 
     code = 1
     try:
         work()
-        code = 0
+        code = 0 if count >= step else NOT_REACHED
     except UserError:
         code = 2
     finally:
         os._exit(code)
+
+
+NOT_REACHED = 9
 
 
 def die() -> None:
@@ -542,12 +549,14 @@ def test_old_state_or_new_after_a_fault_at_each_durable_write(
         last = open_registry(project).log.events()[-1]
         assert (last.type, last.digest) == ("promoted", b.digest)
         host.rollback(project, "production", None)
-        if codes[-1] == 0:
+        if codes[-1] == NOT_REACHED:
             break
-    assert set(codes) == {expected, 0}
+    assert codes.pop() == NOT_REACHED
+    assert expected in codes
+    assert set(codes) <= {expected, 0}
     assert seen == {a.digest, b.digest}
     moves = [e.digest for e in open_registry(project).log.events() if e.environment]
-    assert moves == [a.digest, *[b.digest, a.digest] * len(codes)]
+    assert moves == [a.digest, *[b.digest, a.digest] * (len(codes) + 1)]
 
 
 def test_a_full_disk_before_anything_runs_changes_nothing(project: Project) -> None:
@@ -564,6 +573,17 @@ def test_a_full_disk_before_anything_runs_changes_nothing(project: Project) -> N
     assert served(project) == a.digest
     deploy(project, b)
     assert served(project) == b.digest
+
+
+def test_a_full_disk_keeps_nobody_from_stopping(project: Project) -> None:
+    deploy(project, make_candidate(project, "a"))
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limit[1]))
+    try:
+        assert host.stop(project, "production")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert status(project, "production")["state"] == "stopped"
 
 
 def test_the_proxy_tells_its_token_and_nothing_else(project: Project) -> None:

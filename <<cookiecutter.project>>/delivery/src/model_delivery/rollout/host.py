@@ -51,6 +51,7 @@ def deploy(
     """
     target = Target(project, environment)
     with target.lock("deploy"):
+        target.tell()  # gates judge beside the champion that the log knows
         current = target.current()
         target.proxy.check_port()
         if current is not None and current.digest == candidate.digest:

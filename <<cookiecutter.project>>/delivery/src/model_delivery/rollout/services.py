@@ -51,10 +51,13 @@ def serve(target: Target, digest: str) -> Service:
     for known in services(target):
         if known.digest == digest and known.healthy():
             return known
+    for folder in target.folder.glob("services/*"):
+        if not (folder / "service.json").exists():
+            _stop(folder)  # half started by a command that died: it only takes the processor
     ship = target.install(digest)
     python = service_environment(target.project, ship / "requirements.txt")
-    folder = target.folder / "services" / secrets.token_hex(4)
-    log = target.folder / "logs" / f"{digest[:12]}-{folder.name}.log"
+    folder = target.folder / "services" / f"{digest[:12]}-{secrets.token_hex(4)}"
+    log = target.folder / "logs" / f"{folder.name}.log"
     # An interpreter that records its process before it becomes the real one.
     words = shlex.join([*recording(folder), str(python)])
     write_atomic(folder / "python", f'#!/bin/sh\nexec {words} "$@"\n')
@@ -83,4 +86,6 @@ def _stop(folder: Path) -> None:
     process = last(folder)
     if process is not None:
         process.stop()
-    shutil.rmtree(folder, ignore_errors=True)
+    homes = folder.parents[1].glob(f"logs/{folder.name}-*")  # made by the launcher, beside the log
+    for left in (folder, *homes):
+        shutil.rmtree(left, ignore_errors=True)

@@ -15,7 +15,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -77,7 +77,8 @@ class Target:
                     f"{self.name} is busy: {who}; wait for it, or end it: what it leaves undone "
                     "is mended by the next command"
                 ) from None
-            write_atomic(holder, f"`ml {verb}`, process {os.getpid()}")
+            with suppress(UserError):  # a full disk must not keep anyone from stopping
+                write_atomic(holder, f"`ml {verb}`, process {os.getpid()}")
             self.drop_intent()
             yield
 
