@@ -121,14 +121,14 @@ def _unsafe(members: list[tarfile.TarInfo]) -> Iterator[str]:
         yield f"it unpacks to more than {_MOST_BYTES:,} bytes"
 
 
-def isolated(ship: Path) -> dict[str, str]:
+def isolated() -> dict[str, str]:
     """Return the environment variables under which a release's sources are imported.
 
-    No byte code is written: it would lie among the bytes that the digest names.
+    Nothing says where they lie: a Bento finds its own. No byte code is written: it would lie
+    among the bytes that the digest names.
     """
     kept = ("PATH", "HOME", "TMPDIR", "LANG")
     return {name: os.environ[name] for name in kept if name in os.environ} | {
-        "PYTHONPATH": str(ship / "src"),
         "PYTHONDONTWRITEBYTECODE": "1",
         "BENTOML_DO_NOT_TRACK": "True",
         "OTEL_SDK_DISABLED": "true",
@@ -165,7 +165,7 @@ def _write_bento(project: Project, candidate: Candidate, final: Path) -> None:
         write_json(home / "bentofile.yaml", bentofile)  # JSON is YAML
         options = ["-f", str(home / "bentofile.yaml"), "--version", candidate.short]
         command = [str(python), "-m", "bentoml", "build", str(candidate.ship), *options]
-        run(command, home, isolated(candidate.ship) | {"BENTOML_HOME": name})
+        run(command, home, isolated() | {"BENTOML_HOME": name})
         bento = home / "bentos" / title(project) / candidate.short
         _adjust(bento, candidate, when)
         _pack(bento, final, int(when.timestamp()))
@@ -185,7 +185,7 @@ def _adjust(bento: Path, candidate: Candidate, when: datetime) -> None:
 
 def _pack(folder: Path, destination: Path, when: int) -> None:
     """Write the archive that `bentoml import` reads; it depends on contents and `when` only."""
-    with tarfile.open(destination, "w:xz") as archive:
+    with tarfile.open(destination, "w:xz", preset=1) as archive:
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             member = tarfile.TarInfo(path.relative_to(folder).as_posix())
             member.size, member.mtime = path.stat().st_size, when

@@ -75,7 +75,7 @@ def make_candidate(
         (folder / "evaluation").mkdir()
         pq.write_table(trained.train, folder / "evaluation" / "train.parquet")
         pq.write_table(trained.test, folder / "evaluation" / "test.parquet")
-        _write_reference(project, trained, folder)
+        write_reference(project, trained, folder)
         write_json(folder / "curve.json", trained.model.curve)
         write_json(folder / "lineage.json", _lineage(project, snapshot, trained, key, trigger))
         settle(folder, candidate_folder(project, digest))
@@ -107,7 +107,7 @@ def _copy(source: Path, destination: Path) -> None:
         shutil.copyfile(path, target)
 
 
-def _write_reference(project: Project, trained: Trained, folder: Path) -> None:
+def write_reference(project: Project, trained: Trained, folder: Path) -> None:
     """Keep rows with their scores: the package must give the same ones, bit for bit."""
     rows = trained.test.slice(0, REFERENCE_ROWS)
     columns = {n: v for n, v in columns_of(rows).items() if n in project.contract.inputs}

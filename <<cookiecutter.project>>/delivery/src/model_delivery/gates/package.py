@@ -10,6 +10,7 @@ import pickletools
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -33,9 +34,14 @@ BANNED = ("mlflow", "pandas", "sklearn")
 _CONTROL = {*range(32)} - {9, 10, 12, 13}
 _IN_EVERY_PICKLE = {"GLOBAL", "INST", "PUT", "BINPUT", "PROTO"}  # at least one; else a number
 _SECONDS = 120
-_PROBE = f"""
+_IMPORT = f"""
 import importlib.util, json, service
-print(json.dumps([name for name in {BANNED!r} if importlib.util.find_spec(name)]))
+print(json.dumps([name for name in {BANNED} if importlib.util.find_spec(name)]))
+"""
+_SCORE = """
+import runpy, sys
+sys.path.insert(0, "src")
+runpy.run_module("model_delivery.serving.score", run_name="__main__", alter_sys=True)
 """
 
 
@@ -69,8 +75,10 @@ def _checks(project: Project, candidate: Candidate, folder: Path) -> Iterator[Ch
     if any(check.outcome is Outcome.STOP for check in looks):
         return
     python = service_environment(project, ship / "requirements.txt")
-    yield _imports(python, ship)
-    yield _predictions(python, candidate, ship, folder / "scores.npy")
+    with ThreadPoolExecutor() as pool:
+        imports = pool.submit(_imports, python, ship)
+        yield _predictions(python, candidate, ship, folder / "scores.npy")
+        yield imports.result()
 
 
 def _said(right: str, wrong: list[str]) -> str:
@@ -137,7 +145,7 @@ def _pins(package: Path, ship: Path) -> Iterator[Check]:
 
 
 def _imports(python: Path, ship: Path) -> Check:
-    found = _run(python, ship, "-c", _PROBE)
+    found = _run(python, ship, _IMPORT)
     if isinstance(found, Check):
         return found.model_copy(update={"name": "imports"})
     banned = json.loads(found)
@@ -147,8 +155,7 @@ def _imports(python: Path, ship: Path) -> Check:
 
 def _predictions(python: Path, candidate: Candidate, ship: Path, scores: Path) -> Check:
     rows = str(candidate.folder / "reference.npz")
-    program = ("-m", "model_delivery.serving.score")
-    found = _run(python, ship, *program, str(ship), rows, str(scores))
+    found = _run(python, ship, _SCORE, str(ship), rows, str(scores))
     if isinstance(found, Check):
         return found.model_copy(update={"name": "predictions"})
     expected = np.load(candidate.folder / "reference_scores.npy", allow_pickle=False)
@@ -160,14 +167,13 @@ def _predictions(python: Path, candidate: Candidate, ship: Path, scores: Path) -
     return fixed("predictions", kept, sentence, differ)
 
 
-def _run(python: Path, ship: Path, *arguments: str) -> str | Check:
+def _run(python: Path, ship: Path, program: str, *arguments: str) -> str | Check:
     """Return what a program printed in the clean environment, or the check that it failed."""
-    command = [str(python), *arguments]
     try:
         done = subprocess.run(
-            command,
+            [python, "-c", program, *arguments],
             cwd=ship,
-            env=isolated(ship),
+            env=isolated(),
             timeout=_SECONDS,
             capture_output=True,
             text=True,

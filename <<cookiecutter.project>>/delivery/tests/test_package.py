@@ -1,0 +1,351 @@
+"""The package of a small candidate, and the gate that each seeded fault turns red."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import shutil
+import tarfile
+import zipfile
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from model_delivery.bundle import bento as bundle
+from model_delivery.bundle.bento import bento_path, build_package, unpack
+from model_delivery.bundle.candidate import Candidate
+from model_delivery.bundle.image import LABEL, build_image
+from model_delivery.bundle.make import write_reference, write_ship
+from model_delivery.contract.draw import columns_of, draw_rows
+from model_delivery.contract.gates import Limit
+from model_delivery.digest import seal
+from model_delivery.errors import UserError
+from model_delivery.files import write_json
+from model_delivery.gates.package import check_package, is_pickle, is_text
+from model_delivery.project import Project, find_project
+from model_delivery.protocols import user_module
+from model_delivery.report.verdict import Outcome
+from model_delivery.training.fit import Trained
+
+Edit = Callable[[Path], Any]
+CHANGED = """
+_transform = Features.transform
+Features.transform = lambda self, columns: _transform(self, columns) + 1
+"""
+
+
+@pytest.fixture(scope="module")
+def project() -> Project:
+    return find_project(Path(__file__))
+
+
+def fitted(project: Project) -> Trained:
+    """A real model, fitted on rows drawn from the contract."""
+    contract = project.contract
+    columns = columns_of(draw_rows(contract, 800, seed=1), contract)
+    first = columns[contract.of_type("number")[0]]
+    labels = (first > np.median(first)).astype(float)
+    features = user_module("features").Features.fit(columns)
+    model = user_module("model").Model(project.parameters)
+    model.fit(features.transform(columns), labels, np.arange(len(labels)) >= 600)
+    scores = model.predict(features.transform(columns))
+    table = pa.table({name: list(values) for name, values in columns.items()})
+    table = table.append_column("score", pa.array(scores))
+    return Trained(features, model, table, table, {}, {})
+
+
+@pytest.fixture(scope="module")
+def candidate(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Candidate:
+    """A candidate with its package."""
+    folder = tmp_path_factory.mktemp("candidates")
+    trained = fitted(project)
+    write_ship(project, trained, folder / "new" / "ship")
+    write_reference(project, trained, folder / "new")
+    lineage = {"commit": None, "branch": None, "trained": "2013-08-01T00:00:00+00:00"}
+    spans = {part: ["2013-01-01", "2013-07-01"] for part in ("train", "test")}
+    data = {"as_of": "2013-08-01", "spans": spans, "rows": {"train": 600}, "excluded": {}}
+    lineage |= {"snapshot": "s", "data": data, "features": [], "parameters": {}}
+    write_json(folder / "new" / "lineage.json", lineage)
+    digest = seal(folder / "new" / "ship")
+    (folder / "new").rename(folder / digest)
+    made = Candidate(folder / digest)
+    build_package(project, made)
+    return made
+
+
+def altered(project: Project, old: Candidate, ship: Edit, folder: Path) -> Candidate:
+    """A whole candidate and package, but for an edit of what ships."""
+    shutil.copytree(old.folder, folder / "new")
+    ship(folder / "new" / "ship")
+    digest = seal(folder / "new" / "ship")
+    (folder / "new").rename(folder / digest)
+    new = Candidate(folder / digest)
+    (stale,) = new.package.glob("*.bento")
+    src = unpack(stale, folder / "bento")
+    stale.unlink()
+    shutil.rmtree(src)
+    shutil.copytree(new.ship, src)
+    shutil.copyfile(src / "requirements.txt", src.parent / "env/python/requirements.txt")
+    bundle._pack(src.parent, bento_path(project, new), 0)
+    seal(new.package)
+    return new
+
+
+@pytest.fixture
+def copy(candidate: Candidate, tmp_path: Path) -> Candidate:
+    shutil.copytree(candidate.folder, tmp_path / candidate.digest)
+    return Candidate(tmp_path / candidate.digest)
+
+
+def red(project: Project, candidate: Candidate) -> set[str]:
+    """The checks that stop."""
+    verdict = check_package(project, candidate)
+    wrong = [check for check in verdict.checks if check.outcome is not Outcome.PASS]
+    assert {check.outcome for check in wrong} <= {Outcome.STOP}, wrong
+    return {check.name for check in wrong}
+
+
+def test_a_good_package_passes_every_check(project: Project, candidate: Candidate) -> None:
+    verdict = check_package(project, candidate)
+    assert verdict.outcome is Outcome.PASS, verdict.checks
+    assert {"digest", "contents", "pins", "sbom", "predictions", "imports"} <= {
+        check.name for check in verdict.checks
+    }
+
+
+def test_the_same_candidate_gives_the_same_bytes(project: Project, copy: Candidate) -> None:
+    sums = copy.package / "SHA256SUMS"
+    before, stamp = sums.read_text(), sums.stat().st_mtime_ns
+    bento = build_package(project, copy)
+    assert sums.stat().st_mtime_ns == stamp  # whole, so nothing was built
+    bento.write_bytes(bento.read_bytes()[:-1])
+    build_package(project, copy)
+    assert sums.read_text() == before
+    assert not list(copy.folder.parent.glob(".new-*"))
+
+
+def test_the_bill_is_about_the_model(candidate: Candidate) -> None:
+    bill = json.loads((candidate.package / "sbom.cdx.json").read_text())
+    model = bill["metadata"]["component"]
+    assert (model["type"], model["hashes"][0]["content"]) == (
+        "machine-learning-model",
+        candidate.digest,
+    )
+    assert bill["metadata"]["timestamp"] == "2013-08-01T00:00:00+00:00"
+    assert {part["bom-ref"] for part in bill["components"]} == set(
+        bill["dependencies"][0]["dependsOn"]
+    )
+
+
+def zipped(content: bytes) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("data.pkl", content)
+    return stream.getvalue()
+
+
+def replace(name: str, old: str, new: str) -> Edit:
+    return lambda ship: (ship / name).write_text((ship / name).read_text().replace(old, new, 1))
+
+
+def write(name: str, content: bytes) -> Edit:
+    return lambda ship: (ship / name).write_bytes(content)
+
+
+def change_behaviour(ship: Path) -> None:
+    (path,) = (ship / "src").glob("*/features.py")
+    path.write_text(path.read_text() + CHANGED)
+    (ship / "service.py").write_text("import pandas\n")
+
+
+SHIP_FAULTS: dict[str, tuple[Edit, set[str]]] = {
+    "a pickle as text": (write("model/state.txt", pickle.dumps({"a": [1]}, 0)), {"contents"}),
+    "a binary pickle as JSON": (write("model/state.json", pickle.dumps([1])), {"contents"}),
+    "a zip of a pickle": (write("model/state.txt", zipped(pickle.dumps([1]))), {"contents"}),
+    "a pickle": (write("model/model.pkl", pickle.dumps([1])), {"file_kinds", "contents"}),
+    "a foreign file": (write("install.sh", b"id\n"), {"file_kinds"}),
+    "a missing hash": (write("requirements.txt", b"numpy==2.4.6\n"), {"pins", "sbom"}),
+    "an open version": (replace("requirements.txt", "==", ">="), {"pins", "sbom"}),
+    "changed features, a banned import": (change_behaviour, {"predictions", "imports"}),
+}
+
+
+@pytest.mark.parametrize("fault", SHIP_FAULTS)
+def test_what_ships_is_looked_into(
+    fault: str, project: Project, candidate: Candidate, tmp_path: Path
+) -> None:
+    edit, expected = SHIP_FAULTS[fault]
+    assert red(project, altered(project, candidate, edit, tmp_path)) == expected
+
+
+def tamper_unsealed(package: Path) -> None:
+    (bento,) = package.glob("*.bento")
+    content = bytearray(bento.read_bytes())
+    content[len(content) // 2] ^= 1
+    bento.write_bytes(content)
+
+
+def tamper_sealed(package: Path) -> None:
+    (bento,) = package.glob("*.bento")
+    src = unpack(bento, package.parent / "bento")
+    path = src / "request.json"
+    path.write_text(path.read_text() + " ")
+    bundle._pack(src.parent, bento, 0)
+    seal(package)
+
+
+def drop_component(package: Path) -> None:
+    path = package / "sbom.cdx.json"
+    bill = json.loads(path.read_text())
+    bill["components"].pop()
+    write_json(path, bill)
+    seal(package)
+
+
+PACKAGE_FAULTS: dict[str, tuple[Edit, set[str]]] = {
+    "a tampered byte": (tamper_unsealed, {"checksums"}),
+    "a file too many": (lambda package: (package / "more").write_text(""), {"checksums"}),
+    "no Bento": (shutil.rmtree, {"checksums"}),
+    "a tampered byte under new checksums": (tamper_sealed, {"digest"}),
+    "a bill that lacks a package": (drop_component, {"sbom"}),
+}
+
+
+@pytest.mark.parametrize("fault", PACKAGE_FAULTS)
+def test_the_package_is_looked_into(fault: str, project: Project, copy: Candidate) -> None:
+    edit, expected = PACKAGE_FAULTS[fault]
+    edit(copy.package)
+    assert red(project, copy) == expected
+
+
+def test_size_has_a_limit(project: Project, copy: Candidate) -> None:
+    strict, small = Project(project.root), Limit(max=0.01, outcome="stop")
+    limits = project.gates.package.model_copy(update={"megabytes": small})
+    vars(strict)["gates"] = project.gates.model_copy(update={"package": limits})
+    assert red(strict, copy) == {"megabytes"}
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        member("src/link.txt", tarfile.SYMTYPE, "/etc/passwd"),
+        member("src/link.txt", tarfile.LNKTYPE, "src/SHA256SUMS"),
+        member("src/device.txt", tarfile.CHRTYPE),
+        member("/tmp/absolute.txt"),
+        member("src/../../outside.txt"),
+        member("src/SHA256SUMS"),
+    ],
+    ids=["symlink", "hard link", "device", "absolute", "outside", "twice"],
+)
+def test_nothing_unsafe_is_unpacked(
+    info: tarfile.TarInfo, project: Project, copy: Candidate, tmp_path: Path
+) -> None:
+    bento = bento_path(project, copy)
+    with tarfile.open(bento) as archive:
+        members = [(m, archive.extractfile(m).read()) for m in archive.getmembers()]  # type: ignore[union-attr]
+    with tarfile.open(bento, "w:xz") as archive:
+        for each, content in members:
+            archive.addfile(each, io.BytesIO(content))
+        archive.addfile(info)
+    seal(copy.package)
+    assert red(project, copy) == {"archive"}
+    with pytest.raises(UserError, match="refused before unpacking"):
+        unpack(bento, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_sources_and_notes_are_no_pickles(project: Project) -> None:
+    sources = [project.root / "src", project.root / "delivery"]
+    texts = [path.read_bytes() for folder in sources for path in folder.rglob("*.py")]
+    texts += [b"1. first\n2. second\n", b"", b".", b"[1, 2]", b"certifi\ncryptography\n"]
+    assert all(is_text(text) and not is_pickle(text) for text in texts)
+    assert is_pickle(b"cos\nsystem\n(S'id'\ntR.")
+
+
+def image(package: Path, digest: str, file: str = "usr/lib/libgomp.so.1") -> str:
+    """Write an OCI archive of one layer with one file; return its manifest's digest."""
+    blobs: dict[str, bytes] = {}
+
+    def add(content: bytes) -> dict[str, str]:
+        name = sha256(content).hexdigest()
+        blobs[f"blobs/sha256/{name}"] = content
+        return {"digest": f"sha256:{name}"}
+
+    layer = io.BytesIO()
+    with tarfile.open(fileobj=layer, mode="w:gz") as tar:
+        tar.addfile(tarfile.TarInfo(file))
+    config = add(json.dumps({"config": {"Labels": {LABEL: digest}}}).encode())
+    manifest = add(json.dumps({"config": config, "layers": [add(layer.getvalue())]}).encode())
+    blobs["index.json"] = json.dumps({"manifests": [manifest]}).encode()
+    with tarfile.open(package / "image.oci.tar", "w") as tar:
+        for name, content in blobs.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return manifest["digest"]
+
+
+def test_an_image_is_judged_where_there_is_one(project: Project, copy: Candidate) -> None:
+    def judged(digest: str, file: str, recorded: str | None = None) -> set[str]:
+        found = image(copy.package, digest, file)
+        record = {"archive": "image.oci.tar", "digest": recorded or found}
+        write_json(copy.package / "image.json", record)
+        seal(copy.package)
+        return red(project, copy)
+
+    assert judged(copy.digest, "usr/lib/libm.so.6") == {"image_libgomp"}
+    assert judged("0" * 64, "usr/lib/libgomp.so.1") == {"image"}
+    assert judged(copy.digest, "usr/lib/libgomp.so.1", recorded="sha256:0") == {"image"}
+
+
+@pytest.fixture
+def docker(tmp_path: Path, copy: Candidate, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A `docker` that saves a small image, and writes down what it was asked to do."""
+    image(tmp_path, copy.digest)
+    program, asked = tmp_path / "bin" / "docker", tmp_path / "asked"
+    program.parent.mkdir()
+    lines = [
+        "#!/bin/sh",
+        f'echo "$@" >> {asked}',
+        f'[ "$1" = build ] && cp Containerfile {tmp_path} && ls ship packages >> {asked}',
+        f'[ "$1" = save ] && cp {tmp_path}/image.oci.tar "${{2#--output=}}"',
+        "exit 0",
+    ]
+    program.write_text("\n".join(lines))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    return asked
+
+
+def test_docker_builds_an_image_of_what_ships(
+    project: Project, copy: Candidate, docker: Path, tmp_path: Path
+) -> None:
+    record = json.loads(build_image(project, copy).read_text())
+    asked, text = docker.read_text(), (tmp_path / "Containerfile").read_text()
+    assert f"--build-arg=BASE={project.delivery.image.base}" in asked
+    assert f"--label={LABEL}={copy.digest}" in asked
+    assert {"SHA256SUMS", "bentoml"} <= set(asked.split())
+    assert "USER 10001" in text
+    assert (copy.package / record["archive"]).stat().st_size == record["bytes"]
+    again = docker.read_text()
+    build_image(project, copy)
+    assert docker.read_text() == again  # whole, so nothing was built
+
+
+def test_a_missing_builder_is_said_with_its_remedy(
+    project: Project, copy: Candidate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(UserError, match=r"`image.builder` is docker, which is not installed"):
+        build_image(project, copy)
