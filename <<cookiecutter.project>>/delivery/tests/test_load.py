@@ -101,13 +101,14 @@ def rounds(fakes: dict[str, Running]) -> list[Round]:
         for name, fake in fakes.items()
         if name != "dies"
     ]
-    plan = {"users": 8, "seconds": 0.3, "rounds": 4, "timeout": 0.4, "targets": targets}
+    plan = {"users": 8, "seconds": 0.2, "rounds": 4, "timeout": 0.4, "targets": targets}
     return list(run_rounds(plan, PROJECT.root))
 
 
 def limits(**changes: float) -> LoadLimits:
     """Return the project's limits, with room for a busy machine and short slices."""
-    own = PROJECT.gates.load.model_dump(exclude_none=True) | changes
+    own = PROJECT.gates.load.model_dump(exclude_none=True)
+    own |= {"rounds": 4, "most_rounds": 10} | changes
     own |= {"error_share": {"max": 0.005, "outcome": "stop"}}
     own |= {"qps": {"min": 1, "outcome": "stop"}}
     own |= {name: {"max": 10_000, "outcome": "stop"} for name in ("p95_ms", "p99_ms")}
@@ -154,7 +155,7 @@ def test_errors_stop_and_are_named(rounds: list[Round]) -> None:
 @pytest.fixture
 def project(monkeypatch: pytest.MonkeyPatch) -> Project:
     short = Project(PROJECT.root)
-    gates = PROJECT.gates.model_copy(update={"load": limits(seconds=0.3, most_rounds=5)})
+    gates = PROJECT.gates.model_copy(update={"load": limits(seconds=0.2, most_rounds=4)})
     monkeypatch.setitem(short.__dict__, "gates", gates)
     return short
 
@@ -174,7 +175,7 @@ def test_a_champion_that_dies_under_load_is_named_and_inconclusive(
     ratio = next(check for check in verdict.checks if check.name == "qps_to_twin")
     assert ratio.outcome is not Outcome.STOP
     assert ratio.limit == "≥ 0.5"
-    assert "median of 5 rounds, 95 % interval" in ratio.sentence
+    assert "median of 4 rounds, 95 % interval" in ratio.sentence
     assert [row[0] for row in verdict.tables[0].rows] == ["candidate", "twin", "champion"]
     assert all(len(chart.series) == 3 for chart in verdict.charts)
 

@@ -61,7 +61,7 @@ def judge_targets(
         with closing(run_rounds(_plan(limits, targets), project.root)) as source:
             for found in source:
                 rounds.append(found)
-                if len(rounds) >= limits.rounds and not _undecided(limits, rounds):
+                if len(rounds) >= limits.rounds and _decided(limits, rounds):
                     break
     except BrokenError as error:
         checks.append(Check(name="locust", outcome=Outcome.CRASH, sentence=str(error)))
@@ -86,7 +86,7 @@ def _services(
     def launch(name: str) -> Running:
         log = project.work / "logs" / f"load-{name}.log"
         service = start(ships[name], pythons[name], log, noop=name == TWIN)
-        stack.callback(service.stop)
+        stack.callback(service.stop, 0.5)
         return service
 
     with ExitStack() as stack:
@@ -147,6 +147,8 @@ def judge_rounds(limits: LoadLimits, rounds: list[Round]) -> list[Check]:
 def _measured(measure: Measure, limit: Limit, rounds: list[Round]) -> Check:
     found = interval([measure.of(each) for each in rounds])
     said = f"{found.value:.4g} {measure.phrase}; median of {len(rounds)} rounds"
+    if not finite(found.value):
+        said = f"someone did not answer in one of {len(rounds)} rounds"
     check = _judge(measure.limit, limit, found, said)
     if measure.other is not None or check.outcome in (Outcome.PASS, Outcome.INCONCLUSIVE):
         return check
@@ -160,7 +162,8 @@ def _measured(measure: Measure, limit: Limit, rounds: list[Round]) -> Check:
 
 
 def _judge(name: str, limit: Limit, found: Estimate, said: str) -> Check:
-    said = f"{said}, 95 % interval {found.low:.4g} to {found.high:.4g}"
+    if finite(found.value):
+        said = f"{said}, 95 % interval {found.low:.4g} to {found.high:.4g}"
     check = judge(name, limit, found.value, said, low=found.low, high=found.high)
     if limit.side(found.low, found.high) is not None:
         return check
@@ -168,8 +171,10 @@ def _judge(name: str, limit: Limit, found: Estimate, said: str) -> Check:
     return check.model_copy(update={"outcome": Outcome.INCONCLUSIVE, "sentence": undecided})
 
 
-def _undecided(limits: LoadLimits, rounds: list[Round]) -> bool:
-    return any(c.outcome is Outcome.INCONCLUSIVE for c in judge_rounds(limits, rounds))
+def _decided(limits: LoadLimits, rounds: list[Round]) -> bool:
+    """Return whether more rounds could not change the verdict."""
+    outcomes = {check.outcome for check in judge_rounds(limits, rounds)}
+    return Outcome.STOP in outcomes or Outcome.INCONCLUSIVE not in outcomes
 
 
 def number(value: float | None) -> float:
