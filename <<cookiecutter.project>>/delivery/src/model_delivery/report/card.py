@@ -43,7 +43,8 @@ def card(about: Card) -> str:
 
 def _sections(about: Card) -> Iterator[tuple[str, list[str]]]:
     report = about.report
-    facts = [f"{name}: {code(value)}" for name, value in (*report.facts, *about.facts.items())]
+    known = (*report.facts, *about.facts.items())
+    facts = [f"{k}: {prose(v) if ' ' in v else code(v)}" for k, v in known]
     facts += [
         f"{k}: {prose(v)}" for k, v in (("owner", about.owner), ("licence", about.licence)) if v
     ]

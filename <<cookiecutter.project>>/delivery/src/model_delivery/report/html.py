@@ -36,6 +36,8 @@ _PAGE = """<!doctype html>
 _LEGEND = """<p class="legend">Bars: a dot is the value, a square a value that broke its limit; the
 whisker its 95 % interval; the upright line the limit, shaded where it is kept; the hollow diamond
 the champion.</p>"""
+_FOLDED = 20
+"""Rows above which a table is folded; a browser unfolds it without a script."""
 _COLUMNS = ("outcome", "check", "finding", "value", "limit", "bar", "against champion")
 
 
@@ -97,7 +99,7 @@ def _header(report: Report) -> str:
         value = f"<b>{escape(summary.value_of(check)[0])}</b>{limit}"
         which = f"Gate {_text(verdict.gate)}, {_code(check.name)}"
         because = f'<p class="because">{which}: {value}. {_sentence(check.sentence)}</p>'
-    about = f"{_text(report.project)} · report for {report.event.replace('_', ' ')}"
+    about = f"{_text(report.project)} · {report.event.replace('_', ' ')} report"
     return (
         f'<header class="{report.outcome}"><p class="kicker">{about} {_badge(report.outcome)}</p>'
         f"<h1>{report.headline}</h1>{because}<dl>{''.join(cells)}</dl></header>"
@@ -161,7 +163,11 @@ def _list(title: str, items: Sequence[str], most: int) -> str:
 
 
 def _gate(report: Report, verdict: Verdict, most: int) -> str:
-    ran = f"{verdict.seconds:.0f} s, {_text(verdict.finished)}" if verdict.finished else ""
+    ran = (
+        f"{verdict.seconds:.0f} s, {_text(text.moment(verdict.finished))}"
+        if verdict.finished
+        else ""
+    )
     limits = f", limits {_code(verdict.limits[:19])}" if verdict.limits else ""
     title = f"<h2>Gate {_text(verdict.gate)} <small>{ran}{limits}</small></h2>"
     charts, tables = verdict.charts[: min(most, 12)], verdict.tables[:most]
@@ -178,26 +184,30 @@ def _gate(report: Report, verdict: Verdict, most: int) -> str:
 
 def _table(table: Table, most: int) -> str:
     """Return a table; where its columns say `low` and `high`, each row also gets a whisker."""
-    columns, rows = table.columns[:16], table.rows[:most]
-    texts, numeric = text.cells(rows, len(columns))
-    sides, marks = [" class=n" if right else "" for right in numeric], _marks(columns, rows)
-    heads = [f"<th scope=col{s}>{_text(c)}" for s, c in zip(sides, columns, strict=True)]
-    lines = [[f"<td{s}>{escape(t)}" for s, t in zip(sides, row, strict=True)] for row in texts]
+    columns, rows, numeric = text.cells(table, 16, most)
+    sides = [" class=n" if right else "" for right in numeric]
+    heads = [f"<th scope=col{s}>{escape(c)}" for s, c in zip(sides, columns, strict=True)]
+    lines = [[f"<td{s}>{escape(t)}" for s, t in zip(sides, row, strict=True)] for row in rows]
+    marks = _marks(table, most)
+    heads += ["<th>"] if marks else []
     for row, mark in zip(lines, marks, strict=False):
         row.append(f"<td class=bar>{mark}")
-    body = "".join(f"<tr>{''.join(line)}" for line in [heads + ["<th>"] * bool(marks), *lines])
-    return (
-        f"<div class=table><h3>{_text(table.title)}</h3><div class=scroll>"
-        f"<table class=data>{body}</table></div>{_more(len(table.rows) - len(rows), 'row')}</div>"
-    )
+    body = "".join(f"<tr>{''.join(line)}" for line in [heads, *lines])
+    title, hidden = _text(table.title), _more(len(table.rows) - most, "row")
+    shown = f"<div class=scroll><table class=data>{body}</table></div>{hidden}"
+    if len(rows) <= _FOLDED:
+        return f"<div class=table><h3>{title}</h3>{shown}</div>"
+    count = text.plural(len(table.rows), "row")
+    return f"<details class=table><summary>{title}, {count}</summary>{shown}</details>"
 
 
-def _marks(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+def _marks(table: Table, most: int) -> list[str]:
     """Return a whisker for each row, all on one axis; the value's column stands left of `low`."""
-    at = {name.lower(): place for place, name in enumerate(columns)}
+    at = {name.lower(): place for place, name in enumerate(table.columns)}
     if "low" not in at or "high" not in at or at["low"] == 0:
         return []
-    places = (at["low"] - 1, at["low"], at["high"], at.get("champion", len(columns)))
+    places = (at["low"] - 1, at["low"], at["high"], at.get("champion", len(at)))
+    rows = table.rows[:most]
     lines = [[r[p] if p < len(r) and text.is_number(r[p]) else None for p in places] for r in rows]
     span = domain(value for line in lines for value in line)
     return [interval(span, (value, low, high), champion) for value, low, high, champion in lines]

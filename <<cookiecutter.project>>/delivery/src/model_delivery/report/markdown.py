@@ -15,7 +15,7 @@ from model_delivery.report.verdict import Chart, Check, Outcome, Table, Verdict,
 
 LIMIT = 60_000
 """The most characters of a report; GitHub refuses a comment above 65,536."""
-SIGN = dict(zip(Outcome, ("✅", "⚠️", "🔁", "❔", "⛔", "💥"), strict=True))
+SIGN = dict(zip(Outcome, ("✅", "⚠️", "🔁", "❓", "⛔", "💥"), strict=True))
 _FEATURED, _CHARTED = ("segment", "drift", "load"), ("model", "load")
 _LINES = {"🔵": "#0969da", "🟠": "#bc4c00", "🟣": "#8250df", "🟢": "#1a7f37"}
 _CHART = """```mermaid
@@ -28,7 +28,7 @@ xychart-beta
 {lines}
 ```"""
 _SPECIAL = re.compile(
-    r"(?P<live>[@#]|:(?=//|[\w+-]+:)|(?<=www)\.|(?<=gh)-)"  # mentions, issues, links, emoji
+    r"(?P<live>[@#]|:(?=//|[a-z+-][\w+-]*:)|(?<=www)\.|(?<=gh)-)"  # mentions, issues, links, emoji
     r"|[\\`*<>&|~\[\]$]|(?<![^\W_])_|_(?![^\W_])|^[-+=](?=[-=\s]|$)|(?<=^\d)[.)](?=\s)",
     re.IGNORECASE,
 )
@@ -64,8 +64,7 @@ def grid(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[
 
 def table(shown: Table, most: int, where: str = "not shown here") -> str:
     """Return a table with its title, at most 12 columns and `most` rows."""
-    columns = shown.columns[:12]
-    rows, numeric = text.cells(shown.rows[:most], len(columns))
+    columns, rows, numeric = text.cells(shown, 12, most)
     body = grid([*map(prose, columns)], [[*map(prose, row)] for row in rows], numeric)
     left_out = text.more(len(shown.rows) - most, "row", where)
     return join([f"**{prose(shown.title)}**", body, left_out])
@@ -96,7 +95,7 @@ def _blocks(report: Report, most: int) -> Iterator[str]:
     yield bullets("**Lowered limits**", [*map(sentence, lowered[:most])], len(lowered) - most)
     yield from (_featured(report, word, min(most, 6)) for word in _FEATURED)
     yield from (_chart(v.charts[0]) for v in report.gates if v.gate in _CHARTED and v.charts)
-    facts = [f"{name} {code(value)}" for name, value in report.facts]
+    facts = [f"{k} {prose(v) if ' ' in v else code(v)}" for k, v in report.facts]
     rows = [f"{prose(k)} {prose(v)}" for k, v in (report.data.facts if report.data else []) if v]
     yield join(
         [f"**Lineage:** {' · '.join(facts)}", *(["**Rows:** " + " · ".join(rows)] if rows else [])]
@@ -113,7 +112,7 @@ def _headline(report: Report) -> str:
     first = f"{SIGN[report.outcome]} **{report.headline}.**"
     for verdict, check in report.reasons[:1]:
         limit = f", limit {prose(summary.limit_text(check))}" if check.limit else ""
-        others = f"; {len(report.reasons) - 1} more below" if report.reasons[1:] else ""
+        others = f"; {len(report.findings) - 1} more below" if report.findings[1:] else ""
         which = f"Gate {code(verdict.gate)}, check {code(check.name)}"
         return f"{first} {which}: {_value(check)}{limit}{others}."
     return first
@@ -153,7 +152,8 @@ def _finding(report: Report, verdict: Verdict, check: Check) -> str:
 def _featured(report: Report, word: str, most: int) -> str:
     """Return the first table whose title speaks of `word`; what changed most comes first."""
     for found in [t for v in report.gates for t in v.tables if word in t.title.lower()][:1]:
-        at = found.columns.index("change") if "change" in found.columns else len(found.columns)
+        changes = [i for i, name in enumerate(found.columns) if name.lower().startswith("change")]
+        at = changes[0] if changes else len(found.columns)
         size = [abs(r[at]) if at < len(r) and text.finite(r[at]) else 0.0 for r in found.rows]
         rows = [found.rows[i] for i in sorted(range(len(size)), key=lambda i: -size[i])]
         title = found.title + (", most changed first" if any(size) else "")
@@ -177,10 +177,10 @@ def _details(verdict: Verdict, most: int) -> str:
 
 def _chart(chart: Chart) -> str:
     """Return a chart for mermaid with a key of its own; nothing where nothing can be drawn."""
-    axis, lines = _even(chart) if all(text.is_number(x) for x in chart.x) else _worded(chart)
-    if not lines:
-        return ""
+    axis, lines = _lines(chart)
     flat = [y for line in lines.values() for y in line]
+    if not flat:
+        return ""
     room = (max(flat) - min(flat)) * 0.05 or 1.0
     drawn = _CHART.format(
         palette=", ".join(_LINES.values()),
@@ -195,28 +195,27 @@ def _chart(chart: Chart) -> str:
     return join([drawn, " · ".join(key)])
 
 
-def _even(chart: Chart) -> tuple[str, dict[str, list[float]]]:
-    """Return the axis, and each series at 30 even places that all cover: mermaid spaces evenly."""
+def _lines(chart: Chart) -> tuple[str, dict[str, list[float]]]:
+    """Return the axis and each series: at every word, or at 30 even places that all series cover.
+
+    Mermaid spaces points evenly and knows no gaps: a series without a value for a word is left out.
+    """
+    words = not all(text.is_number(x) for x in chart.x)
+    places, least = ([*range(12)], min(len(chart.x), 12)) if words else (chart.x, 2)
     drawn: dict[str, NDArray[np.float64]] = {}
     for name, values in list(chart.series.items())[: len(_LINES)]:
-        pairs = zip(chart.x, values, strict=False)
-        points = sorted((x, y) for x, y in pairs if text.finite(x) and text.finite(y))
-        drawn |= {name: np.array(points)} if len(points) > 1 else {}
+        pairs = sorted(
+            (x, y)
+            for x, y in zip(places, values, strict=False)
+            if text.finite(x) and text.finite(y)
+        )
+        drawn |= {name: np.array(pairs)} if len(pairs) >= least > 1 else {}
     low = max((points[0, 0] for points in drawn.values()), default=0.0)
     high = min((points[-1, 0] for points in drawn.values()), default=0.0)
-    even = np.linspace(low, high, 30)
+    even = np.arange(least) if words else np.linspace(low, high, 30)
     lines = {n: np.interp(even, p[:, 0], p[:, 1]).tolist() for n, p in drawn.items() if low < high}
-    return f'"{_label(chart.x_label)}" {low:.5g} --> {high:.5g}', lines
-
-
-def _worded(chart: Chart) -> tuple[str, dict[str, list[float]]]:
-    """Return the axis of words, and each series that has a value for every one of them."""
-    words = chart.x[:12]
-    lines: dict[str, list[float]] = {}
-    for name, values in list(chart.series.items())[: len(_LINES)]:
-        known = [y for y in values[: len(words)] if y is not None and text.finite(y)]
-        lines |= {name: known} if len(known) == len(words) > 1 else {}
-    return "[" + ", ".join(f'"{_label(word)}"' for word in words) + "]", lines
+    named = "[" + ", ".join(f'"{_label(word)}"' for word in chart.x[:least]) + "]"
+    return named if words else f'"{_label(chart.x_label)}" {low:.5g} --> {high:.5g}', lines
 
 
 def _label(value: Any) -> str:

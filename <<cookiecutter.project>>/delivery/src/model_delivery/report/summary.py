@@ -7,7 +7,7 @@ import re
 
 from pydantic import Field
 
-from model_delivery.report.text import aligned, clean, number, plural
+from model_delivery.report.text import aligned, clean, moment, number, plural
 from model_delivery.report.verdict import Check, Event, Form, Outcome, Verdict, decide, worst
 
 FIRST_DELIVERY = "first delivery: nothing to compare with"
@@ -37,7 +37,8 @@ class Data(Form):
         """What there is to say about the rows, as pairs of name and text."""
         rows = {part: plural(count, "row") for part, count in self.rows.items()}
         parts = list({**self.spans, **rows})
-        said = [(p, ", ".join(filter(None, [self.spans.get(p), rows.get(p)]))) for p in parts]
+        spans = {part: moment(span) for part, span in self.spans.items()}
+        said = [(p, ", ".join(filter(None, [spans.get(p), rows.get(p)]))) for p in parts]
         out = ", ".join(f"{rule} ({count:,})" for rule, count in self.excluded.items())
         return [("known before", self.as_of), *said, ("excluded", out), ("snapshot", self.snapshot)]
 
@@ -83,9 +84,9 @@ class Report(Form):
 
     @property
     def reasons(self) -> list[Finding]:
-        """The findings that made the outcome what it is."""
-        outcome = self.outcome
-        return [pair for pair in self.findings if decide(pair[1].outcome, self.event) is outcome]
+        """What made the outcome: each gate that has it, with the check that decided."""
+        found = [v for v in self.gates if decide(v.outcome, self.event) is self.outcome]
+        return [] if self.outcome is Outcome.PASS else [(v, decisive(v)) for v in found]
 
     @property
     def facts(self) -> list[tuple[str, str]]:
@@ -123,15 +124,20 @@ def _rank(outcome: Outcome) -> int:
 
 
 def decisive(verdict: Verdict) -> Check:
-    """Return the check that decided: of the worst outcome, the one nearest to its limit."""
+    """Return the check that decided: of the worst outcome, the one furthest beyond its limit.
 
-    def order(check: Check) -> tuple[int, float]:
+    Where all pass it is the one nearest to its limit. A breach without a limit comes first.
+    """
+
+    def room(check: Check) -> float:
         bound, value = limit_of(check), check.value
-        if bound is None or not isinstance(value, float) or bound[1] in (0, value):
-            return -_rank(check.outcome), math.inf
-        return -_rank(check.outcome), abs(value / bound[1] - 1)
+        known = bound is not None and isinstance(value, float) and bound[1] not in (0, value)
+        passed = check.outcome is Outcome.PASS
+        if not known or bound is None or not isinstance(value, float):
+            return math.inf if passed else -math.inf
+        return abs(value / bound[1] - 1) * (1 if passed else -1)
 
-    return min(verdict.checks, key=order)
+    return min((c for c in verdict.checks if c.outcome is verdict.outcome), key=room)
 
 
 def limit_of(check: Check) -> tuple[str, float] | None:

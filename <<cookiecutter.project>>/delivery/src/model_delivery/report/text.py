@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from model_delivery.report.verdict import Table
+
 
 def clean(value: Any, most: int = 240) -> str:
     """Return any value as one line in which every control or direction mark is visible."""
@@ -70,16 +72,32 @@ def aligned(values: Sequence[float | None], digits: int = 3) -> list[str]:
     ]
 
 
-def cells(rows: Sequence[Sequence[Any]], width: int) -> tuple[list[list[str]], list[bool]]:
-    """Return a table's rows as text, and which of its columns hold nothing but numbers."""
-    whole = [[*row, *[None] * width][:width] for row in rows]
-    columns = [[row[i] for row in whole] for i in range(width)]
-    numeric = [all(value is None or is_number(value) for value in column) for column in columns]
-    texts = [
-        aligned(column) if right else [clean(value) for value in column]
-        for column, right in zip(columns, numeric, strict=True)
-    ]
-    return [list(row) for row in zip(*texts, strict=True)], numeric
+def cells(table: Table, columns: int, rows: int) -> tuple[list[str], list[list[str]], list[bool]]:
+    """Return a table's first columns and rows as text, and which columns hold only numbers.
+
+    A column without a single value is left out: a first delivery has no champion.
+    """
+    names, texts, numeric = [], [], []
+    for place, name in enumerate(table.columns[:columns]):
+        column = [row[place] if place < len(row) else None for row in table.rows[:rows]]
+        if table.rows and all(value in (None, "") for value in column):
+            continue
+        numeric.append(all(value is None or is_number(value) for value in column))
+        texts.append(aligned(column) if numeric[-1] else [clean(value) for value in column])
+        names.append(clean(name))
+    return names, [list(row) for row in zip(*texts, strict=True)], numeric
+
+
+def moment(text: str) -> str:
+    """Return text in which an ISO time is shown to the minute.
+
+    Examples
+    --------
+    >>> moment("2013-01-01T05:15:00 to 2026-11-25T03:41:55+00:00")
+    '2013-01-01 05:15 to 2026-11-25 03:41 UTC'
+    """
+    minutes = re.sub(r"(\d\d-\d\d)T(\d\d:\d\d)(:\d\d(\.\d+)?)?", r"\1 \2", text)
+    return re.sub(r"(?<=:\d\d)(\+00:00|Z)", " UTC", minutes)
 
 
 def plural(count: int, noun: str) -> str:
