@@ -58,7 +58,7 @@ class Service(asyncio.Protocol):
             pass
         if fault == "dies" and answers > 300:
             sys.exit()
-        found = random.choice(wrong) if fault == "errors" and random.random() < 0.02 else good
+        found = random.choice(wrong) if fault == "errors" and random.random() < 0.1 else good
         if found:
             identity = "x-model-digest: %s\\r\\nx-launch: here" % digest
             head = "HTTP/1.1 %d -\\r\\n%s\\r\\ncontent-length: " % (found[0], identity)
