@@ -100,7 +100,9 @@ def unpack(bento: Path, destination: Path) -> Path:
             members = archive.getmembers()
             for reason in _unsafe(members):
                 raise UserError(f"{bento.name}: {reason}; refused before unpacking")
-            archive.extractall(destination, members, filter="data")
+            # As an attribute: Debian 12's Python 3.11.2 has no `filter`; `_unsafe` looked already.
+            archive.extraction_filter = getattr(tarfile, "data_filter", None)
+            archive.extractall(destination, members)
     except (tarfile.TarError, EOFError, OSError, ValueError) as error:
         raise UserError(f"{bento.name}: cannot be unpacked ({error})") from error
     return destination / "src"

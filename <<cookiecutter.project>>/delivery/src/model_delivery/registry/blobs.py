@@ -70,7 +70,9 @@ class DirectoryBlobs:
                 pa.CompressedInputStream(pa.OSFile(str(path)), "zstd") as stream,
                 tarfile.open(fileobj=stream, mode="r|") as archive,
             ):
-                archive.extractall(unpacked, filter="data")
+                # As an attribute: Debian 12's Python 3.11.2 has no `filter`; the bytes are known.
+                archive.extraction_filter = getattr(tarfile, "data_filter", None)
+                archive.extractall(unpacked)
             verify(unpacked / "ship", digest)
             settle(unpacked, destination)
 
