@@ -86,7 +86,7 @@ def _services(
     def launch(name: str) -> Running:
         log = project.work / "logs" / f"load-{name}.log"
         service = start(ships[name], pythons[name], log, noop=name == TWIN)
-        stack.callback(service.stop, 0.5)
+        stack.callback(service.stop)
         return service
 
     with ExitStack() as stack:
