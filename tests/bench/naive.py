@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from typing import Any
 
 import joblib
@@ -98,6 +99,7 @@ def fit(train_path: str, test_path: str, model_path: str) -> dict[str, float]:
 
 def serve(model_path: str, port: str) -> None:
     """Answer `POST /predict` until ended."""
+    warnings.simplefilter("ignore")  # scikit-learn's own, one a request: that is not the model's
     pipeline, app = joblib.load(model_path), FastAPI()
 
     @app.post("/predict")

@@ -48,7 +48,7 @@ class Service(asyncio.Protocol):
         if not end or (length and len(rest) < int(length[0].split(b":")[1])):
             return
         self.seen = b""
-        asyncio.get_running_loop().call_later(fault == "late" and 0.02, self.answer)
+        asyncio.get_running_loop().call_later(fault == "late" and 0.1, self.answer)
 
     def answer(self):
         global answers
