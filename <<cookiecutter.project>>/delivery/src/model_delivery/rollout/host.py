@@ -20,7 +20,6 @@ from model_delivery.registry.champion import register, who
 from model_delivery.registry.log import Event
 from model_delivery.report.verdict import Event as Trigger
 from model_delivery.rollout.admission import admit
-from model_delivery.rollout.proxy import Arm
 from model_delivery.rollout.services import Service, serve, services, stop_others
 from model_delivery.rollout.target import EnvironmentName, Target
 
@@ -109,7 +108,7 @@ def _move(target: Target, kind: str, goal: Event, trigger: Trigger) -> Moved:
     target.intend(move)
     try:
         service = serve(target, move.digest)
-        target.proxy.route([Arm(move.release, service.port)])
+        target.proxy.route(move.release, service.port)
         target.point(move)
     except BaseException as error:
         target.drop_intent()
@@ -135,7 +134,7 @@ def _converge(target: Target) -> Event | None:
         stop_others(target)
         return None
     service = serve(target, current.digest)
-    target.proxy.route([Arm(current.release, service.port)])
+    target.proxy.route(current.release, service.port)
     _drain(target, service)
     stop_others(target, service)
     target.prune()

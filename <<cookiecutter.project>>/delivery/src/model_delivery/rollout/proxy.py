@@ -23,10 +23,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from model_delivery.errors import UserError
 from model_delivery.files import write_atomic, write_json
@@ -40,30 +40,11 @@ _UNREACHABLE = (OSError, http.client.HTTPException)
 
 
 @dataclass(frozen=True)
-class Arm:
-    """One service that gets a share of the requests."""
-
-    release: str
-    port: int
-    weight: int = 100
-
-
-class Proxy(Protocol):
-    """What a rollout needs of a proxy."""
-
-    def route(self, arms: Sequence[Arm]) -> None:
-        """Send clients to these services from now on, in one step; started if it is down."""
-
-    def stats(self) -> Mapping[int, int]:
-        """Return how many requests each service, by port, is answering now."""
-
-    def stop(self) -> None:
-        """End it, after what was asked is answered."""
-
-
-@dataclass(frozen=True)
 class Caddy:
-    """One Caddy for one environment; everything about it lies in `folder`."""
+    """One Caddy for one environment; everything about it lies in `folder`.
+
+    A rollout uses `check_port`, `route`, `stats` and `stop` and knows nothing of Caddy.
+    """
 
     folder: Path
     port: int
@@ -89,22 +70,16 @@ class Caddy:
                 "another `port` in config/delivery.yaml"
             )
 
-    def route(self, arms: Sequence[Arm]) -> None:
-        """Send clients to these services from now on, in one step; started if it is down.
-
-        Raises
-        ------
-        UserError
-            When the port is somebody else's, or Caddy does not start.
-        """
+    def route(self, release: str, service: int) -> None:
+        """Send clients to the service on a port from now on, in one step; start if it is down."""
         self.check_port()
         if self.process() is not None:
             with contextlib.suppress(*_UNREACHABLE):
-                self._admin("POST", "/load", configuration(self.port, self._token(), arms))
+                self._admin("POST", "/load", self._configuration(release, service))
                 if self.answers():
                     return
         self.stop()
-        self._start(arms)
+        self._start(release, service)
 
     def stats(self) -> Mapping[int, int]:
         """Return how many requests each service, by port, is answering now."""
@@ -118,13 +93,12 @@ class Caddy:
             process.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _start(self, arms: Sequence[Arm]) -> None:
+    def _start(self, release: str, service: int) -> None:
         binary = shutil.which("caddy", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
         if binary is None:
             raise UserError("caddy is not installed; run `uv sync`")
-        token = secrets.token_hex(16)
-        write_atomic(self.folder / "token", token)
-        write_json(self.folder / "config.json", configuration(self.port, token, arms))
+        write_atomic(self.folder / "token", secrets.token_hex(16))
+        write_json(self.folder / "config.json", self._configuration(release, service))
         log = self.folder.with_name("proxy.log")
         with log.open("ab") as output:
             child = subprocess.Popen(
@@ -173,40 +147,38 @@ class Caddy:
             raise OSError(f"the proxy refused {method} {path}: {content[:300]!r}")
         return content
 
+    def _configuration(self, release: str, service: int) -> dict[str, Any]:
+        """Return Caddy's whole configuration.
 
-def configuration(port: int, token: str, arms: Sequence[Arm]) -> dict[str, Any]:
-    """Return Caddy's whole configuration for one environment.
-
-    Every answer, errors included, names the release and carries the request's id, which is the
-    same on each retry and which the service sees too.
-    """
-    request_id = {"X-Request-Id": ["{http.request.uuid}"]}
-    release = {"X-Release": [",".join(arm.release for arm in arms)]}
-    stamp = {
-        "handler": "headers",
-        "request": {"set": request_id},
-        "response": {"set": request_id | release},
-    }
-    too_long = {"Content-Length": {"pattern": "^0*[1-9][0-9]{6,}$"}}
-    limit = f"a body has at most {BODY_LIMIT - 1} bytes\n"
-    server = {
-        "listen": [f"127.0.0.1:{port}"],
-        "automatic_https": {"disable": True},
-        "read_header_timeout": "10s",
-        "read_timeout": "30s",
-        "routes": [
-            {"handle": [stamp]},
-            _answer({"path": [TOKEN_PATH]}, 200, token),
-            _answer({"header_regexp": too_long}, 413, limit),
-            _answer({"header": {"Transfer-Encoding": ["*"]}}, 411, "say the body's length\n"),
-            {"handle": [_reverse_proxy(arms)]},
-        ],
-    }
-    return {
-        "admin": {"listen": "unix/admin.sock|0600", "config": {"persist": False}},
-        "logging": {"logs": {"default": {"level": "ERROR"}}},
-        "apps": {"http": {"grace_period": "10s", "servers": {"edge": server}}},
-    }
+        Every answer, errors included, names the release and carries the request's id, which is
+        the same on each retry and which the service sees too.
+        """
+        request_id = {"X-Request-Id": ["{http.request.uuid}"]}
+        stamp = {
+            "handler": "headers",
+            "request": {"set": request_id},
+            "response": {"set": request_id | {"X-Release": [release]}},
+        }
+        too_long = {"Content-Length": {"pattern": "^0*[1-9][0-9]{6,}$"}}
+        limit = f"a body has at most {BODY_LIMIT - 1} bytes\n"
+        server = {
+            "listen": [f"127.0.0.1:{self.port}"],
+            "automatic_https": {"disable": True},
+            "read_header_timeout": "10s",
+            "read_timeout": "30s",
+            "routes": [
+                {"handle": [stamp]},
+                _answer({"path": [TOKEN_PATH]}, 200, self._token()),
+                _answer({"header_regexp": too_long}, 413, limit),
+                _answer({"header": {"Transfer-Encoding": ["*"]}}, 411, "say the body's length\n"),
+                {"handle": [_reverse_proxy(service)]},
+            ],
+        }
+        return {
+            "admin": {"listen": "unix/admin.sock|0600", "config": {"persist": False}},
+            "logging": {"logs": {"default": {"level": "ERROR"}}},
+            "apps": {"http": {"grace_period": "10s", "servers": {"edge": server}}},
+        }
 
 
 def _answer(match: dict[str, Any], status: int, body: str) -> dict[str, Any]:
@@ -214,21 +186,11 @@ def _answer(match: dict[str, Any], status: int, body: str) -> dict[str, Any]:
     return {"match": [match], "handle": [handler], "terminal": True}
 
 
-def _reverse_proxy(arms: Sequence[Arm]) -> dict[str, Any]:
-    weights = {"policy": "weighted_round_robin", "weights": [arm.weight for arm in arms]}
-    handler = {
+def _reverse_proxy(service: int) -> dict[str, Any]:
+    retries = {"retries": 2, "try_duration": "3s", "try_interval": "20ms"}
+    return {
         "handler": "reverse_proxy",
-        "upstreams": [{"dial": f"127.0.0.1:{arm.port}"} for arm in arms],
-        "load_balancing": {
-            "selection_policy": weights,
-            "retries": 2,
-            "try_duration": "3s",
-            "try_interval": "20ms",
-            "retry_match": [{"method": ["POST"]}],
-        },
+        "upstreams": [{"dial": f"127.0.0.1:{service}"}],
+        "load_balancing": retries | {"retry_match": [{"method": ["POST"]}]},
         "request_buffers": BODY_LIMIT,
     }
-    if len(arms) > 1:
-        bad = {"fail_duration": "10s", "max_fails": 1, "unhealthy_status": [500, 502, 503, 504]}
-        handler["health_checks"] = {"passive": bad}
-    return handler
