@@ -1,6 +1,6 @@
 """Slow and wrong services, made of a good candidate, and what the load gate says of each.
 
-    uv run python faults.py good|slow|failing|synchronous|other-release   (in a trained project)
+In a project with a candidate: `uv run python faults.py FAULT`; the fault `none` is the good one.
 """
 
 # mypy: ignore-errors
@@ -27,7 +27,7 @@ FAULTS = {
     "failing": (
         "*/service.py",
         SCORE,
-        r"\1        if __import__('random').random() < 0.02:\n            raise ValueError('seeded')\n",
+        r"\1        1 // (__import__('random').random() > 0.02)\n",
     ),
     "synchronous": (MACHINERY, "async def predict", "def predict"),
     "other-release": (MACHINERY, r"release=release, ", "release='somebodyels', "),
@@ -59,7 +59,7 @@ def main(fault: str) -> None:
     """Print the load gate's verdict; a fault that the twin shares needs the good one beside it."""
     project = find_project()
     good = current_candidate(project)
-    candidate = good if fault == "good" else faulty(project, good, fault)
+    candidate = good if fault == "none" else faulty(project, good, fault)
     champion = good if fault == "synchronous" else None
     verdict = check_load(project, candidate, champion)
     sys.stdout.write(verdict.model_dump_json() + "\n")
