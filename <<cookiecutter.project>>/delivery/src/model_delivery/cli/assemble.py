@@ -18,6 +18,8 @@ from model_delivery.report.verdict import Event, Verdict, allows_promotion
 from model_delivery.training.snapshot import CURRENT as SNAPSHOT
 from model_delivery.training.snapshot import Snapshot
 
+_LATER = "Later gates did not run: an earlier one does not allow it."
+
 
 def write_report(project: Project, event: Event) -> tuple[Path, Path]:
     """Write `report.html`, `report.md` and, for programs, `report.json`; return the first two.
@@ -64,6 +66,7 @@ def _report(
     lineage = candidate.lineage if candidate else {}
     went_on = all(allows_promotion(verdict.outcome, event) for verdict in verdicts)
     ran = {verdict.gate for verdict in verdicts}
+    absent = [gate for gate in GATES if gate not in ran]
     return Report(
         project=project.root.name,
         subject=f"sha256:{candidate.digest}" if candidate else verdicts[0].subject,
@@ -73,8 +76,8 @@ def _report(
         branch=os.environ.get("GITHUB_HEAD_REF") or lineage.get("branch") or "",
         data=_data(snapshot) if snapshot else None,
         champion=old.short if old else None,
-        missing=[gate for gate in GATES if gate not in ran] if went_on else [],
-        notes=[] if went_on else ["Later gates did not run: an earlier one does not allow it."],
+        missing=absent if went_on else [],
+        notes=[] if went_on or not absent else [_LATER],
     )
 
 

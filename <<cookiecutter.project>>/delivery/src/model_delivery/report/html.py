@@ -153,7 +153,8 @@ def _bar(check: Check, mark: Outcome) -> str:
     limit, value = summary.limit_of(check), check.value
     if limit is None or not isinstance(value, float):
         return ""
-    span = domain([value, check.low, check.high, limit[1], check.champion])
+    zero = [0.0] if limit[0] == "≤" else []  # what should be small is seen against nothing at all
+    span = domain([value, check.low, check.high, limit[1], check.champion, *zero])
     return interval(span, (value, check.low, check.high), check.champion, limit, mark)
 
 

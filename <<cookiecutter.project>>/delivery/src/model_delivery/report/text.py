@@ -73,7 +73,7 @@ def aligned(values: Sequence[float | None], digits: int = 3) -> list[str]:
 
 
 def cells(table: Table, columns: int, rows: int) -> tuple[list[str], list[list[str]], list[bool]]:
-    """Return a table's first columns and rows as text, and which columns hold only numbers.
+    """Return a table's first columns and rows as text, and which columns read as numbers.
 
     A column without a single value is left out: a first delivery has no champion.
     """
@@ -82,8 +82,11 @@ def cells(table: Table, columns: int, rows: int) -> tuple[list[str], list[list[s
         column = [row[place] if place < len(row) else None for row in table.rows[:rows]]
         if table.rows and all(value in (None, "") for value in column):
             continue
-        numeric.append(all(value is None or is_number(value) for value in column))
-        texts.append(aligned(column) if numeric[-1] else [clean(value) for value in column])
+        plain = all(value is None or is_number(value) for value in column)
+        texts.append(aligned(column) if plain else [moment(clean(value)) for value in column])
+        numeric.append(
+            all(re.fullmatch(r"[-+]?[\d,.]+(e-?\d+)?%?|nan|inf|–|", t) for t in texts[-1])
+        )
         names.append(clean(name))
     return names, [list(row) for row in zip(*texts, strict=True)], numeric
 
