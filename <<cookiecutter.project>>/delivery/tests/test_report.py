@@ -135,7 +135,7 @@ each_report = pytest.mark.parametrize("shown", REPORTS.values(), ids=REPORTS)
         (
             report(model(), missing=["load", "api"]),
             "❓ **This change cannot be merged yet: not everything could be judged.** "
-            "Gate `load`, check `run`: did not run; 1 more below.",
+            "Gate `load`, check `run`: the gate did not run: that is never a pass; 1 more below.",
         ),
     ],
 )

@@ -74,7 +74,7 @@ def _sections(report: Report, most: int) -> Iterator[str]:
     yield _checks(report, decided, 40) + _LEGEND
     first = {id(check) for _, check in decided}
     others = [pair for pair in report.findings if id(pair[1]) not in first]
-    yield "<h3>Also not passed</h3>" + _checks(report, others, most) if others else ""
+    yield '<h2 class="minor">Also not passed</h2>' + _checks(report, others, most) if others else ""
     yield _list("Lowered limits", report.lowered_limits, most)
     yield _list("Notes", report.notes, most)
     yield from (_gate(report, verdict, most) for verdict in report.gates[:most])
@@ -95,10 +95,10 @@ def _header(report: Report) -> str:
     ]
     because = ""
     for verdict, check in report.reasons[:1]:
-        limit = f", limit {escape(summary.limit_text(check))}" if check.limit else ""
-        value = f"<b>{escape(summary.value_of(check)[0])}</b>{limit}"
+        value = f"{escape(summary.value_of(check)[0])}, limit {escape(summary.limit_text(check))}"
+        said = (f"<b>{value}</b>. " if check.limit else "") + _sentence(check.sentence)
         which = f"Gate {_text(verdict.gate)}, {_code(check.name)}"
-        because = f'<p class="because">{which}: {value}. {_sentence(check.sentence)}</p>'
+        because = f'<p class="because">{which}: {said}</p>'
     about = f"{_text(report.project)} · {report.event.replace('_', ' ')} report"
     return (
         f'<header class="{report.outcome}"><p class="kicker">{about} {_badge(report.outcome)}</p>'
@@ -160,7 +160,8 @@ def _bar(check: Check, mark: Outcome) -> str:
 
 def _list(title: str, items: Sequence[str], most: int) -> str:
     lines = "".join(f"<li>{_sentence(item)}</li>" for item in items[:most])
-    return f"<h3>{title}</h3><ul>{lines}</ul>{_more(len(items) - most, 'line')}" if items else ""
+    shown = f'<h2 class="minor">{title}</h2><ul>{lines}</ul>'
+    return shown + _more(len(items) - most, "line") if items else ""
 
 
 def _gate(report: Report, verdict: Verdict, most: int) -> str:

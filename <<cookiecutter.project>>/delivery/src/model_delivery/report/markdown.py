@@ -111,10 +111,10 @@ def _blocks(report: Report, most: int) -> Iterator[str]:
 def _headline(report: Report) -> str:
     first = f"{SIGN[report.outcome]} **{report.headline}.**"
     for verdict, check in report.reasons[:1]:
-        limit = f", limit {prose(summary.limit_text(check))}" if check.limit else ""
+        said = f"{_value(check)}, limit {prose(summary.limit_text(check))}"
+        said = said if check.limit else sentence(check.sentence).rstrip(".")
         others = f"; {len(report.findings) - 1} more below" if report.findings[1:] else ""
-        which = f"Gate {code(verdict.gate)}, check {code(check.name)}"
-        return f"{first} {which}: {_value(check)}{limit}{others}."
+        return f"{first} Gate {code(verdict.gate)}, check {code(check.name)}: {said}{others}."
     return first
 
 

@@ -114,7 +114,7 @@ class Report(Form):
 
 def _unjudged(verdict: Verdict) -> Verdict:
     found = "ran no check" if verdict.finished else "did not run"
-    sentence = f"The gate {found}: that is never a pass."
+    sentence = f"the gate {found}: that is never a pass"
     check = Check(name="run", outcome=Outcome.INCONCLUSIVE, value=found, sentence=sentence)
     return verdict.model_copy(update={"checks": [check]})
 
