@@ -64,7 +64,7 @@ def last(folder: Path) -> Process | None:
 
 def recording(folder: Path) -> list[str]:
     """Return the words to put before a command so that `folder` holds its process's record."""
-    return [sys.executable, "-I", __file__, str(folder / RECORD)]
+    return [sys.executable, "-IS", __file__, str(folder / RECORD)]
 
 
 def _running(wanted: str = "[0-9]*") -> Iterator[tuple[int, int, str]]:
