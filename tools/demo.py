@@ -11,6 +11,7 @@ import json
 import os
 import resource
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -74,8 +75,9 @@ def generate(demo: Path) -> Path:
         print(f"{project} is there: going on in it (remove the folder to start afresh)")
         return project
     fresh = demo / ".rendering"
-    run("rm", "-rf", str(fresh), cwd=ROOT, capture=True)
-    run("cookiecutter", "--no-input", "--output-dir", str(fresh), str(ROOT), cwd=ROOT)
+    shutil.rmtree(fresh, ignore_errors=True)
+    options = ("--no-input", "--output-dir", str(fresh))
+    run(sys.executable, "-m", "cookiecutter", *options, str(ROOT), cwd=ROOT)
     (fresh / PROJECT).rename(project)
     fresh.rmdir()
     return project
