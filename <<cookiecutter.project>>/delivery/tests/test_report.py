@@ -300,7 +300,7 @@ def luminance(colour: str) -> float:
 
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
 def test_text_has_contrast(theme: int) -> None:
-    style = Path(html.__file__).with_name("style.css").read_text(encoding="utf-8")
+    style = Path(html.__file__).with_name("page.html").read_text(encoding="utf-8")
     colours = dict(re.findall(r"--(\w+): (#\w{6});", style.split(":root")[1 + theme]))
     for ink in ("ink", "soft", *Outcome, "s0"):
         for ground in ("paper", "sheet", "wash"):

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
+from string import Template
 from typing import Any
 
 from model_delivery.report import summary, text
@@ -15,24 +16,7 @@ from model_delivery.report.verdict import Check, Outcome, Table, Verdict, decide
 
 LIMIT = 300_000
 """The most bytes of a page."""
-_STYLE = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>
-{style}</style>
-</head>
-<body>
-<main>
-{body}
-</main>
-</body>
-</html>
-"""
+_PAGE = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
 _LEGEND = """<p class="legend">Bars: a dot is the value, a square a value that broke its limit; the
 whisker its 95 % interval; the upright line the limit, shaded where it is kept; the hollow diamond
 the champion.</p>"""
@@ -46,7 +30,7 @@ def html(report: Report) -> str:
     title = f"{_text(report.project)}: {report.outcome}"
     for most in (200, 60, 20, 8, 3, 1):
         body = "\n".join(filter(None, _sections(report, most)))
-        page = _PAGE.format(title=title, style=_STYLE, body=body)
+        page = _PAGE.substitute(title=title, body=body)
         if len(page.encode()) <= LIMIT:
             break
     return page
@@ -165,13 +149,9 @@ def _list(title: str, items: Sequence[str], most: int) -> str:
 
 
 def _gate(report: Report, verdict: Verdict, most: int) -> str:
-    ran = (
-        f"{verdict.seconds:.0f} s, {_text(text.moment(verdict.finished))}"
-        if verdict.finished
-        else ""
-    )
-    limits = f", limits {_code(verdict.limits[:19])}" if verdict.limits else ""
-    title = f"<h2>Gate {_text(verdict.gate)} <small>{ran}{limits}</small></h2>"
+    ran = f"{verdict.seconds:.0f} s, {_text(text.moment(verdict.finished))}, limits "
+    small = f"<small>{ran}{_code(verdict.limits[:12])}</small>" if verdict.finished else ""
+    title = f"<h2>Gate {_text(verdict.gate)} {small}</h2>"
     charts, tables = verdict.charts[: min(most, 12)], verdict.tables[:most]
     shown = [*map(figure, charts), *(_table(table, most) for table in tables)]
     return (
