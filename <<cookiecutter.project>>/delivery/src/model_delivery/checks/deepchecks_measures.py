@@ -34,6 +34,8 @@ class Measure:
         Whether each training period is measured against the other rows too, for reference.
     either
         Whether the training rows are measured too, and the larger value counts.
+    says
+        What the number is, in words.
     """
 
     make: Callable[[], Any]
@@ -41,6 +43,7 @@ class Measure:
     pair: bool = False
     spread: bool = False
     either: bool = False
+    says: str = ""
 
     def findings(self, tables: Tables) -> list[Finding]:
         """Measure."""
@@ -53,7 +56,7 @@ class Measure:
             {
                 "column": name,
                 "value": number(value),
-                "sentence": sentence,
+                "sentence": f"{self.says} {sentence}".strip(),
                 "reference": past and [number(old[name][0]) for old in past],
             }
             for name, (value, sentence) in now.items()
@@ -118,16 +121,20 @@ def weakest_segment(value: Any) -> Values:
     """Return the ROC AUC of the weakest pair of ranges, relative to that of all test rows."""
     worst = value["weak_segments_list"].sort_values("roc_auc Score").iloc[0]
     score, average = worst["roc_auc Score"], value["avg_score"]
-    where = []
-    for name, span in ((worst[f], worst[f"{f} Range"]) for f in ("Feature1", "Feature2")):
-        shown = f"{span[0]:.4g} to {span[1]:.4g}" if isinstance(span, tuple) else ", ".join(span)
-        where += [f"`{name}` is {shown:.80}"] if name else []
+    pairs = [(worst[name], worst[f"{name} Range"]) for name in ("Feature1", "Feature2")]
+    where = sorted(f"`{name}` is {_span(span)}" for name, span in pairs if name)
     return {
         None: (
             score / average,
             f"ROC AUC {score:.3f} where {' and '.join(where)}, {average:.3f} in all",
         )
     }
+
+
+def _span(span: Any) -> str:
+    """Return an interval or a list of categories in few characters."""
+    ends = [f"{end:.4g}" for end in span] if isinstance(span, tuple) else [", ".join(span)]
+    return f"{' to '.join(ends):.80}"
 
 
 MEASURES: dict[str, dict[str, Measure]] = {
@@ -140,11 +147,13 @@ MEASURES: dict[str, dict[str, Measure]] = {
             checks.MixedNulls,
             lambda v: in_test({name: len(kinds) for name, kinds in v["columns"].items()}),
             either=True,
+            says="spellings of no value",
         ),
         "IsSingleValue": Measure(
             checks.IsSingleValue,
             lambda v: in_test({name: float(kinds == 1) for name, kinds in v.items()}),
             either=True,
+            says="1 if there is a single value",
         ),
         "StringMismatchComparison": Measure(
             checks.StringMismatchComparison, new_spellings, pair=True
@@ -155,7 +164,12 @@ MEASURES: dict[str, dict[str, Measure]] = {
             lambda v: {None: (v, "share of test rows before the last training row")},
             pair=True,
         ),
-        "FeatureLabelCorrelation": Measure(checks.FeatureLabelCorrelation, in_test, either=True),
+        "FeatureLabelCorrelation": Measure(
+            checks.FeatureLabelCorrelation,
+            in_test,
+            either=True,
+            says="power to predict the label alone",
+        ),
         "FeatureDrift": Measure(
             checks.FeatureDrift,
             lambda v: in_test({name: one["Drift score"] for name, one in v.items()}),
