@@ -317,6 +317,7 @@ def test_charts_without_a_finite_value_say_so() -> None:
 
 def test_numbers_read_together_have_equally_many_decimals() -> None:
     assert text.aligned([0.7, 0.7523, None, math.inf]) == ["0.700", "0.752", "–", "inf"]
+    assert text.aligned([0.00001, 0.0, 26_115.0, 0.5]) == ["1e-05", "0", "26,115.0", "0.5"]
 
 
 def test_a_table_shows_short_rows_and_hides_empty_columns() -> None:

@@ -177,7 +177,7 @@ def change_of(check: Check) -> str:
     if math.isclose(check.value, check.champion, rel_tol=1e-9):
         return "same"
     change, bound = check.value - check.champion, limit_of(check)
-    text = ("+" if change > 0 else "") + number(change)
+    text = ("+" if change > 0 else "") + number(change, 2)
     if bound is None or not math.isfinite(change):
         return text
     return f"{text} {'better' if (change > 0) == (bound[0] == '≥') else 'worse'}"

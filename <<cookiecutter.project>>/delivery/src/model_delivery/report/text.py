@@ -55,19 +55,21 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def aligned(values: Sequence[float | None], digits: int = 3) -> list[str]:
-    """Return numbers that are read together with equally many decimals.
+    """Return numbers that are read together with as many decimals as the largest needs.
 
     Examples
     --------
-    >>> aligned([0.7523, 0.76, None])
-    ['0.752', '0.760', '–']
+    >>> aligned([0.7523, 0.76, 0.00917, None])
+    ['0.752', '0.760', '0.009', '–']
     """
     texts = [number(value, digits) for value in values]
-    places = max((len(text.partition(".")[2]) for text in texts), default=0)
-    if places > 6 or any("e" in text for text in texts):
-        return texts
+    largest = max((abs(value) for value in values if value and finite(value)), default=1.0)
+    needed = max((len(text.partition(".")[2]) for text in texts if "e" not in text), default=0)
+    places = min(needed, max(2, digits - 1 - math.floor(math.log10(largest))))
     return [
-        f"{round(value, places) + 0.0:,.{places}f}" if value is not None and finite(value) else text
+        f"{round(value, places) + 0.0:,.{places}f}"
+        if value and finite(value) and "e" not in text
+        else text
         for value, text in zip(values, texts, strict=True)
     ]
 
