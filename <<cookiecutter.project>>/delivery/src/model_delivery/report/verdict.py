@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, computed_field
 class Outcome(StrEnum):
     """What a check or a gate found, from the best to the worst."""
 
-    PASS = "pass"
+    PASS = "pass"  # noqa: S105 - an outcome, no password
     WARN = "warn"
     RETRAIN = "retrain"
     INCONCLUSIVE = "inconclusive"
