@@ -33,7 +33,7 @@ def reading(check: str, value: float | None, column: str | None = "temp", **more
 @pytest.mark.parametrize(
     ("name", "limit", "found", "outcome", "says"),
     [
-        (NEW, RARE, [("dest", 0.01, None)], PASS, "`dest`: said"),
+        (NEW, RARE, [("dest", 0.01, None)], PASS, "said, column `dest`"),
         (NEW, RARE, [("dest", 0.2, None), ("origin", 0.3, None)], STOP, "`dest`"),
         (NEW, RARE, [], INCONCLUSIVE, "did not run: no finding came back"),
         (NEW, RARE, [("dest", None, None)], INCONCLUSIVE, "no number"),
@@ -89,8 +89,9 @@ def flights(rows: int, start: str, days: int, seed: int) -> pd.DataFrame:
             columns[name] = random.choice((spec.values or ["AAA", "BBB", "CCC"])[:3], rows)
         else:
             columns[name] = random.normal(100, 10, rows).round(1)
-    label = random.random(rows) < 1 / (1 + np.exp(-(columns["humid"] - 110) / 5))
-    score = 1 / (1 + np.exp(-(columns["humid"] - 110 + random.normal(0, 4, rows)) / 5))
+    evidence = sum(columns[name] - 100 for name in ("temp", "dewp", "humid", "visib")) / 10
+    score = 1 / (1 + np.exp(1.2 - evidence))
+    label = random.random(rows) < score
     times = times.astype("datetime64[us]")
     changed = {PROJECT.contract.target: label, PROJECT.contract.time: times, "score": score}
     return pd.DataFrame(columns | changed)

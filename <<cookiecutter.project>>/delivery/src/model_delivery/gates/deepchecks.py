@@ -160,7 +160,8 @@ class Reading:
     @property
     def subject(self) -> str:
         """Whom the sentence is about."""
-        return f"`{self.column}`" if self.column else "the whole"
+        whole = {"LabelDrift": "the label", "PredictionDrift": "the score"}
+        return f"`{self.column}`" if self.column else whole.get(self.check, "the table")
 
     @property
     def past(self) -> list[float]:
@@ -192,7 +193,7 @@ class Reading:
         if self.check in SHARES:
             most = f"{max(self.past):.1%} at most in a training period"
             return f"{self.subject} is {self.value:.1%} {SHARES[self.check]} in test, {most}"
-        return f"{self.subject}: {self.sentence}" if self.column else self.sentence
+        return f"{self.sentence}, column {self.subject}" if self.column else self.sentence
 
 
 def judge_readings(name: str, limit: Limit, readings: Sequence[Reading]) -> Check:
