@@ -127,7 +127,7 @@ def test_a_changed_byte_is_refused_before_anything_is_loaded(
     model = target / "ship" / "model" / "model.txt"
     model.write_text(model.read_text().replace("tree", "tree ", 1))
     try:
-        with pytest.raises(UserError, match="model/model.txt"):
+        with pytest.raises(UserError, match=r"model/model\.txt"):
             load_candidate(small, candidate.digest)
     finally:
         shutil.rmtree(target)
@@ -139,13 +139,15 @@ def test_the_service_answers_a_row_with_the_score_that_was_judged(
 ) -> None:
     scored = pq.read_table(candidate.test_path).slice(0, 5)
     rows = scored.drop_columns(["late", "score"]).to_pylist()
-    body = json.dumps({"rows": [{**row, "scheduled": row["scheduled"].isoformat()} for row in rows]})
+    body = json.dumps(
+        {"rows": [{**row, "scheduled": row["scheduled"].isoformat()} for row in rows]}
+    )
     python = service_environment(small, candidate.ship / "requirements.txt")
     with running(candidate.ship, python, tmp_path / "log") as service:
-        request = urllib.request.Request(  # noqa: S310
+        request = urllib.request.Request(
             f"{service.url}/predict", body.encode(), {"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=10) as answer:
             answered = json.load(answer)
             assert answer.headers["x-model-digest"] == candidate.digest
     assert answered["probability"] == scored["score"].to_pylist()

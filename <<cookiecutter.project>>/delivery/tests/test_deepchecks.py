@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from model_delivery.contract.gates import Limit
+from model_delivery.contract.settings import Limit
 from model_delivery.errors import UserError
 from model_delivery.gates import deepchecks
 from model_delivery.gates.deepchecks import Reading, ask, drift_table, judge_readings, request_of

@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from model_delivery.contract.gates import LoadLimits
+from model_delivery.contract.settings import LoadLimits
 from model_delivery.gates import load
 from model_delivery.gates.load import judge_rounds, judge_targets
 from model_delivery.gates.rounds import BrokenError, Round, run_rounds

@@ -22,7 +22,7 @@ from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.image import LABEL, build_image
 from model_delivery.bundle.make import write_reference, write_ship
 from model_delivery.contract.draw import columns_of, draw_rows
-from model_delivery.contract.gates import Limit
+from model_delivery.contract.settings import Limit
 from model_delivery.digest import seal
 from model_delivery.errors import UserError
 from model_delivery.files import write_json
@@ -254,7 +254,7 @@ def test_nothing_unsafe_is_unpacked(
     bento = bento_path(project, copy)
     with tarfile.open(bento) as archive:
         members = [(m, archive.extractfile(m).read()) for m in archive.getmembers()]  # type: ignore[union-attr]
-    with tarfile.open(bento, "w:xz") as archive:
+    with tarfile.open(bento, "w:xz", preset=1) as archive:
         for each, content in members:
             archive.addfile(each, io.BytesIO(content))
         archive.addfile(info)

@@ -10,8 +10,7 @@ from pydantic import BaseModel
 
 from model_delivery.contract.config import load
 from model_delivery.contract.data import DataContract
-from model_delivery.contract.delivery import Delivery
-from model_delivery.contract.gates import Gates
+from model_delivery.contract.settings import Delivery, Gates
 from model_delivery.errors import UserError
 from model_delivery.protocols import user_module, user_package
 

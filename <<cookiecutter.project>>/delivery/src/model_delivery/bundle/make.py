@@ -14,10 +14,15 @@ import numpy as np
 import pyarrow.parquet as pq
 
 import model_delivery
-from model_delivery.bundle.candidate import Candidate, candidate_folder, find_by_key, remember
-from model_delivery.bundle.environment import export_requirements
-from model_delivery.bundle.key import training_key, tree
-from model_delivery.bundle.score import write_columns
+from model_delivery.bundle.candidate import (
+    Candidate,
+    candidate_folder,
+    find_by_key,
+    remember,
+    training_key,
+    tree,
+)
+from model_delivery.bundle.environment import export_requirements, write_columns
 from model_delivery.contract.request import request_json
 from model_delivery.digest import seal
 from model_delivery.files import settle, sha256_file, temporary_folder, write_atomic, write_json
@@ -141,5 +146,7 @@ def _lineage(
 
 def git(project: Project, *arguments: str) -> str | None:
     """Return what a git command prints, or None outside a repository or before a commit."""
-    done = subprocess.run(["git", *arguments], cwd=project.root, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["git", *arguments], cwd=project.root, capture_output=True, text=True, check=False
+    )
     return done.stdout.strip() if done.returncode == 0 else None

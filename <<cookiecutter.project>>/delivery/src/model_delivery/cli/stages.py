@@ -24,11 +24,10 @@ from model_delivery.cli.screen import say, step
 from model_delivery.errors import UserError
 from model_delivery.files import write_atomic
 from model_delivery.gates.api import check_api
-from model_delivery.gates.champion import champion_scores
 from model_delivery.gates.data import check_data, refused
 from model_delivery.gates.judge import limits_hash, limits_of, make_verdict
 from model_delivery.gates.load import check_load
-from model_delivery.gates.model import check_model
+from model_delivery.gates.model import champion_scores, check_model
 from model_delivery.gates.package import check_package
 from model_delivery.project import Project
 from model_delivery.registry.champion import champion

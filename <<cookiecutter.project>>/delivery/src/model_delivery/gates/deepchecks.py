@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from model_delivery.bundle.candidate import Candidate
-from model_delivery.contract.gates import Limit
+from model_delivery.contract.settings import Limit
 from model_delivery.errors import UserError
 from model_delivery.files import read_json, write_json
 from model_delivery.gates.judge import judge

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from model_delivery.contract.gates import Limit
+from model_delivery.contract.settings import Limit
 from model_delivery.files import canonical_json, sha256_bytes
 from model_delivery.project import Project
 from model_delivery.report.verdict import Chart, Check, Outcome, Table, Verdict, finite

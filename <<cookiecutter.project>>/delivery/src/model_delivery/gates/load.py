@@ -16,7 +16,7 @@ from typing import Any
 
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.environment import service_environment
-from model_delivery.contract.gates import Limit, LoadLimits
+from model_delivery.contract.settings import Limit, LoadLimits
 from model_delivery.gates.judge import judge, make_verdict
 from model_delivery.gates.rounds import BrokenError, Round, interval, run_rounds, share
 from model_delivery.project import Project

@@ -12,8 +12,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from model_delivery.bundle.candidate import Candidate
-from model_delivery.contract.gates import Limit
-from model_delivery.files import read_json
+from model_delivery.bundle.environment import score_cleanly, write_columns
+from model_delivery.contract.settings import Limit
+from model_delivery.errors import UserError
+from model_delivery.files import read_json, temporary_folder
 from model_delivery.gates.deepchecks import model_checks
 from model_delivery.gates.judge import judge, judge_estimate, limits_of, make_verdict
 from model_delivery.project import Project
@@ -28,7 +30,9 @@ from model_delivery.training.metrics import (
     log_loss,
     roc_auc,
 )
+from model_delivery.training.snapshot import columns_of
 
+FEWEST_ROWS = 1_000
 Compared = tuple[Floats, Floats, Floats, NDArray[np.datetime64]]
 
 
@@ -225,3 +229,36 @@ def _calibration(scored: Scored) -> Chart:
         x_label="mean score",
         y_label="share of positives",
     )
+
+
+def champion_scores(
+    project: Project, candidate: Candidate, champion: Candidate | None
+) -> Floats | None:
+    """Return the champion's scores, not-a-number on rows that it may have been trained on.
+
+    Returns
+    -------
+    numpy.ndarray or None
+        Shape (n test rows,); None where there is no champion, or it is the candidate itself.
+
+    Raises
+    ------
+    UserError
+        When fewer than 1,000 rows are later than both training spans.
+    """
+    if champion is None or champion.digest == candidate.digest:
+        return None
+    table, contract = pq.read_table(candidate.test_path), project.contract
+    learned_until = np.datetime64(champion.lineage["data"]["spans"]["train"][1])
+    later = table.column(contract.time).to_numpy() > learned_until
+    if later.sum() < FEWEST_ROWS:
+        raise UserError(
+            f"only {later.sum():,} test rows are later than what the champion {champion.short} "
+            f"was trained on (until {learned_until}); extract newer data: `ml data --as-of DAY`"
+        )
+    columns = {k: v for k, v in columns_of(table).items() if k in contract.inputs}
+    with temporary_folder(project.work / "scores") as folder:
+        rows = folder / "rows.npz"
+        write_columns(rows, columns)
+        scores = score_cleanly(project, champion.ship, rows)
+    return np.where(later, scores, np.nan)

@@ -62,7 +62,11 @@ def table_defects(table: pa.Table, contract: DataContract) -> list[tuple[str, pa
             lambda x: x.mask(fifth, "never seen"),
         ),
         "is missing in a fifth of rows": (
-            [n for n in contract.of_type("number", "category") if contract.columns[n].missing < 0.1],
+            [
+                n
+                for n in contract.of_type("number", "category")
+                if contract.columns[n].missing < 0.1
+            ],
             lambda x: x.mask(fifth, None),
         ),
         "has no label in a fifth of rows": (
@@ -90,7 +94,9 @@ def score_defects(scored: Scored, contract: DataContract) -> list[tuple[str, Sco
     shuffled = random.permutation(scores)
     spoilt = {
         "every score is the mean": np.full_like(scores, scores.mean()),
-        "60 % of scores are exchanged": np.where(random.random(len(scores)) < 0.6, shuffled, scores),
+        "60 % of scores are exchanged": np.where(
+            random.random(len(scores)) < 0.6, shuffled, scores
+        ),
         "scores are cubed: ranks kept, frequencies lost": scores**3,
     }
     for column in contract.segments[:1]:

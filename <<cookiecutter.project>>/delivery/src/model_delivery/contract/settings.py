@@ -1,4 +1,4 @@
-"""Every limit of `config/gates.yaml`, and the outcome that passing it leads to."""
+"""What `config/gates.yaml` and `config/delivery.yaml` may hold: limits, environments."""
 
 from __future__ import annotations
 
@@ -106,3 +106,29 @@ class Gates(Strict):
     package: PackageLimits
     api: ApiLimits
     load: LoadLimits
+
+
+Port = Annotated[int, Field(ge=1024, le=65535)]
+
+
+class Environment(Strict):
+    """One place where a release runs."""
+
+    target: Literal["host"]
+    port: Port
+
+
+class Image(Strict):
+    """How an OCI image is built."""
+
+    base: str
+    builder: Literal["docker", "buildah"]
+
+
+class Delivery(Strict):
+    """The whole of `config/delivery.yaml`."""
+
+    environments: dict[Literal["production"], Environment]
+    keep_releases: Annotated[int, Field(ge=2)]
+    start_timeout_seconds: Annotated[float, Field(gt=0)]
+    image: Image
