@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -43,6 +44,18 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> BakedProject:
     project.run("git", "add", ".")
     who = ("-c", "user.name=tester", "-c", "user.email=tester@example.org")
     project.run("git", *who, "commit", "--quiet", "-m", "Start from the template")
+    return project
+
+
+@pytest.fixture(scope="session")
+def trained(ready: BakedProject, tmp_path_factory: pytest.TempPathFactory) -> BakedProject:
+    """Return a project with data and a trained candidate, shared: add to `.ml`, change nothing."""
+    path = tmp_path_factory.mktemp("trained") / ready.path.name
+    shutil.copytree(ready.path, path, ignore=shutil.ignore_patterns(".venv"))
+    project = BakedProject(path)
+    project.run("uv", "sync", "--quiet")
+    project.ml("data")
+    project.ml("train")
     return project
 
 

@@ -1,0 +1,160 @@
+"""`ml package --image` by buildah: the image's own service answers as the candidate did.
+
+The base is a Debian made by debootstrap, since nothing is pulled here. It takes a minute and is
+kept in the user's cache between runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.baking import BakedProject
+
+BASE = "localhost/template-test-base:bookworm"
+IMAGE = "localhost/late-departures"
+PORT = 4000
+REFERENCE = """
+import json
+import numpy as np
+from model_delivery.bundle.candidate import current_candidate
+from model_delivery.project import find_project
+from model_delivery.serving.score import read_columns
+candidate = current_candidate(find_project())
+columns = read_columns(candidate.folder / "reference.npz")
+def plain(value):
+    if isinstance(value, np.datetime64):
+        return str(value.astype("datetime64[s]"))
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if value != value else value
+rows = [{name: plain(values[i]) for name, values in columns.items()} for i in range(50)]
+scores = np.load(candidate.folder / "reference_scores.npy")[:50].tolist()
+print(json.dumps({"digest": candidate.digest, "rows": rows, "scores": scores}))
+"""
+
+
+class Store:
+    """Buildah's store in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, settings = folder, folder / "storage.conf"
+        places = f'graphroot = "{folder}/graph"\nrunroot = "{folder}/run"\n'
+        settings.write_text(f'[storage]\ndriver = "overlay"\n{places}')
+        self.env = {"CONTAINERS_STORAGE_CONF": str(settings)}
+
+    def run(self, *command: str) -> str:
+        """Return what a command printed."""
+        env = os.environ | self.env
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+        return done.stdout.strip()
+
+    @contextmanager
+    def container(self, image: str) -> Iterator[str]:
+        """Yield the name of a container made of an image."""
+        name = self.run("buildah", "from", "--pull-never", image)
+        try:
+            yield name
+        finally:
+            self.run("buildah", "rm", name)
+
+
+@pytest.fixture(scope="module")
+def store() -> Store:
+    """Return a store that holds a base image."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    store = Store(cache / "cookiecutter-model-delivery" / "images")
+    if store.run("buildah", "images", "--quiet", "--filter", f"reference={BASE}"):
+        return store
+    root = store.folder / "bookworm"
+    shutil.rmtree(root, ignore_errors=True)
+    packages = "--include=python3,libgomp1"
+    store.run("debootstrap", "--variant=minbase", packages, "bookworm", str(root))
+    with store.container("scratch") as container:
+        store.run("buildah", "copy", "--quiet", container, str(root), "/")
+        store.run("buildah", "commit", "--quiet", container, BASE)
+    shutil.rmtree(root)
+    return store
+
+
+@pytest.fixture(scope="module")
+def packaged(trained: BakedProject, store: Store) -> Iterator[BakedProject]:
+    """Return a project with an image of its candidate."""
+    settings = trained.path / "config" / "delivery.yaml"
+    before = settings.read_text()
+    lines = [line for line in before.splitlines() if not line.startswith(("  base:", "  builder:"))]
+    lines.insert(lines.index("image:") + 1, f"  base: {BASE}\n  builder: buildah")
+    settings.write_text("\n".join(lines) + "\n")
+    trained.run("uv", "run", "ml", "package", "--image", env=store.env)
+    yield trained
+    settings.write_text(before)
+    built = store.run("buildah", "images", "--quiet", "--filter", f"reference={IMAGE}")
+    store.run("buildah", "rmi", *built.split())
+
+
+@contextmanager
+def serving(store: Store, container: str, command: list[str]) -> Iterator[None]:
+    """Run a command in a container; with its first process all of it ends, as with an engine."""
+    first = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    run = ["buildah", "run", "--isolation", "chroot", container, "--", *command]
+    process = subprocess.Popen([*first, *run], env=os.environ | store.env)
+    try:
+        yield
+    finally:
+        process.kill()  # `unshare` heeds no gentler signal
+        process.wait(timeout=30)
+
+
+def predict(rows: list[Any]) -> tuple[str | None, Any]:
+    """Return the digest in the headers and the JSON of the answer, once the service is there."""
+    deadline = time.monotonic() + 120
+    while True:
+        connection = HTTPConnection("127.0.0.1", PORT, timeout=10)
+        try:
+            headers = {"content-type": "application/json"}
+            connection.request("POST", "/predict", json.dumps({"rows": rows}), headers)
+            answer = connection.getresponse()
+            content = answer.read()
+            assert answer.status == 200, content
+            return answer.getheader("x-model-digest"), json.loads(content)
+        except ConnectionError:
+            assert time.monotonic() < deadline, "the service does not come up"
+            time.sleep(0.2)
+        finally:
+            connection.close()
+
+
+@pytest.mark.debian("buildah", "debootstrap")
+def test_the_image_answers_as_the_candidate_did(packaged: BakedProject, store: Store) -> None:
+    expected = json.loads(packaged.run("uv", "run", "python", "-c", REFERENCE).stdout)
+    image = f"{IMAGE}:{expected['digest'][:12]}"
+    config = json.loads(store.run("buildah", "inspect", "--type", "image", image))["OCIv1"]
+    assert config["config"]["Labels"]["model.digest"] == expected["digest"]
+    command = [f"{PORT}" if part == "3000" else part for part in config["config"]["Cmd"]]
+    with store.container(image) as container:
+        who = store.run("buildah", "run", "--isolation", "chroot", container, "--", "id", "-u")
+        assert who == "10001"
+        with serving(store, container, command):
+            digest, got = predict(expected["rows"])
+    assert digest == expected["digest"]
+    assert got == {"release": expected["digest"][:12], "probability": expected["scores"]}
+
+
+@pytest.mark.debian("buildah", "debootstrap")
+def test_the_gate_judges_the_image(packaged: BakedProject) -> None:
+    done = packaged.ml("check", "package", "--json")
+    (verdict,) = json.loads(done.stdout)
+    outcomes = {check["name"]: check["outcome"] for check in verdict["checks"]}
+    assert {outcomes[name] for name in ("image", "image_libgomp", "image_megabytes")} == {"pass"}
+    assert verdict["outcome"] == "pass"
