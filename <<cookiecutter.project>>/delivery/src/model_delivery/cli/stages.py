@@ -27,7 +27,7 @@ from model_delivery.gates.api import check_api
 from model_delivery.gates.data import check_data, refused
 from model_delivery.gates.judge import limits_hash, limits_of, make_verdict
 from model_delivery.gates.load import check_load
-from model_delivery.gates.model import champion_scores, check_model
+from model_delivery.gates.model import check_model
 from model_delivery.gates.package import check_package
 from model_delivery.project import Project
 from model_delivery.registry.champion import champion
@@ -166,7 +166,7 @@ def _candidate_gate(run: Run, name: str, candidate: Candidate) -> Verdict:
     checks: dict[str, tuple[str, Callable[[], Verdict]]] = {
         "model": (
             "quality, segments, champion",
-            lambda: check_model(project, candidate, champion_scores(project, candidate, old)),
+            lambda: check_model(project, candidate, old),
         ),
         "package": ("contents and equality", lambda: check_package(project, candidate)),
         "api": (

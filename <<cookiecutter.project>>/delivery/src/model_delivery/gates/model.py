@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,12 +32,14 @@ from model_delivery.training.metrics import (
 from model_delivery.training.snapshot import columns_of
 
 FEWEST_ROWS = 1_000
-Compared = tuple[Floats, Floats, Floats, NDArray[np.datetime64]]
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Scored rows of the test window: shapes (n,); `days` are the clusters of the bootstrap."""
+    """Scored rows of the test window: shapes (n,); `days` are the clusters of the bootstrap.
+
+    The champion's scores are not-a-number on rows that it may have learned from.
+    """
 
     labels: Floats
     scores: Floats
@@ -46,45 +47,43 @@ class Scored:
     table: pa.Table
     champion: Floats | None = None
 
-    def compared(self, rows: NDArray[np.bool_] | None = None) -> Compared | None:
-        """Return labels, scores, champion's scores and days where both models can be judged."""
+    def part(self, rows: NDArray[np.bool_]) -> Scored:
+        """Return some of the rows."""
+        champion = None if self.champion is None else self.champion[rows]
+        columns = self.labels[rows], self.scores[rows], self.days[rows]
+        return Scored(*columns, self.table.filter(pa.array(rows)), champion)
+
+    def auc(self) -> Estimate:
+        """Return the area under the ROC curve."""
+        return estimate(roc_auc, self.labels, self.scores, self.days)
+
+    def change(self) -> Estimate | None:
+        """Return by how much it exceeds the champion's, on rows that can judge both."""
         if self.champion is None:
             return None
-        use = np.isfinite(self.champion) & (True if rows is None else rows)
-        return self.labels[use], self.scores[use], self.champion[use], self.days[use]
+        both = np.isfinite(self.champion)
+        rows = self.labels[both], self.scores[both], self.days[both]
+        return estimate(roc_auc, *rows, other=self.champion[both])
 
 
-def check_model(
-    project: Project, candidate: Candidate, champion: Floats | None = None, deep: bool = True
-) -> Verdict:
-    """Judge a candidate by the scores it saved.
-
-    Parameters
-    ----------
-    champion
-        The champion's scores on the candidate's test rows, shape (n,), not-a-number on rows it
-        may have learned from; None means a first delivery, which the verdict says.
-    deep
-        Whether Deepchecks' model suite runs too.
-    """
+def check_model(project: Project, candidate: Candidate, champion: Candidate | None) -> Verdict:
+    """Judge a candidate by the scores it saved, beside the champion where there is one."""
     started = time.perf_counter()
-    scored = read_scored(project, candidate, champion)
-    checks, tables = score_checks(project, candidate, scored)
+    scored = read_scored(project, candidate, champion_scores(project, candidate, champion))
+    checks, table = score_checks(project, candidate, scored)
+    more, tables = model_checks(project, candidate)
     charts = [_curve(candidate), _calibration(scored)]
-    if deep:
-        more, found = model_checks(project, candidate)
-        checks, tables = checks + more, tables + found
-    limits = limits_of(project, "model")
-    return make_verdict("model", candidate.digest, limits, checks, started, tables, charts)
+    limits, checks = limits_of(project, "model"), checks + more
+    subject = candidate.digest
+    return make_verdict("model", subject, limits, checks, started, [table, *tables], charts)
 
 
 def score_checks(
     project: Project, candidate: Candidate, scored: Scored
-) -> tuple[list[Check], list[Table]]:
-    """Return the checks of scores against labels, without Deepchecks."""
-    table, segments = _segments(project, scored)
-    quality = _quality(project, candidate, scored)
-    return [*quality, *segments, *_against_champion(project, scored)], [table]
+) -> tuple[list[Check], Table]:
+    """Return the checks of scores against labels, without Deepchecks, and the segments."""
+    segments, table = _segments(project, scored)
+    return [*_quality(project, candidate, scored), *segments], table
 
 
 def read_scored(project: Project, candidate: Candidate, champion: Floats | None) -> Scored:
@@ -96,113 +95,72 @@ def read_scored(project: Project, candidate: Candidate, champion: Floats | None)
 
 
 def _quality(project: Project, candidate: Candidate, scored: Scored) -> list[Check]:
-    limits = project.gates.model
-    train = pq.read_table(candidate.train_path)
+    limits, train = project.gates.model, pq.read_table(candidate.train_path)
     labels = train.column(project.contract.target).to_numpy().astype(float)
-    base = float(labels.mean())
+    base, own = float(labels.mean()), train.column(SCORE).to_numpy()
 
     def gain(y: Floats, p: Floats, w: Floats) -> float:
         return 1 - log_loss(y, p, w) / log_loss(y, np.full(len(y), base), w)
 
-    auc = estimate(roc_auc, scored.labels, scored.scores, scored.days)
-    better = estimate(gain, scored.labels, scored.scores, scored.days)
-    wrong = estimate(calibration_error, scored.labels, scored.scores, scored.days)
-    own = roc_auc(labels, train.column(SCORE).to_numpy(), np.ones(len(labels)))
-    gap = Estimate(own - auc.value, own - auc.high, own - auc.low)
-    old = _champion_value(scored)
-    return [
-        judge_estimate("roc_auc", limits.roc_auc, auc, "ranks late above punctual rows", old),
-        judge_estimate(
-            "log_loss_gain",
-            limits.log_loss_gain,
-            better,
-            f"log loss below that of always answering the training share {base:.3f}",
+    rows = scored.labels, scored.scores, scored.days
+    auc, change, own_auc = scored.auc(), scored.change(), roc_auc(labels, own, np.ones(len(own)))
+    found = {
+        "roc_auc": (auc, "how well rows with and without the target are told apart"),
+        "log_loss_gain": (
+            estimate(gain, *rows),
+            f"share of the log loss of always answering the training share, {base:.3f}, saved",
         ),
-        judge_estimate(
-            "calibration_error", limits.calibration_error, wrong, "scores are frequencies"
+        "calibration_error": (estimate(calibration_error, *rows), "scores against frequencies"),
+        "overfit_gap": (
+            Estimate(own_auc - auc.value, own_auc - auc.high, own_auc - auc.low),
+            f"ROC AUC {own_auc:.3f} on training rows, less that on the test window",
         ),
-        judge_estimate(
-            "overfit_gap", limits.overfit_gap, gap, f"ROC AUC {own:.3f} on its own training rows"
-        ),
-    ]
-
-
-def _champion_value(scored: Scored) -> float | None:
-    compared = scored.compared()
-    if compared is None:
-        return None
-    labels, _, champion, _ = compared
-    return roc_auc(labels, champion, np.ones(len(labels)))
-
-
-def _against_champion(project: Project, scored: Scored) -> list[Check]:
-    compared = scored.compared()
-    if compared is None:
+    }
+    if change is not None:
+        found["champion_difference"] = (change, "ROC AUC less the champion's, on the same rows")
+    checks = [judge_estimate(name, getattr(limits, name), *found[name]) for name in found]
+    if change is None:
         sentence = "first delivery, or the champion itself: nothing to compare with"
-        return [Check(name="champion", outcome=Outcome.PASS, sentence=sentence, value="none")]
-    limit = project.gates.model.champion_difference
-    said = f"ROC AUC minus the champion's on the same {len(compared[0]):,} rows"
-    return [judge_estimate("champion_difference", limit, _difference(compared), said)]
+        first = Check(name="champion", outcome=Outcome.PASS, sentence=sentence, value="none")
+        return [*checks, first]
+    checks[0] = checks[0].model_copy(update={"champion": auc.value - change.value})
+    return checks
 
 
-def _difference(compared: Compared) -> Estimate:
-    labels, scores, champion, days = compared
-    return estimate(roc_auc, labels, scores, days, other=champion)
-
-
-@dataclass(frozen=True)
-class Segment:
-    """The rows of one value of one column, and how well they are ranked."""
-
-    name: str
-    rows: int
-    auc: Estimate
-    change: Estimate | None
-
-    def row(self) -> list[str | int | float | None]:
-        """Return the segment as a row of the report's table."""
-        change = self.change.value if self.change else None
-        return [self.name, self.rows, self.auc.value, self.auc.low, self.auc.high, change]
-
-
-def _segments(project: Project, scored: Scored) -> tuple[Table, list[Check]]:
+def _segments(project: Project, scored: Scored) -> tuple[list[Check], Table]:
     """Judge each large segment; of many, some are low by chance, so the whole interval counts."""
     limits = project.gates.model
-    found = list(_measured_segments(project, scored))
-    columns = ["segment", "rows", "ROC AUC", "low", "high", "change to champion"]
-    table = Table(title="Segments", columns=columns, rows=[s.row() for s in found])
-    checks = [_worst("segment_roc_auc", limits.segment_roc_auc, [(s.name, s.auc) for s in found])]
-    if scored.champion is not None:
-        changes = [(s.name, s.change) for s in found if s.change]
-        limit = limits.segment_champion_difference
-        checks.append(_worst("segment_champion_difference", limit, changes))
-    return table, checks
-
-
-def _measured_segments(project: Project, scored: Scored) -> Iterator[Segment]:
+    aucs: dict[str, Estimate] = {}
+    changes: dict[str, Estimate] = {}
+    rows: list[list[str | int | float | None]] = []
     for column in project.contract.segments:
         values = scored.table.column(column).to_numpy()
         for value in sorted({value for value in values if value is not None}):
-            rows = values == value
-            if rows.sum() < project.gates.model.segment_rows:
+            part = scored.part(values == value)
+            if len(part.labels) < limits.segment_rows:
                 continue
-            part = (scored.labels[rows], scored.scores[rows], scored.days[rows])
-            compared = scored.compared(rows)
-            change = _difference(compared) if compared else None
-            yield Segment(f"{column} {value}", int(rows.sum()), estimate(roc_auc, *part), change)
+            name, auc, change = f"{column} {value}", part.auc(), part.change()
+            aucs |= {name: auc}
+            changes |= {name: change} if change else {}
+            numbers = auc.value, auc.low, auc.high, change.value if change else None
+            rows.append([name, len(part.labels), *numbers])
+    columns = ["segment", "rows", "ROC AUC", "low", "high", "change to champion"]
+    checks = [_worst("segment_roc_auc", limits.segment_roc_auc, aucs)]
+    if scored.champion is not None:
+        limit = limits.segment_champion_difference
+        checks.append(_worst("segment_champion_difference", limit, changes))
+    return checks, Table(title="Segments", columns=columns, rows=rows)
 
 
-def _worst(name: str, limit: Limit, found: list[tuple[str, Estimate]]) -> Check:
+def _worst(name: str, limit: Limit, found: dict[str, Estimate]) -> Check:
     """Judge the segment whose upper bound is lowest: it is surely as low as that."""
     if not found:
-        sentence = (
-            "no segment has enough rows to be judged; lower `segment_rows` or drop `segments`"
-        )
+        sentence = "no segment has `segment_rows` rows; lower it, or drop `segments`"
         return Check(name=name, outcome=Outcome.WARN, sentence=sentence, limit=str(limit))
-    segment, value = min(found, key=lambda pair: np.nan_to_num(pair[1].high, nan=-np.inf))
+    segment, worst = min(found.items(), key=lambda pair: np.nan_to_num(pair[1].high, nan=-np.inf))
     said = f"worst of {len(found)} segments: {segment}; judged by the upper end of its interval"
-    check = judge(name, limit, value.high, said, low=value.low, high=value.high)
-    return check.model_copy(update={"value": value.value if finite(value.high) else None})
+    check = judge(name, limit, worst.high, said, low=worst.low, high=worst.high)
+    return check.model_copy(update={"value": worst.value if finite(worst.high) else None})
 
 
 def _curve(candidate: Candidate) -> Chart:
