@@ -102,7 +102,7 @@ def unpack(bento: Path, destination: Path) -> Path:
                 raise UserError(f"{bento.name}: {reason}; refused before unpacking")
             # As an attribute: Debian 12's Python 3.11.2 has no `filter`; `_unsafe` looked already.
             archive.extraction_filter = getattr(tarfile, "data_filter", None)
-            archive.extractall(destination, members)
+            archive.extractall(destination, members)  # noqa: S202
     except (tarfile.TarError, EOFError, OSError, ValueError) as error:
         raise UserError(f"{bento.name}: cannot be unpacked ({error})") from error
     return destination / "src"

@@ -49,7 +49,7 @@ class Candidate:
 
     @property
     def package(self) -> Path:
-        """Where `ml package` puts Bento, SBOM, card and checksums."""
+        """Bento, SBOM, card and checksums."""
         return self.folder / "package"
 
     @property
@@ -70,13 +70,12 @@ class Candidate:
 
     def verdict(self, gate: str) -> Verdict | None:
         """Return a gate's verdict of this candidate, if it was given."""
-        path = self.folder / "verdicts" / f"{gate}.json"
-        return Verdict.read(path.read_text()) if path.exists() else None
+        return _read(self.folder / "verdicts" / f"{gate}.json")
 
     def save(self, verdict: Verdict) -> None:
         """Keep a gate's verdict beside the candidate."""
         path = self.folder / "verdicts" / f"{verdict.gate}.json"
-        write_atomic(path, verdict.model_dump_json(indent=2) + "\n")
+        write_atomic(path, verdict.model_dump_json(indent=2))
 
 
 def candidate_folder(project: Project, digest: str) -> Path:
@@ -110,12 +109,9 @@ def current_candidate(project: Project) -> Candidate:
 def find_by_key(project: Project, key: str) -> Candidate | None:
     """Return the candidate that an earlier training of the same key made, if it is whole."""
     record = project.work / "keys" / key
-    if not record.exists():
-        return None
-    digest = record.read_text().strip()
-    if not (candidate_folder(project, digest) / "lineage.json").exists():
-        return None
-    return load_candidate(project, digest)
+    digest = record.read_text() if record.exists() else ""
+    whole = (candidate_folder(project, digest) / "lineage.json").exists()
+    return load_candidate(project, digest) if digest and whole else None
 
 
 def remember(project: Project, key: str, candidate: Candidate) -> None:
@@ -125,15 +121,18 @@ def remember(project: Project, key: str, candidate: Candidate) -> None:
 
 
 def data_verdict(project: Project, snapshot: str) -> Verdict | None:
-    """Return the verdict of the gate `data` on a snapshot, if it was given."""
-    path = project.work / "verdicts" / f"data-{snapshot}.json"
-    return Verdict.read(path.read_text()) if path.exists() else None
+    """Return the verdict of the gate `data`, which belongs to a snapshot, if it was given."""
+    return _read(project.work / "verdicts" / f"data-{snapshot}.json")
 
 
 def save_data_verdict(project: Project, snapshot: str, verdict: Verdict) -> None:
-    """Keep the verdict of the gate `data`: it belongs to a snapshot, not to one candidate."""
+    """Keep the verdict of the gate `data`."""
     path = project.work / "verdicts" / f"data-{snapshot}.json"
-    write_atomic(path, verdict.model_dump_json(indent=2) + "\n")
+    write_atomic(path, verdict.model_dump_json(indent=2))
+
+
+def _read(path: Path) -> Verdict | None:
+    return Verdict.read(path.read_text()) if path.exists() else None
 
 
 def tree(folder: Path) -> list[Path]:
@@ -147,16 +146,9 @@ def tree(folder: Path) -> list[Path]:
 
 
 def training_key(project: Project, snapshot: Snapshot) -> str:
-    """Return the SHA-256 over everything that training depends on.
+    """Return the SHA-256 over everything that training depends on, and nothing else.
 
-    The user's package, the machinery, contract and parameters, the data, the locked
-    dependencies, the minor version of Python, and the platform. Limits, environments, docs
-    and workflows are not part of it: they cannot change a model.
-
-    Raises
-    ------
-    UserError
-        When `uv.lock` is missing: without it the dependencies are not fixed.
+    Limits, environments, docs and workflows cannot change a model.
     """
     lock = project.root / "uv.lock"
     if not lock.exists():

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from model_delivery.files import settle, sha256_bytes, temporary_folder
 from model_delivery.project import Project
 from model_delivery.protocols import Columns, Floats
 
+SECONDS = 120
+"""The longest that a release may take to import, or to score a gate's rows."""
 _NETWORK_HINTS = ("error sending request", "dns error", "failed to fetch", "connect error")
 
 
@@ -98,14 +101,12 @@ def score_cleanly(project: Project, ship: Path, columns: Path) -> Floats:
             "PYTHONPYCACHEPREFIX": str(folder / "bytecode"),
         }
         program = ["-m", "model_delivery.serving.score"]
-        done = subprocess.run(
-            [str(python), *program, str(ship.resolve()), str(columns.resolve()), str(scores)],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        command = [str(python), *program, str(ship.resolve()), str(columns.resolve()), str(scores)]
+        options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": SECONDS}
+        try:
+            done = subprocess.run(command, cwd=folder, env=environment, check=False, **options)
+        except subprocess.TimeoutExpired:
+            raise UserError(f"{ship}: scored for more than {SECONDS} s, and was ended") from None
         if done.returncode != 0:
             tail = "\n".join(done.stderr.strip().splitlines()[-5:])
             raise UserError(f"{ship}: cannot score in its clean environment:\n{tail}")

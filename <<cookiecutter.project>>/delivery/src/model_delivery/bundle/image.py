@@ -34,7 +34,7 @@ RUN python3 -c "import sys; sys.exit(sys.version_info[:2] != {version} and 'no {
     && mkdir /srv/state && chown 10001:10001 /srv/state
 COPY packages/ /srv/venv/lib/python{python}/site-packages/
 COPY ship/ /srv/release/
-ENV PATH=/srv/venv/bin:$PATH PYTHONPATH=/srv/release/src PYTHONDONTWRITEBYTECODE=1 \\
+ENV PATH=/srv/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 \\
     HOME=/srv/state BENTOML_HOME=/srv/state BENTOML_DO_NOT_TRACK=True OTEL_SDK_DISABLED=true
 WORKDIR /srv/release
 USER 10001:10001
@@ -174,8 +174,6 @@ def _build(project: Project, candidate: Candidate, folder: Path) -> Path:
         run(["docker", "save", f"--output={archive}", tag], folder)
     else:
         run(["buildah", "build", "--isolation=chroot", "--format=oci", *options], folder)
-        run(
-            ["buildah", "push", "--compression-level=1", tag, f"oci-archive:{archive}:{tag}"],
-            folder,
-        )
+        delivered = f"oci-archive:{archive}:{tag}"
+        run(["buildah", "push", "--compression-level=1", tag, delivered], folder)
     return archive

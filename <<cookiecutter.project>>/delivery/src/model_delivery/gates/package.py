@@ -12,12 +12,13 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from model_delivery.bundle.bento import SBOM, bento_path, changed_files, isolated, unpack
 from model_delivery.bundle.candidate import Candidate
-from model_delivery.bundle.environment import service_environment
+from model_delivery.bundle.environment import SECONDS, score_cleanly, service_environment
 from model_delivery.bundle.image import LABEL, RECORD, image_has, read_image
 from model_delivery.bundle.sbom import listed, read_pins
 from model_delivery.digest import verify
@@ -33,15 +34,9 @@ NAMES = {"src/SHA256SUMS", "env/docker/Dockerfile", "env/docker/entrypoint.sh"}
 BANNED = ("mlflow", "pandas", "sklearn")
 _CONTROL = {*range(32)} - {9, 10, 12, 13}
 _IN_EVERY_PICKLE = {"GLOBAL", "INST", "PUT", "BINPUT", "PROTO"}  # at least one; else a number
-_SECONDS = 120
-_IMPORT = f"""
+_PROBE = f"""
 import importlib.util, json, service
 print(json.dumps([name for name in {BANNED} if importlib.util.find_spec(name)]))
-"""
-_SCORE = """
-import runpy, sys
-sys.path.insert(0, "src")
-runpy.run_module("model_delivery.serving.score", run_name="__main__", alter_sys=True)
 """
 
 
@@ -67,17 +62,15 @@ def _checks(project: Project, candidate: Candidate, folder: Path) -> Iterator[Ch
         return
     looks = [fixed("archive", True, "holds plain files and folders inside itself")]
     looks += [_digest(candidate, ship), *_contents(ship.parent), *_pins(package, ship)]
-    size = sum(path.stat().st_size for path in package.iterdir() if path.name != _archive(package))
-    limits = project.gates.package
-    looks += [judge("megabytes", limits.megabytes, size / 1e6, "Bento, SBOM and card together")]
-    looks += _image(project, candidate)
+    size, limit = bento.stat().st_size / 1e6, project.gates.package.megabytes
+    looks += [judge("megabytes", limit, size, "the Bento"), *_image(project, candidate)]
     yield from looks
     if any(check.outcome is Outcome.STOP for check in looks):
         return
     python = service_environment(project, ship / "requirements.txt")
     with ThreadPoolExecutor() as pool:
         imports = pool.submit(_imports, python, ship)
-        yield _predictions(python, candidate, ship, folder / "scores.npy")
+        yield _predictions(project, candidate, ship)
         yield imports.result()
 
 
@@ -145,70 +138,49 @@ def _pins(package: Path, ship: Path) -> Iterator[Check]:
 
 
 def _imports(python: Path, ship: Path) -> Check:
-    found = _run(python, ship, _IMPORT)
-    if isinstance(found, Check):
-        return found.model_copy(update={"name": "imports"})
-    banned = json.loads(found)
+    command = [str(python), "-c", _PROBE]
+    options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": SECONDS}
+    try:
+        done = subprocess.run(command, cwd=ship, env=isolated(), check=False, **options)
+    except subprocess.TimeoutExpired:
+        return fixed("imports", False, f"the service did not import within {SECONDS} s")
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        return fixed("imports", False, f"the service does not import where it will run: {last}")
+    banned = json.loads(done.stdout)
     sentence = _said("the service imports with neither mlflow, pandas nor scikit-learn", banned)
     return fixed("imports", not banned, sentence)
 
 
-def _predictions(python: Path, candidate: Candidate, ship: Path, scores: Path) -> Check:
-    rows = str(candidate.folder / "reference.npz")
-    found = _run(python, ship, _SCORE, str(ship), rows, str(scores))
-    if isinstance(found, Check):
-        return found.model_copy(update={"name": "predictions"})
+def _predictions(project: Project, candidate: Candidate, ship: Path) -> Check:
     expected = np.load(candidate.folder / "reference_scores.npy", allow_pickle=False)
-    answered = np.load(scores, allow_pickle=False)
-    alike = expected.dtype == answered.dtype and expected.shape == answered.shape
+    try:
+        answered = score_cleanly(project, ship, candidate.folder / "reference.npz")
+    except UserError as error:
+        return fixed("predictions", False, str(error).splitlines()[-1])
+    alike = expected.shape == answered.shape and expected.dtype == answered.dtype
     differ = int(np.sum(expected != answered)) if alike else len(expected)
     kept = len(expected) > 0 and alike and expected.tobytes() == answered.tobytes()
     sentence = f"{differ:,} of {len(expected):,} scores differ from the candidate's own"
     return fixed("predictions", kept, sentence, differ)
 
 
-def _run(python: Path, ship: Path, program: str, *arguments: str) -> str | Check:
-    """Return what a program printed in the clean environment, or the check that it failed."""
-    try:
-        done = subprocess.run(
-            [python, "-c", program, *arguments],
-            cwd=ship,
-            env=isolated(),
-            timeout=_SECONDS,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        sentence = f"no answer within {_SECONDS} s, so it cannot be judged"
-        return Check(name="", outcome=Outcome.INCONCLUSIVE, sentence=sentence)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        return fixed("", False, f"failed in the clean environment: {last}")
-    return done.stdout
-
-
-def _archive(package: Path) -> str | None:
-    record = package / RECORD
-    return str(read_json(record)["archive"]) if record.exists() else None
-
-
-def _image(project: Project, candidate: Candidate) -> list[Check]:
+def _image(project: Project, candidate: Candidate) -> Iterator[Check]:
     """Judge the image, which is expected only when there is a record of one."""
-    name = _archive(candidate.package)
-    if name is None:
-        return []
-    path, limit = candidate.package / name, project.gates.package.image_megabytes
+    path, limits = candidate.package / RECORD, project.gates.package
+    if not path.exists():
+        return
+    record = read_json(path)
+    archive = candidate.package / record["archive"]
     try:
-        image = read_image(path)
+        image = read_image(archive)
     except UserError as error:
-        return [fixed("image", False, str(error))]
-    recorded = image.digest == read_json(candidate.package / RECORD)["digest"]
-    same = recorded and image.labels.get(LABEL) == candidate.digest
+        yield fixed("image", False, str(error))
+        return
+    same = (image.digest, image.labels.get(LABEL)) == (record["digest"], candidate.digest)
     sentence = "the archive holds the recorded image, of this candidate"
-    found = image_has(path, image, "libgomp.so.1")
-    return [
-        fixed("image", same, _said(sentence, [] if same else [image.digest]), image.digest),
-        fixed("image_libgomp", found, "libgomp.so.1, which LightGBM needs, is in the image"),
-        judge("image_megabytes", limit, path.stat().st_size / 1e6, "the image as an archive"),
-    ]
+    yield fixed("image", same, _said(sentence, [] if same else [image.digest]), image.digest)
+    found = image_has(archive, image, "libgomp.so.1")
+    yield fixed("image_libgomp", found, "libgomp.so.1, which LightGBM needs, is in the image")
+    size = archive.stat().st_size / 1e6
+    yield judge("image_megabytes", limits.image_megabytes, size, "the image as an archive")
