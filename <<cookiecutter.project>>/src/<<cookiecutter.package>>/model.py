@@ -7,9 +7,10 @@ from typing import Annotated, Any, Self
 
 import lightgbm as lgb
 import numpy as np
+from model_delivery.contract.config import Strict
 from model_delivery.protocols import Floats
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from <<cookiecutter.package>>.features import CATEGORIES, CLOCK, NUMBERS
 
@@ -17,10 +18,8 @@ CATEGORY_INDEX = [len(CLOCK) + len(NUMBERS) + i for i in range(len(CATEGORIES))]
 FILE = "model.txt"
 
 
-class Parameters(BaseModel):
+class Parameters(Strict):
     """What `config/model.yaml` may hold; names as in LightGBM's documentation."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     learning_rate: Annotated[float, Field(gt=0, le=1)]
     num_leaves: Annotated[int, Field(ge=2)]
