@@ -22,13 +22,16 @@ _TYPE_TESTS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """What one rule of the contract found in a table."""
+    """What one rule of the contract found in a table: breaches, or what holds instead."""
 
     rule: str
     breaches: list[str]
-    kept: str
-    value: float
-    limit: str
+    kept: str = ""
+
+    @property
+    def value(self) -> float:
+        """The number of breaches."""
+        return float(len(self.breaches))
 
     @property
     def sentence(self) -> str:
@@ -40,19 +43,19 @@ class Finding:
 
 def check_structure(table: pa.Table, contract: DataContract) -> list[Finding]:
     """Return what is wrong with columns and types: without these no row can be read at all."""
-    have, want = set(table.column_names), set(contract.columns)
-    strange = [f"column `{name}` is missing" for name in contract.columns if name not in have]
-    strange += [f"column `{name}` is unexpected" for name in table.column_names if name not in want]
+    have, want = table.column_names, contract.columns
+    strange = [f"column `{name}` is missing" for name in want if name not in have]
+    strange += [f"column `{name}` is unexpected" for name in have if name not in want]
+    kinds = {name: table.schema.field(name).type for name in want if name in have}
     retyped = [
-        f"column `{name}` is {table.schema.field(name).type}, not a {spec.type}"
-        for name, spec in contract.columns.items()
-        if name in have and not _TYPE_TESTS[spec.type](table.schema.field(name).type)
+        f"column `{name}` is {kind}, not a {want[name].type}"
+        for name, kind in kinds.items()
+        if not _TYPE_TESTS[want[name].type](kind)
     ]
-    empty = [] if table.num_rows else ["the table has no rows"]
     return [
-        Finding("columns", strange, f"{len(want)} columns as agreed", len(strange), "= 0"),
-        Finding("types", retyped, "every column has its type", len(retyped), "= 0"),
-        Finding("empty", empty, f"{table.num_rows:,} rows", len(empty), "= 0"),
+        Finding("columns", strange, f"{len(want)} columns as agreed"),
+        Finding("types", retyped, "every column has its type"),
+        Finding("empty", [] if table.num_rows else ["no rows"], f"{table.num_rows:,} rows"),
     ]
 
 
@@ -63,33 +66,24 @@ def check_content(table: pa.Table, contract: DataContract) -> list[Finding]:
     """
     missing: list[str] = []
     outside: list[str] = []
-    worst_missing = worst_outside = 0.0
     for name, spec in contract.columns.items():
         column = table.column(name).combine_chunks()
-        absent = _absent(column)
-        share = float(np.mean(absent))
-        if share > spec.missing:
-            where = _where(table, contract, int(np.argmax(absent)))
-            missing.append(f"`{name}`: {share:.2%} missing, at most {spec.missing:.2%} ({where})")
-        worst_missing = max(worst_missing, share - spec.missing)
+        absent = pc.is_null(column, nan_is_null=True).to_numpy(zero_copy_only=False)
         wrong = _outside(column, spec) & ~absent
-        share = float(np.mean(wrong))
-        if share > spec.outside:
-            row = int(np.argmax(wrong))
-            value = column[row].as_py()
-            where = _where(table, contract, row)
-            outside.append(f"`{name}`: {share:.2%} outside its domain, e.g. {value!r} ({where})")
-        worst_outside = max(worst_outside, share - spec.outside)
+        rules = (
+            (missing, absent, spec.missing, "missing"),
+            (outside, wrong, spec.outside, "wrong"),
+        )
+        for breaches, marked, most, word in rules:
+            share, row = float(np.mean(marked)), int(np.argmax(marked))
+            if share > most:
+                where = f"{column[row].as_py()!r} in {_where(table, contract, row)}"
+                breaches.append(f"`{name}`: {share:.2%} {word}, at most {most:.2%}, e.g. {where}")
     return [
-        Finding("missing", missing, "no column misses too many", max(worst_missing, 0.0), "= 0"),
-        Finding("domain", outside, "values lie in their domain", max(worst_outside, 0.0), "= 0"),
+        Finding("missing", missing, "no column misses too many values"),
+        Finding("domain", outside, "values lie in their domain"),
         _duplicates(table, contract),
     ]
-
-
-def _absent(column: pa.Array) -> Any:
-    absent = pc.is_null(column, nan_is_null=pa.types.is_floating(column.type))
-    return absent.to_numpy(zero_copy_only=False)
 
 
 def _outside(column: pa.Array, spec: Column) -> Any:
@@ -113,17 +107,18 @@ def _outside(column: pa.Array, spec: Column) -> Any:
 
 
 def _duplicates(table: pa.Table, contract: DataContract) -> Finding:
-    keys = table.select(contract.key)
-    counted = keys.append_column("_row", pa.array(range(table.num_rows)))
+    rows = pa.array(range(table.num_rows))
+    counted = table.select(contract.key).append_column("_row", rows)
     groups = counted.group_by(contract.key).aggregate([("_row", "count"), ("_row", "max")])
     twice = groups.filter(pc.greater(groups["_row_count"], 1))
-    extra = int(pc.sum(twice["_row_count"]).as_py() or 0) - twice.num_rows
-    breaches = []
-    if extra:
-        where = _where(table, contract, twice["_row_max"][0].as_py())
-        breaches = [f"{extra:,} rows repeat the key {', '.join(contract.key)} ({where})"]
-    kept = f"the key {', '.join(contract.key)} is unique"
-    return Finding("key", breaches, kept, extra, "= 0")
+    key = ", ".join(contract.key)
+    breaches = [
+        f"the key {key} stands {count} times, last in {_where(table, contract, row)}"
+        for count, row in zip(
+            *(twice[n].to_pylist() for n in ("_row_count", "_row_max")), strict=True
+        )
+    ]
+    return Finding("key", breaches, f"the key {key} is unique")
 
 
 def _where(table: pa.Table, contract: DataContract, row: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -71,10 +72,8 @@ class Snapshot:
         """Refuse a snapshot whose bytes are not those of its manifest."""
         for name, digest in self.manifest["files"].items():
             if sha256_file(self.folder / name) != digest:
-                raise UserError(
-                    f"{self.folder / name}: changed since it was extracted; "
-                    "delete the folder and run `ml data --force`"
-                )
+                path = self.folder / name
+                raise UserError(f"{path}: changed since it was extracted; run `ml data --force`")
 
 
 def take_snapshot(project: Project, as_of: dt.date | None, force: bool = False) -> Snapshot:
@@ -142,7 +141,7 @@ def _arrow(frame: Any, project: Project) -> pa.Table:
         try:
             pa.array(frame[name])
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            finding = Finding("types", [f"column `{name}` mixes types ({error})"], "", 1, "= 0")
+            finding = Finding("types", [f"column `{name}` mixes types ({error})"])
             raise BrokenStructureError([finding]) from error
     table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
     time = project.contract.time
@@ -150,7 +149,7 @@ def _arrow(frame: Any, project: Project) -> pa.Table:
         place = table.column_names.index(time)
         if table.column(time).null_count:
             row = int(np.argmax(table.column(time).is_null().to_numpy())) + 1
-            finding = Finding("types", [f"column `{time}` is missing in row {row}"], "", 1, "= 0")
+            finding = Finding("types", [f"column `{time}` is missing in row {row}"])
             raise BrokenStructureError([finding])
         table = table.set_column(place, time, table.column(time).cast(pa.timestamp("us")))
     return table
@@ -195,6 +194,7 @@ def _write(project: Project, day: dt.date, extracted: pa.Table) -> Snapshot:
         }
         write_json(folder / "manifest.json", manifest)
         name = f"{day:%Y%m%d}-{sha256_bytes(canonical_json(manifest).encode())[:12]}"
+        shutil.rmtree(_folder(project, name), ignore_errors=True)  # it may have been damaged
         settle(folder, _folder(project, name))
     return Snapshot(_folder(project, name))
 
