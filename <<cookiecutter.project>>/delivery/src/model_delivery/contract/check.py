@@ -72,7 +72,7 @@ def check_content(table: pa.Table, contract: DataContract) -> list[Finding]:
         wrong = _outside(column, spec) & ~absent
         rules = (
             (missing, absent, spec.missing, "missing"),
-            (outside, wrong, spec.outside, "wrong"),
+            (outside, wrong, spec.outside, "outside"),
         )
         for breaches, marked, most, word in rules:
             share, row = float(np.mean(marked)), int(np.argmax(marked))
