@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-TEMPLATE = ROOT / "<<cookiecutter.project>>"
 Done = subprocess.CompletedProcess[str]
 
 
@@ -82,6 +85,24 @@ class BakedProject:
         return self.run("uv", "run", "ml", *arguments, check=check, timeout=timeout)
 
 
+@cache
+def template() -> Path:
+    """Return a copy of the template's files as they are now, without what git ignores.
+
+    Byte code or an editor's file in the working tree would be rendered too, and a file saved
+    while the tests run would make two renders differ.
+    """
+    names = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate"]
+    listed = subprocess.run(names, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    copy = Path(tempfile.mkdtemp(prefix="template-"))
+    atexit.register(shutil.rmtree, copy)
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).exists():  # a file that is removed is listed until the commit
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, copy / name)
+    return copy
+
+
 class Baker:
     """Runs cookiecutter as a user does, apart from that user's own settings."""
 
@@ -107,7 +128,7 @@ class Baker:
         """Run cookiecutter with `key=value` arguments, or with lines typed at its prompts."""
         options = self.options if typed else ["--no-input", *self.options]
         return subprocess.run(
-            [sys.executable, "-m", "cookiecutter", *options, str(ROOT), *arguments],
+            [sys.executable, "-m", "cookiecutter", *options, str(template()), *arguments],
             input="".join(f"{line}\n" for line in typed or ()),
             env=environment({"TMPDIR": str(self.temporary), **(env or {})}),
             capture_output=True,

@@ -20,7 +20,7 @@ import yaml
 from click.testing import CliRunner
 from cookiecutter.cli import main
 
-from tests.baking import ROOT, TEMPLATE, BakedProject, Baker, environment
+from tests.baking import ROOT, BakedProject, Baker, environment, template
 
 QUESTIONS = ("project", "package", "description", "author", "github_owner", "licence")
 
@@ -92,7 +92,7 @@ def answer(
 
     The same program as `Baker.cookiecutter`, four times as fast: there are hundreds of cases.
     """
-    options = [*([] if typed else ["--no-input"]), *baker.options, str(ROOT), *arguments]
+    options = [*([] if typed else ["--no-input"]), *baker.options, str(template()), *arguments]
     lines = "".join(f"{line}\n" for line in typed or ())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(baker.temporary))
@@ -231,8 +231,8 @@ def test_nothing_is_left_unrendered(baked: BakedProject) -> None:
 
 def test_sources_hold_no_delimiter_but_the_templates_own() -> None:
     """A heredoc, a merge key or `1 << 2` breaks generation, or worse, changes in silence."""
-    for file in TEMPLATE.rglob("*"):
-        text = str(file.relative_to(ROOT)) + (text_of(file) if file.is_file() else "")
+    for file in (template() / "<<cookiecutter.project>>").rglob("*"):
+        text = str(file.relative_to(template())) + (text_of(file) if file.is_file() else "")
         for rest in re.findall(r"<<(.{0,30})", text, re.DOTALL):
             assert re.match(r" ?cookiecutter\.\w", rest), f"{file}: <<{rest}"
         for rest in re.findall(r"<%(.{0,30})", text, re.DOTALL):
@@ -309,12 +309,10 @@ def test_hooks_change_nothing(baker: Baker, baked: BakedProject) -> None:
 
 def test_cruft_creates_checks_and_updates(baker: Baker, tmp_path: Path) -> None:
     """The decoy folder lets cruft accept a template with delimiters of its own."""
-    template = tmp_path / "template"
-    shutil.copytree(
-        ROOT, template, ignore=shutil.ignore_patterns(".git", ".venv", "demo", ".tools")
-    )
+    source = tmp_path / "template"
+    shutil.copytree(template(), source)
 
-    def run(*command: str, cwd: Path = template) -> str:
+    def run(*command: str, cwd: Path = source) -> str:
         git = {
             f"GIT_{who}_{what}": "t@example.org"
             for who in ("AUTHOR", "COMMITTER")
@@ -335,7 +333,7 @@ def test_cruft_creates_checks_and_updates(baker: Baker, tmp_path: Path) -> None:
     cruft = (sys.executable, "-m", "cruft")
     commit = ("git", "commit", "--quiet", "--all", "--message", "x")
     run("git", "init", "--quiet"), run("git", "add", "."), run(*commit)
-    run(*cruft, "create", "--no-input", "--output-dir", str(baker.output), str(template))
+    run(*cruft, "create", "--no-input", "--output-dir", str(baker.output), str(source))
     project = baker.output / "late-departures"
     (
         run("git", "init", "--quiet", cwd=project),
@@ -343,7 +341,7 @@ def test_cruft_creates_checks_and_updates(baker: Baker, tmp_path: Path) -> None:
         run(*commit, cwd=project),
     )
     run(*cruft, "check", cwd=project)
-    with (template / "<<cookiecutter.project>>" / "README.md").open("a") as readme:
+    with (source / "<<cookiecutter.project>>" / "README.md").open("a") as readme:
         readme.write("\nA line that a later version brings.\n")
     run(*commit)
     run(*cruft, "update", "--skip-apply-ask", cwd=project)
