@@ -78,7 +78,7 @@ def report(*verdicts: Verdict, event: Event = "pull_request", **more: Any) -> Re
         rows={"train": 162_001, "test": 28_883},
         excluded={"cancelled": 8_255},
     )
-    fields = {"project": "late-departures", "subject": DIGEST, "commit": "8c1f2a9", "data": rows}
+    fields = {"project": "a-project", "subject": DIGEST, "commit": "8c1f2a9", "data": rows}
     return Report(event=event, verdicts=list(verdicts), **{**fields, **more})
 
 

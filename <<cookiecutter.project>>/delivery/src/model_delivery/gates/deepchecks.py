@@ -66,7 +66,7 @@ def _checks(project: Project, suite: str, train: Path, test: Path) -> Found:
 def request_of(project: Project, suite: str, train: Path, test: Path) -> dict[str, Any]:
     """Return what the program is asked: files, columns by role, training periods, checks.
 
-    Integers of the key are names of rows, such as a flight's number, and not features.
+    Integers of the key are names of rows, such as an order's number, and not features.
     """
     contract = project.contract
     numbers = contract.of_type("number", "integer", "boolean")
