@@ -1,6 +1,8 @@
 # What people and CI run here. The logic is in tools/ and tests/; each target is one command.
 UV := tools/uv.sh
 RUN := $(UV) run --quiet
+# Where it is set, every import compiles its modules anew: two to three times slower.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-down test test-all bench lint
