@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from pydantic import BaseModel
-
-from model_delivery.contract.config import load
+from model_delivery.contract.config import Config, Strict, load
 from model_delivery.contract.data import DataContract
 from model_delivery.contract.settings import Delivery, Gates
 from model_delivery.errors import UserError
@@ -33,42 +31,38 @@ class Project:
 
     @cached_property
     def contract(self) -> DataContract:
-        """The data contract, `config/data.yaml`."""
-        return load(self._config("data"), DataContract)
+        """The data contract."""
+        return self._read("data", DataContract)
 
     @cached_property
     def gates(self) -> Gates:
-        """The limits, `config/gates.yaml`."""
-        return load(self._config("gates"), Gates)
+        """The limits."""
+        return self._read("gates", Gates)
 
     @cached_property
     def delivery(self) -> Delivery:
-        """The environments, `config/delivery.yaml`."""
-        return load(self._config("delivery"), Delivery)
+        """The environments."""
+        return self._read("delivery", Delivery)
 
     @cached_property
-    def parameters(self) -> BaseModel:
-        """The model's parameters, `config/model.yaml`, checked by the user's own class."""
-        parameters: type[BaseModel] = user_module("model").Parameters
-        return load(self._config("model"), parameters)
+    def parameters(self) -> Strict:
+        """The model's parameters, checked by the user's own class."""
+        parameters: type[Strict] = user_module("model").Parameters
+        return self._read("model", parameters)
 
     def check_config(self) -> None:
         """Read all four files, so that a mistake in any is found before work begins."""
         _ = self.contract, self.parameters, self.gates, self.delivery
 
-    def _config(self, name: str) -> Path:
+    def _read(self, name: str, model: type[Config]) -> Config:
         path = self.root / "config" / f"{name}.yaml"
-        return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+        return load(
+            path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path, model
+        )
 
 
 def find_project(start: Path | None = None) -> Project:
-    """Return the project that `start` (default: the working directory) lies in.
-
-    Raises
-    ------
-    UserError
-        When no folder from `start` upwards holds `config/data.yaml`.
-    """
+    """Return the project that `start` (default: the working directory) lies in."""
     here = (start or Path.cwd()).resolve()
     for folder in (here, *here.parents):
         if (folder / "config" / "data.yaml").is_file():

@@ -21,64 +21,49 @@ if TYPE_CHECKING:
 Columns = Mapping[str, NDArray[Any]]
 """A table as column arrays of equal length: float64, int64, object (str or None), datetime64."""
 Floats = NDArray[np.float64]
-
 ENTRY_POINT = "model_delivery"
 
 
 class Sources(Protocol):
-    """The user's module `sources`."""
+    """The user's module `sources`: rows known before a day, with the contract's columns."""
 
-    def extract(self, as_of: dt.date) -> pd.DataFrame:
-        """Return all rows known before `as_of` (exclusive), with the contract's columns."""
+    def extract(self, as_of: dt.date) -> pd.DataFrame: ...
 
 
 class FeatureBuilder(Protocol):
-    """The user's class `features.Features`: fitted state and a pure transformation."""
+    """The user's class `features.Features`: state learned from training rows, kept as text.
+
+    `transform` is pure and gives an (n rows, k names) matrix, the same everywhere.
+    """
 
     names: tuple[str, ...]
 
     @classmethod
-    def fit(cls, columns: Columns) -> Self:
-        """Learn the state (vocabularies, order of columns) from training rows."""
-
-    def transform(self, columns: Columns) -> Floats:
-        """Return the (n rows, k features) matrix of `columns`; the same everywhere."""
-
-    def save(self, folder: Path) -> None:
-        """Write the state as text files into `folder`."""
-
+    def fit(cls, columns: Columns) -> Self: ...
+    def transform(self, columns: Columns) -> Floats: ...
+    def save(self, folder: Path) -> None: ...
     @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote."""
+    def load(cls, folder: Path) -> Self: ...
 
 
 class Model(Protocol):
-    """The user's class `model.Model`."""
+    """The user's class `model.Model`, kept as text; `curve` holds losses by round.
+
+    `fit` learns from all rows; `stopping`, shape (n,), marks the latest ones, which may decide
+    when to stop. `predict` gives one score a row, shape (n,).
+    """
 
     curve: dict[str, list[float]]
 
-    def fit(self, features: Floats, labels: Floats, stopping: NDArray[np.bool_]) -> Self:
-        """Fit on all rows; `stopping` marks the latest ones, which may decide when to stop."""
-
-    def predict(self, features: Floats) -> Floats:
-        """Return one score a row, shape (n,)."""
-
-    def save(self, folder: Path) -> None:
-        """Write the model as text files into `folder`."""
-
+    def fit(self, features: Floats, labels: Floats, stopping: NDArray[np.bool_]) -> Self: ...
+    def predict(self, features: Floats) -> Floats: ...
+    def save(self, folder: Path) -> None: ...
     @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote."""
+    def load(cls, folder: Path) -> Self: ...
 
 
 def user_package() -> str:
-    """Return the import name of the user's package.
-
-    Raises
-    ------
-    UserError
-        When no installed package, or more than one, declares the entry point.
-    """
+    """Return the import name of the user's package, the one that declares the entry point."""
     found = sorted({point.value for point in entry_points(group=ENTRY_POINT)})
     if len(found) == 1:
         return found[0]
@@ -89,13 +74,7 @@ def user_package() -> str:
 
 
 def user_module(name: str) -> ModuleType:
-    """Import one of the user's modules: sources, features, model or service.
-
-    Raises
-    ------
-    UserError
-        When the module does not exist.
-    """
+    """Import one of the user's modules: sources, features, model or service."""
     full = f"{user_package()}.{name}"
     try:
         return importlib.import_module(full)

@@ -27,16 +27,17 @@ class Limit(Strict):
 
     def holds(self, value: float) -> bool:
         """Return whether `value` keeps the limit; not-a-number never does."""
-        return value >= self.min if self.min is not None else value <= self._max()
+        low = float("-inf") if self.min is None else self.min
+        return low <= value <= (float("inf") if self.max is None else self.max)
 
     def side(self, low: float, high: float) -> bool | None:
         """Return whether a whole interval keeps the limit, breaks it, or (None) straddles it."""
         kept = (self.holds(low), self.holds(high))
         return kept[0] if kept[0] == kept[1] else None
 
-    def _max(self) -> float:
-        assert self.max is not None  # one of the two bounds is always set
-        return self.max
+
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
 
 
 class DataLimits(Strict):
@@ -69,15 +70,15 @@ class PackageLimits(Strict):
 class ApiLimits(Strict):
     """What the gate `api` asks of the running service."""
 
-    valid_rows: Annotated[int, Field(ge=1)]
-    mistakes: Annotated[int, Field(ge=1)]
+    valid_rows: Count
+    mistakes: Count
 
 
 class LoadLimits(Strict):
     """The load of the gate `load`, and its limits."""
 
-    users: Annotated[int, Field(ge=1)]
-    seconds: Annotated[float, Field(gt=0)]
+    users: Count
+    seconds: Seconds
     rounds: Annotated[int, Field(ge=4)]
     most_rounds: Annotated[int, Field(ge=4)]
     error_share: Limit
@@ -108,14 +109,11 @@ class Gates(Strict):
     load: LoadLimits
 
 
-Port = Annotated[int, Field(ge=1024, le=65535)]
-
-
 class Environment(Strict):
     """One place where a release runs."""
 
     target: Literal["host"]
-    port: Port
+    port: Annotated[int, Field(ge=1024, le=65535)]
 
 
 class Image(Strict):
@@ -130,5 +128,5 @@ class Delivery(Strict):
 
     environments: dict[Literal["production"], Environment]
     keep_releases: Annotated[int, Field(ge=2)]
-    start_timeout_seconds: Annotated[float, Field(gt=0)]
+    start_timeout_seconds: Seconds
     image: Image

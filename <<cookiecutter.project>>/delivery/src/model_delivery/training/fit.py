@@ -56,10 +56,14 @@ def fit(project: Project, snapshot: Snapshot) -> Trained:
     model.fit(matrix, labels, stopping_rows(times))
     fitted = time.perf_counter()
     rows = np.sort(np.random.default_rng(0).permutation(train.num_rows)[:SAMPLE])
-    sample = _with_scores(train.take(rows), checked_scores(model, matrix[rows]))
-    test_columns = {name: values for name, values in columns_of(test).items() if name != target}
-    scored = _with_scores(test, checked_scores(model, checked_features(features, test_columns)))
-    metrics = _metrics(scored, target)
+    own = checked_scores(model, matrix[rows])
+    later = columns_of(test)
+    truth, inputs = later[target].astype(float), {name: later[name] for name in contract.inputs}
+    scores = checked_scores(model, checked_features(features, inputs))
+    ones = np.ones(len(scores))
+    metrics = {"roc_auc": roc_auc(truth, scores, ones), "log_loss": log_loss(truth, scores, ones)}
+    sample = train.take(rows).append_column(SCORE, pa.array(own))
+    scored = test.append_column(SCORE, pa.array(scores))
     seconds = {"features": prepared - started, "fit": fitted - prepared}
     seconds["score"] = time.perf_counter() - fitted
     return Trained(features, model, sample, scored, metrics, seconds)
@@ -96,14 +100,3 @@ def checked_scores(model: Model, matrix: Floats) -> Floats:
             "look at the learning curve and the labels"
         )
     return scores
-
-
-def _with_scores(table: pa.Table, scores: Floats) -> pa.Table:
-    return table.append_column(SCORE, pa.array(scores))
-
-
-def _metrics(scored: pa.Table, target: str) -> dict[str, float]:
-    labels = scored.column(target).to_numpy().astype(float)
-    scores, ones = scored.column(SCORE).to_numpy(), np.ones(scored.num_rows)
-    named = {"roc_auc": roc_auc, "log_loss": log_loss}
-    return {name: metric(labels, scores, ones) for name, metric in named.items()}
