@@ -210,7 +210,10 @@ def _environment(scratch: Path) -> dict[str, str]:
     if not programs.exists():
         _empty(programs)
         _empty(scratch / "home")
-        (programs / "python3").symlink_to(Path(sys.executable).resolve())
+        # A script and no link: Python looks for its library beside the name it was called by.
+        python = programs / "python3"
+        python.write_text(f"#!/bin/sh\nexec '{Path(sys.executable).resolve()}' \"$@\"\n")
+        python.chmod(0o755)
         for name in ("uv", "uvx"):
             (programs / name).symlink_to(seen(_program(name)))
     return {
