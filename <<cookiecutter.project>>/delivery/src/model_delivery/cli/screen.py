@@ -10,14 +10,16 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from model_delivery.registry.log import Event as LogEvent
-from model_delivery.report.terminal import terminal
+from model_delivery.report.render import clean, value_of
 from model_delivery.report.verdict import Event, Outcome, Verdict, decide, exit_code
 from model_delivery.rollout.host import Moved
 
 progress = Console(stderr=True, highlight=False)
-results = Console(highlight=False)
+results = Console(highlight=False, emoji=False)
 
 
 @contextmanager
@@ -42,17 +44,38 @@ def show_verdicts(verdicts: Sequence[Verdict], event: Event, as_json: bool) -> i
     if as_json:
         show([verdict.model_dump(mode="json") for verdict in verdicts], True, "")
     else:
-        results.print(terminal(verdicts, event))
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for column in ("gate", "outcome", "check that decided", "value", "limit"):
+            table.add_column(column, overflow="fold")
+        for verdict in verdicts:
+            check, outcome = verdict.decisive, _outcome(verdict.outcome, event)
+            value = " to ".join(filter(None, value_of(check)))
+            table.add_row(
+                clean(verdict.gate), outcome, clean(check.name), value, clean(check.limit)
+            )
+        results.print(table, markup=False)
+        for verdict, check in [(v, c) for v in verdicts for c in v.checks]:
+            if check.outcome is not Outcome.PASS:
+                results.print(
+                    _outcome(check.outcome, event),
+                    clean(f"{verdict.gate} {check.name}: {check.sentence}"),
+                    markup=False,
+                )
     return exit_code([verdict.outcome for verdict in verdicts], event)
 
 
 def say(verdict: Verdict, event: Event) -> None:
     """Print one line on a verdict, while others follow."""
-    outcome = decide(verdict.outcome, event)
-    colour = {Outcome.PASS: "green", Outcome.WARN: "yellow"}.get(outcome, "red")
     passed = sum(check.outcome is Outcome.PASS for check in verdict.checks)
-    counted = f"{passed} of {len(verdict.checks)} checks pass"
-    progress.print(f"          [{colour}]{outcome}[/]  {verdict.gate}: {counted}")
+    counted = f"{verdict.gate}: {passed} of {len(verdict.checks)} checks pass"
+    progress.print("        ", _outcome(verdict.outcome, event), counted)
+
+
+def _outcome(outcome: Outcome, event: Event) -> Text:
+    """Return the outcome after the event's mapping, in its colour."""
+    decided = decide(outcome, event)
+    raw = f" ({outcome})" if decided is not outcome else ""
+    return Text(f"{decided}{raw}", {"pass": "green", "warn": "yellow"}.get(decided, "red"))
 
 
 def show_move(moved: Moved, as_json: bool) -> None:
@@ -66,33 +89,15 @@ def show_move(moved: Moved, as_json: bool) -> None:
 
 
 def status_text(found: dict[str, Any]) -> str:
-    """Return the state of an environment as lines."""
-    lines = [f"production: {found['state']}", *(f"  ! {problem}" for problem in found["problems"])]
-    if current := found["current"]:
-        proxy = f"process {found['proxy']}" if found["proxy"] else "down"
-        lines += [f"  release    {current['release']} ({current['digest'][:12]})"]
-        lines += [f"  since      {current['time']}, {current['type']} by {current['who']}"]
-        lines += [f"  clients    {found['url']}/predict, proxy {proxy}"]
-    for service in found["services"]:
-        health = "healthy" if service["healthy"] else "NOT healthy"
-        place = f"port {service['port']}, process {service['pid']}"
-        lines.append(f"  service    {service['digest'][:12]}, {place}, {health}")
-    if found["installed"]:
-        lines.append(f"  installed  {', '.join(found['installed'])}")
-    if found["state"] == "stopped":
-        lines.append("  start it   `ml deploy`, or `ml rollback` with its name")
-    if found["unfinished"]:
-        lines.append(f"  unfinished {found['unfinished']}: at work, or undone by the next verb")
-    if found["untold"]:
-        lines.append(f"  untold     {found['untold']} moves that the log was not told yet")
-    return "\n".join(lines)
+    """Return the state of an environment as lines, one for each fact that there is."""
+    facts = {k: ", ".join(v) if isinstance(v, list) else v for k, v in found.items()}
+    return "\n".join(f"{name:12} {value}" for name, value in facts.items() if value)
 
 
 def event_line(event: LogEvent) -> str:
     """Return an event of the registry as a line."""
     said = {
-        "registered": "registered",
-        "verdict": ", ".join(f"{j.gate}: {j.outcome}" for j in event.judgements),
+        "registered": ", ".join(["registered", *(f"{g} {o}" for g, o in event.verdicts.items())]),
         "promoted": f"promoted to {event.environment}",
         "rolled_back": f"{event.environment} rolled back to it",
     }

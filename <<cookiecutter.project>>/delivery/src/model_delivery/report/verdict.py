@@ -1,4 +1,4 @@
-"""The verdict: the one form in which every gate answers.
+"""The verdict: the one form in which every gate answers, and the report on several.
 
 A check that could not be judged is never a pass: not-a-number, an empty result and a check that
 did not run are `inconclusive`, and a verdict without checks is too.
@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from enum import StrEnum
-from typing import Any, Literal, TypeGuard
+from numbers import Real
+from typing import Annotated, Any, Literal, TypeGuard, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, computed_field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, computed_field
 
 
 class Outcome(StrEnum):
@@ -26,23 +28,24 @@ class Outcome(StrEnum):
 
 
 Event = Literal["local", "pull_request", "delivery", "retraining", "monitoring"]
-EVENTS: tuple[Event, ...] = ("local", "pull_request", "delivery", "retraining", "monitoring")
+EVENTS: tuple[Event, ...] = get_args(Event)
 USAGE = 2
 """The exit code of bad usage or bad input; worse than `stop`, better than a crash."""
-_SEVERITY = {outcome: rank for rank, outcome in enumerate(Outcome)}
-_EXIT = {
-    Outcome.PASS: 0,
-    Outcome.WARN: 0,
-    Outcome.RETRAIN: 10,
-    Outcome.STOP: 20,
-    Outcome.INCONCLUSIVE: 30,
-    Outcome.CRASH: 1,
+_BOUND = re.compile(r"([≥≤]) *([-+]?[0-9,]+(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?)")
+_NEXT: dict[Event, tuple[str, str]] = {
+    "local": ("This candidate", "deployed"),
+    "pull_request": ("This change", "merged"),
+    "delivery": ("This candidate", "promoted"),
+    "retraining": ("The retrained candidate", "promoted"),
+    "monitoring": ("The model in service", "kept"),
 }
+_RANK = {outcome: rank for rank, outcome in enumerate(Outcome)}
+_EXIT = dict(zip(Outcome, (0, 0, 10, 30, 20, 1), strict=True))
 
 
 def worst(outcomes: list[Outcome]) -> Outcome:
     """Return the worst of `outcomes`; of none, `inconclusive`."""
-    return max(outcomes, key=_SEVERITY.__getitem__, default=Outcome.INCONCLUSIVE)
+    return max(outcomes, key=_RANK.__getitem__, default=Outcome.INCONCLUSIVE)
 
 
 def decide(outcome: Outcome, event: Event) -> Outcome:
@@ -86,6 +89,12 @@ class Check(Form):
     high: float | None = None
     champion: float | None = None
 
+    @property
+    def bound(self) -> tuple[str, float] | None:
+        """The limit as (`≥` or `≤`, number); None where it is not a bound on a number."""
+        found = _BOUND.fullmatch(self.limit)
+        return (found[1], float(found[2].replace(",", ""))) if found else None
+
 
 class Table(Form):
     """Rows a reader may want behind the checks."""
@@ -106,6 +115,11 @@ class Chart(Form):
     y_label: str = ""
 
 
+def _ran(checks: list[Check]) -> list[Check]:
+    sentence = "no check ran: that is never a pass"
+    return checks or [Check(name="run", outcome=Outcome.INCONCLUSIVE, sentence=sentence)]
+
+
 class Verdict(Form):
     """What one gate says of one candidate (or, for the gate `data`, of one snapshot)."""
 
@@ -114,11 +128,11 @@ class Verdict(Form):
     limits: str
     against: str | None = None
     """The champion's digest, where the gate compared with one."""
-    checks: list[Check]
+    checks: Annotated[list[Check], AfterValidator(_ran)] = Field(default=[], validate_default=True)
     tables: list[Table] = Field(default_factory=list)
     charts: list[Chart] = Field(default_factory=list)
-    seconds: float
-    finished: str
+    seconds: float = 0
+    finished: str = ""
 
     @computed_field  # type: ignore[prop-decorator]  # pydantic's documented order of decorators
     @property
@@ -126,12 +140,69 @@ class Verdict(Form):
         """The worst outcome of the checks."""
         return worst([check.outcome for check in self.checks])
 
+    @property
+    def decisive(self) -> Check:
+        """The first check of the worst outcome, one with a limit before one without."""
+        found = [check for check in self.checks if check.outcome is self.outcome]
+        return min(found, key=lambda check: check.bound is None)
+
     @classmethod
     def read(cls, text: str) -> Verdict:
         """Parse a verdict's JSON; the stored outcome is recomputed from the checks."""
         return cls.model_validate({k: v for k, v in json.loads(text).items() if k != "outcome"})
 
 
-def finite(value: float | None) -> TypeGuard[float]:
+Link = Annotated[str, Field(pattern=r"^https://[^\s<>()\"'\\]{1,200}$")]
+
+
+class Report(Form):
+    """All that a report may say; whoever assembles it knows the rest of the project.
+
+    `subject` is the candidate's digest, `data` tells of its rows by name, `lowered_limits` says
+    which limits a change made easier.
+    """
+
+    project: str
+    subject: str
+    event: Event
+    verdicts: list[Verdict]
+    commit: str = ""
+    branch: str = ""
+    champion: str = "first delivery: nothing to compare with"
+    data: dict[str, str] = Field(default_factory=dict)
+    notes: list[str] = Field(default_factory=list)
+    lowered_limits: list[str] = Field(default_factory=list)
+    links: dict[str, Link] = Field(default_factory=dict)
+
+    @property
+    def outcome(self) -> Outcome:
+        """The worst outcome of all gates after the event's mapping."""
+        return worst([decide(verdict.outcome, self.event) for verdict in self.verdicts])
+
+    @property
+    def findings(self) -> list[tuple[Verdict, Check]]:
+        """Every check that did not pass, with its verdict, the worst first."""
+        found = [(v, c) for v in self.verdicts for c in v.checks if c.outcome is not Outcome.PASS]
+        ranks = [(-_RANK[decide(check.outcome, self.event)], not check.bound) for _, check in found]
+        return [found[at] for at in sorted(range(len(found)), key=ranks.__getitem__)]
+
+    @property
+    def headline(self) -> str:
+        """What may happen next, in words; holds no text that came from data."""
+        what, done = _NEXT[self.event]
+        checks, found = sum(len(verdict.checks) for verdict in self.verdicts), len(self.findings)
+        moved = f"may be {done}: its data has moved"
+        said = {
+            Outcome.PASS: f"may be {done}: {checks} checks of {len(self.verdicts)} gates pass",
+            Outcome.WARN: f"may be {done}, with {found} warning{'s' if found > 1 else ''}",
+            Outcome.RETRAIN: moved if self.event == "retraining" else "is due for retraining",
+            Outcome.INCONCLUSIVE: f"cannot be {done} yet: not everything could be judged",
+            Outcome.STOP: f"must not be {done}",
+            Outcome.CRASH: f"cannot be {done}: a gate crashed",
+        }
+        return f"{what} {said[self.outcome]}"
+
+
+def finite(value: Any) -> TypeGuard[float]:
     """Return whether `value` is a number a limit can judge."""
-    return value is not None and math.isfinite(value)
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,165 @@
+"""A report: verdicts with what they are about, as HTML, as GitHub Markdown and as a model card.
+
+What all renderings say alike is made here; `report.html`, `report.md` and `card.md` lay it out.
+Whatever a template prints is shown as data: a finalizer cleans it, and escapes it for its format.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from model_delivery.report import charts
+from model_delivery.report.verdict import Check, Report, Table, decide, finite
+
+LIMITS = {"report.html": 300_000, "report.md": 60_000, "card.md": 60_000}
+"""The most characters of a page; GitHub refuses a comment above 65,536."""
+_SPECIAL = re.compile(
+    r"(?P<live>[@#]|:(?=//|[a-z+-][\w+-]*:)|(?<=www)\.|(?<=gh)-)"  # mentions, issues, links, emoji
+    r"|[\\`*<>&|~\[\]$]|(?<![^\W_])_|_(?![^\W_])|^[-+=](?=[-=\s]|$)|(?<=^\d)[.)](?=\s)",
+    re.IGNORECASE,
+)
+
+
+def render(template: str, report: Report, **about: Any) -> str:
+    """Return `report.html`, `report.md` or `card.md`; what does not fit is counted in words.
+
+    `about` is what `card.md` says beside the report.
+    """
+    templates = _HTML if template.endswith(".html") else _MARKDOWN
+    for most in (200, 60, 40, 20, 10, 5, 3, 1):
+        page = templates.get_template(template).render(report=report, most=most, **about)
+        page = re.sub(r"\n{3,}", "\n\n", page).strip() + "\n"
+        if len(page) <= LIMITS[template]:
+            break
+    return page
+
+
+def value_of(check: Check) -> tuple[str, str]:
+    """Return a check's value, and its interval or an empty text.
+
+    The value gets as many digits as it takes to stand on its own side of the limit: 0.7398 under
+    a limit of 0.74 must not be shown as 0.74.
+    """
+    value = check.value
+    if not isinstance(value, float):
+        return clean(value), ""
+    ends = [] if check.low is None or check.high is None else [check.low, check.high]
+    limit = check.bound[1] if check.bound else value
+    for digits in range(3, 16):
+        shown = aligned([value, *ends], digits)
+        if value == limit or (float(shown[0].replace(",", "")) - limit) * (value - limit) > 0:
+            break
+    return shown[0], " to ".join(shown[1:])
+
+
+def change_of(check: Check) -> str:
+    """Return the difference from the champion, and whether that is better; empty without one."""
+    if not check.bound or not finite(check.value) or not finite(check.champion):
+        return ""
+    change = check.value - check.champion
+    if abs(change) <= 1e-9 * abs(check.value):
+        return "same"
+    way = "better" if (change > 0) == (check.bound[0] == "≥") else "worse"
+    return f"{'+' if change > 0 else ''}{aligned([change], 2)[0]} {way}"
+
+
+def clean(value: Any, most: int = 500) -> str:
+    """Return any value as one line in which every control or direction mark is visible."""
+    text = value if isinstance(value, str) else aligned([value])[0]
+    cut = f"… ({len(text):,} characters)" if len(text) > most else ""
+    return re.sub(r"[^ -~]", _visible, text[:most]) + cut
+
+
+def _visible(found: re.Match[str]) -> str:
+    return found[0] if found[0].isprintable() else found[0].encode("unicode_escape").decode()
+
+
+def aligned(values: Sequence[Any], digits: int = 3) -> list[str]:
+    """Return numbers that are read together with as many decimals as the largest needs.
+
+    Examples
+    --------
+    >>> aligned([0.7523, 0.76, 0.00917, None]), aligned([26115]), aligned([118.48, 75.0])
+    (['0.752', '0.760', '0.009', '–'], ['26,115'], ['118.5', '75.0'])
+    """
+    known = [abs(value) for value in values if finite(value)]
+    largest, style = max(known, default=0.0), f".{digits}g"
+    if 1e-6 < largest < 1e12:
+        places = max(1, digits - 1 - math.floor(math.log10(largest)))
+        style = ",.0f" if all(value == round(value) for value in known) else f",.{places}f"
+    shown = [f"{value:{style}}" if finite(value) else str(value) for value in values]
+    return ["–" if text == "None" else re.sub(r"^-(?=[0.]+$)", "", text) for text in shown]
+
+
+def columns_of(table: Table, most: int) -> list[tuple[str, bool, list[str]]]:
+    """Return a table's columns as name, whether it reads as numbers, and texts.
+
+    A column without a single value is left out: a first delivery has no champion.
+    """
+    columns = []
+    for place, name in enumerate(table.columns[:12]):
+        column = [row[place] if place < len(row) else None for row in table.rows[:most]]
+        if any(value not in (None, "") for value in column):
+            plain = all(value is None or isinstance(value, int | float) for value in column)
+            texts = aligned(column) if plain else [clean(value) for value in column]
+            right = all(re.fullmatch(r"[-+]?[\d,.]+(e-?\d+)?%?|nan|inf|–|", t) for t in texts)
+            columns.append((name, right, texts))
+    return columns
+
+
+def prose(value: Any) -> Markup:
+    """Return any text as Markdown that shows exactly it: no markup, mention or link comes alive."""
+    return Markup(_SPECIAL.sub(_inert, clean(value)))  # noqa: S704 - nothing in it is alive
+
+
+def _inert(found: re.Match[str]) -> str:
+    return f"{found[0]}&#8203;" if found["live"] else f"&#{ord(found[0])};"
+
+
+def code(value: Any) -> Markup:
+    """Return a name or digest in a code span of Markdown, whatever it holds."""
+    name = clean(value, 120)
+    plain = re.fullmatch(r"[\w .,:/=+-]*\w", name)
+    return Markup(f"`{name}`" if plain else f"<code>{prose(name)}</code>")  # noqa: S704
+
+
+def grid(table: Table, most: int) -> Markup:
+    """Return a Markdown table."""
+    columns = columns_of(table, most)
+    rule = ["---:" if right else "---" for _, right, _ in columns]
+    rows = zip(*(map(prose, [name, *texts]) for name, _, texts in columns), strict=True)
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return Markup("\n".join([*lines[:1], f"| {' | '.join(rule)} |", *lines[1:]]))  # noqa: S704
+
+
+def _environment(plain: Callable[[Any], Any], name: Callable[[Any], Any]) -> Environment:
+    """Return templates in which all that is no markup goes through `plain`."""
+
+    def sentence(text: str) -> Markup:
+        parts = re.split(r"`([^`]+)`", clean(text))
+        return Markup("").join(name(p) if i % 2 else plain(p) for i, p in enumerate(parts))
+
+    found = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        finalize=lambda value: value if isinstance(value, Markup) else plain(value),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    found.filters |= {"code": name, "sentence": sentence, "clean": clean, "grid": grid}
+    found.tests["finite"] = finite
+    shared = (change_of, columns_of, decide, value_of)
+    found.globals |= {function.__name__: function for function in shared} | {"charts": charts}
+    return found
+
+
+_HTML = _environment(clean, lambda text: Markup("<code>{}</code>").format(clean(text)))
+_MARKDOWN = _environment(prose, code)
