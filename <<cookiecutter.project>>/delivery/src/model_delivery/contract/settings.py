@@ -23,7 +23,7 @@ class Limit(Strict):
         return self
 
     def __str__(self) -> str:
-        return f"≥ {self.min:g}" if self.min is not None else f"≤ {self.max:g}"
+        return f"≥ {self.min:,g}" if self.min is not None else f"≤ {self.max:,g}"
 
     def holds(self, value: float) -> bool:
         """Return whether `value` keeps the limit; not-a-number never does."""
