@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import Any
 
 
@@ -54,5 +55,9 @@ def as_json(figures: Sequence[Figure], raw: dict[str, Any]) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "load_average": [round(value, 2) for value in os.getloadavg()],
     }
-    rows = [asdict(figure) | {"reached": figure.reached} for figure in figures]
+    rows = [
+        asdict(figure)
+        | {"value": figure.value if isfinite(figure.value) else None, "reached": figure.reached}
+        for figure in figures
+    ]
     return {"machine": machine, "figures": rows, "raw": raw}
