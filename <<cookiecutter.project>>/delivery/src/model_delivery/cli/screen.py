@@ -49,10 +49,9 @@ def show_verdicts(verdicts: Sequence[Verdict], event: Event, as_json: bool) -> i
             table.add_column(column, overflow="fold")
         for verdict in verdicts:
             check, outcome = verdict.decisive, _outcome(verdict.outcome, event)
-            value = " to ".join(filter(None, value_of(check)))
-            table.add_row(
-                clean(verdict.gate), outcome, clean(check.name), value, clean(check.limit)
-            )
+            value, ends = value_of(check)
+            shown = check.name, f"{value} ({ends})" if ends else value, check.limit
+            table.add_row(clean(verdict.gate), outcome, *map(clean, shown))
         results.print(table, markup=False)
         for verdict, check in [(v, c) for v in verdicts for c in v.checks]:
             if check.outcome is not Outcome.PASS:
