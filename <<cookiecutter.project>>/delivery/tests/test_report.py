@@ -291,7 +291,12 @@ def test_pictures_show_what_is_finite_and_say_when_nothing_is() -> None:
 
 def test_numbers_read_together_have_equally_many_decimals() -> None:
     assert aligned([0.7, 0.7523, None, math.inf]) == ["0.700", "0.752", "–", "inf"]
-    assert aligned([1e-9]) == ["1e-09"]
+    assert aligned([0.7523, 0.76, 0.00917]) == ["0.752", "0.760", "0.009"]
+    assert [aligned([value]) for value in (26_115, 118.48, 1e-9)] == [
+        ["26,115"],
+        ["118.5"],
+        ["1e-09"],
+    ]
 
 
 def test_a_table_shows_short_rows_and_hides_empty_columns() -> None:

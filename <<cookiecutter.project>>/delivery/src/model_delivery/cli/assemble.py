@@ -19,20 +19,15 @@ from model_delivery.training.snapshot import current_snapshot
 
 
 def write_report(project: Project, event: Event) -> tuple[Path, Path]:
-    """Write `report.html`, `report.md` and, for programs, `report.json`; return the first two.
-
-    It is about the current data and candidate, or about a refused extraction.
-    """
+    """Write `report.html`, `report.md` and, for programs, `report.json`; return the first two."""
     refusal = project.work / "refused.json"
-    if refusal.exists():
-        facts: dict[str, Any] = {"verdicts": [Verdict.read(refusal.read_text())]}
-    else:
-        facts = _facts(project)
+    refused = [Verdict.read(refusal.read_text())] if refusal.exists() else []
+    facts: dict[str, Any] = {"verdicts": refused} if refused else _facts(project)
     verdicts = facts["verdicts"]
     facts.setdefault("subject", verdicts[-1].subject)
-    old, left = champion(project), [g for g in GATES if g not in {v.gate for v in verdicts}]
-    if old:
+    if old := champion(project):
         facts["champion"] = old.short
+    left = [gate for gate in GATES if gate not in {verdict.gate for verdict in verdicts}]
     if all(allows_promotion(verdict.outcome, event) for verdict in verdicts):
         verdicts += [Verdict(gate=gate, subject=facts["subject"], limits="") for gate in left]
     elif left:

@@ -41,8 +41,7 @@ def limit_bar(check: Check) -> dict[str, float]:
     if check.bound is None or not finite(check.value):
         return {}
     sign, limit = check.bound
-    marks = {"limit": limit, "value": check.value, "low": check.low, "high": check.high}
-    marks |= {"champion": check.champion}
+    marks = check.model_dump(include={"value", "low", "high", "champion"}) | {"limit": limit}
     known = {name: number for name, number in marks.items() if finite(number)}
     at = _scale(_room([*known.values(), *([0.0] if sign == "≤" else [])], 0.12), 5, BAR - 5)
     start, end = (at(limit), BAR) if sign == "≥" else (0, at(limit))

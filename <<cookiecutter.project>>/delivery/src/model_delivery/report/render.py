@@ -28,10 +28,7 @@ _SPECIAL = re.compile(
 
 
 def render(template: str, report: Report, **about: Any) -> str:
-    """Return `report.html`, `report.md` or `card.md`; what does not fit is counted in words.
-
-    `about` is what `card.md` says beside the report.
-    """
+    """Return `report.html`, `report.md` or `card.md`; what does not fit is counted in words."""
     templates = _HTML if template.endswith(".html") else _MARKDOWN
     for most in (200, 60, 40, 20, 10, 5, 3, 1):
         page = templates.get_template(template).render(report=report, most=most, **about)
@@ -42,11 +39,7 @@ def render(template: str, report: Report, **about: Any) -> str:
 
 
 def value_of(check: Check) -> tuple[str, str]:
-    """Return a check's value, and its interval or an empty text.
-
-    The value gets as many digits as it takes to stand on its own side of the limit: 0.7398 under
-    a limit of 0.74 must not be shown as 0.74.
-    """
+    """Return a check's value and its interval, with as many digits as tell it from its limit."""
     value = check.value
     if not isinstance(value, float):
         return clean(value), ""
@@ -74,21 +67,12 @@ def clean(value: Any, most: int = 500) -> str:
     """Return any value as one line in which every control or direction mark is visible."""
     text = value if isinstance(value, str) else aligned([value])[0]
     cut = f"… ({len(text):,} characters)" if len(text) > most else ""
-    return re.sub(r"[^ -~]", _visible, text[:most]) + cut
-
-
-def _visible(found: re.Match[str]) -> str:
-    return found[0] if found[0].isprintable() else found[0].encode("unicode_escape").decode()
+    shown = (letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:most])
+    return "".join(shown) + cut
 
 
 def aligned(values: Sequence[Any], digits: int = 3) -> list[str]:
-    """Return numbers that are read together with as many decimals as the largest needs.
-
-    Examples
-    --------
-    >>> aligned([0.7523, 0.76, 0.00917, None]), aligned([26115]), aligned([118.48, 75.0])
-    (['0.752', '0.760', '0.009', '–'], ['26,115'], ['118.5', '75.0'])
-    """
+    """Return numbers that are read together with as many decimals as the largest needs."""
     known = [abs(value) for value in values if finite(value)]
     largest, style = max(known, default=0.0), f".{digits}g"
     if 1e-6 < largest < 1e12:
@@ -99,10 +83,7 @@ def aligned(values: Sequence[Any], digits: int = 3) -> list[str]:
 
 
 def columns_of(table: Table, most: int) -> list[tuple[str, bool, list[str]]]:
-    """Return a table's columns as name, whether it reads as numbers, and texts.
-
-    A column without a single value is left out: a first delivery has no champion.
-    """
+    """Return the columns that hold a value, as name, whether it reads as numbers, and texts."""
     columns = []
     for place, name in enumerate(table.columns[:12]):
         column = [row[place] if place < len(row) else None for row in table.rows[:most]]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from enum import StrEnum
 from numbers import Real
 from typing import Annotated, Any, Literal, TypeGuard, get_args
@@ -31,7 +30,6 @@ Event = Literal["local", "pull_request", "delivery", "retraining", "monitoring"]
 EVENTS: tuple[Event, ...] = get_args(Event)
 USAGE = 2
 """The exit code of bad usage or bad input; worse than `stop`, better than a crash."""
-_BOUND = re.compile(r"([≥≤]) *([-+]?[0-9,]+(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?)")
 _NEXT: dict[Event, tuple[str, str]] = {
     "local": ("This candidate", "deployed"),
     "pull_request": ("This change", "merged"),
@@ -66,9 +64,8 @@ def exit_code(outcomes: list[Outcome], event: Event) -> int:
 
 def allows_promotion(outcome: Outcome, event: Event) -> bool:
     """Return whether a candidate with this outcome may go on to the next stage."""
-    return decide(outcome, event) in (Outcome.PASS, Outcome.WARN) or (
-        event == "retraining" and outcome is Outcome.RETRAIN
-    )
+    wanted = event == "retraining" and outcome is Outcome.RETRAIN
+    return wanted or exit_code([outcome], event) == 0
 
 
 class Form(BaseModel):
@@ -92,8 +89,8 @@ class Check(Form):
     @property
     def bound(self) -> tuple[str, float] | None:
         """The limit as (`≥` or `≤`, number); None where it is not a bound on a number."""
-        found = _BOUND.fullmatch(self.limit)
-        return (found[1], float(found[2].replace(",", ""))) if found else None
+        sign, _, number = self.limit.partition(" ")
+        return (sign, float(number.replace(",", ""))) if sign in ("≥", "≤") else None
 
 
 class Table(Form):
@@ -156,11 +153,7 @@ Link = Annotated[str, Field(pattern=r"^https://[^\s<>()\"'\\]{1,200}$")]
 
 
 class Report(Form):
-    """All that a report may say; whoever assembles it knows the rest of the project.
-
-    `subject` is the candidate's digest, `data` tells of its rows by name, `lowered_limits` says
-    which limits a change made easier.
-    """
+    """All that a report may say; `data` tells of the rows by name, such as `test`."""
 
     project: str
     subject: str
