@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import shutil
-import socket
 import sys
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,7 +11,7 @@ from typing import NamedTuple
 from model_delivery.bundle.make import git
 from model_delivery.errors import UserError
 from model_delivery.project import Project
-from model_delivery.rollout.host import owns_port
+from model_delivery.rollout.target import Target
 
 FREE_GIGABYTES = 3
 
@@ -46,7 +45,7 @@ def diagnose(project: Project) -> list[Finding]:
             f"{free} GB free",
             f"{free} GB free, {FREE_GIGABYTES} needed; delete old candidates in .ml/candidates",
         ),
-        _tried("port", lambda: _look_at_port(project), "free, or held by this production"),
+        _tried("port", lambda: _check_port(project), "free, or ours"),
     ]
 
 
@@ -71,9 +70,5 @@ def _import_model(project: Project) -> None:
         raise UserError(f"{project.package}.model cannot be imported: {error}{hint}") from error
 
 
-def _look_at_port(project: Project) -> None:
-    port = project.delivery.environments["production"].port
-    with socket.socket() as probe:
-        taken = probe.connect_ex(("127.0.0.1", port)) == 0
-    if taken and not owns_port(project, "production"):
-        raise UserError(f"{port} is in use by a stranger; stop it or change config/delivery.yaml")
+def _check_port(project: Project) -> None:
+    Target(project, "production").proxy.check_port()

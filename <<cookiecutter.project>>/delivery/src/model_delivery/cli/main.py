@@ -18,10 +18,9 @@ from model_delivery.cli.doctor import diagnose
 from model_delivery.errors import UserError
 from model_delivery.gates.prove import prove
 from model_delivery.project import find_project
-from model_delivery.registry.champion import open_registry
+from model_delivery.registry.champion import event_log
 from model_delivery.report.verdict import EVENTS, USAGE
 from model_delivery.rollout import host
-from model_delivery.rollout.status import status as state_of
 from model_delivery.serving.launch import running
 from model_delivery.training.snapshot import BrokenStructureError, current_snapshot
 
@@ -200,7 +199,7 @@ def rollback(
 @app.command()
 def status(as_json: Json = False) -> None:
     """Say what production serves, whether it answers, and what else is installed."""
-    found = state_of(_run(checked=False).project, PRODUCTION)
+    found = host.status(_run(checked=False).project, PRODUCTION)
     screen.show(found, as_json, screen.status_text(found))
     raise typer.Exit(UNHEALTHY if found["state"] == "unhealthy" else 0)
 
@@ -211,7 +210,7 @@ def history(
     as_json: Json = False,
 ) -> None:
     """Say what was registered, judged, promoted and rolled back, when and by whom."""
-    events = open_registry(_run(checked=False).project).log.events()[-limit:]
+    events = event_log(_run(checked=False).project).events()[-limit:]
     text = "\n".join(screen.event_line(event) for event in events)
     dumped = [event.model_dump(mode="json") for event in events]
     screen.show(dumped, as_json, text or "nothing registered yet")

@@ -1,116 +1,122 @@
-"""What enters the registry, and which of it an environment serves: the champion."""
+"""What enters the registry and comes out of it: bytes by digest, and an environment's champion."""
 
 from __future__ import annotations
 
-import getpass
-import os
+import gzip
+import io
+import tarfile
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from pathlib import Path
 
 from model_delivery.bundle.candidate import Candidate, candidate_folder, load_candidate
 from model_delivery.bundle.make import git
+from model_delivery.digest import verify
 from model_delivery.errors import UserError
+from model_delivery.files import settle, sha256_bytes, sha256_file, temporary_folder, write_atomic
 from model_delivery.project import Project
-from model_delivery.registry import log as events_of
-from model_delivery.registry.blobs import BlobStore, DirectoryBlobs
-from model_delivery.registry.log import DirectoryLog, Event, EventLog, Judgement, registration
+from model_delivery.registry.log import DirectoryLog, Event, newest
+from model_delivery.report.verdict import Outcome
 
 
 @dataclass(frozen=True)
-class Registry:
-    """What happened, and the bytes it happened to."""
+class DirectoryBlobs:
+    """Candidates as files `<digest>.tar.gz`: the same bytes for the same content."""
 
-    log: EventLog
-    blobs: BlobStore
+    folder: Path
+
+    def has(self, digest: str, checksum: str) -> bool:
+        """Return whether a digest's blob is there and has these bytes."""
+        path = self._path(digest)
+        return path.exists() and sha256_file(path) == checksum
+
+    def put(self, digest: str, folder: Path) -> str:
+        """Store a candidate's folder; return the SHA-256 of the stored bytes."""
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as archive:
+            archive.add(folder, ".", filter=_bare)
+        content = gzip.compress(packed.getvalue(), compresslevel=3, mtime=0)
+        write_atomic(self._path(digest), content)
+        return sha256_bytes(content)
+
+    def get(self, digest: str, checksum: str, destination: Path) -> None:
+        """Make `destination` what was stored; a UserError where that is not what is there."""
+        path = self._path(digest)
+        if not self.has(digest, checksum):
+            what = "not what was registered (tampered with?)" if path.exists() else "missing"
+            raise UserError(f"{path}: {what}; run `ml deploy` where the candidate was trained")
+        with temporary_folder(destination.parent) as temporary, tarfile.open(path) as archive:
+            # As an attribute: Debian 12's Python 3.11.2 has no `filter`; the bytes are known.
+            archive.extraction_filter = getattr(tarfile, "data_filter", None)
+            archive.extractall(temporary)  # noqa: S202
+            verify(temporary / "ship", digest)
+            settle(temporary, destination)
+
+    def _path(self, digest: str) -> Path:
+        return self.folder / f"{digest}.tar.gz"
 
 
-def open_registry(project: Project) -> Registry:
-    """Return the project's registry: for now two directories."""
-    folder = project.work / "registry"
-    return Registry(DirectoryLog(folder / "events"), DirectoryBlobs(folder / "blobs"))
+def _bare(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    """Keep paths and contents only; and no image, which has a registry of its own."""
+    member.mtime = member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    member.mode = 0o755
+    return None if member.name.endswith(".oci.tar") else member
+
+
+def event_log(project: Project) -> DirectoryLog:
+    """Return what happened to a project's releases."""
+    return DirectoryLog(project.work / "registry" / "events")
+
+
+def blob_store(project: Project) -> DirectoryBlobs:
+    """Return the bytes it happened to."""
+    return DirectoryBlobs(project.work / "registry" / "blobs")
 
 
 def champion(project: Project, environment: str = "production") -> Candidate | None:
-    """Return what an environment serves by the log, from the blob store if it is not here.
-
-    Raises
-    ------
-    UserError
-        When the log was edited, or the champion's bytes are missing or not its own.
-    """
-    registry = open_registry(project)
-    events = registry.log.events()
-    move = events_of.serving(events, environment)
+    """Return what an environment serves by the log, from the blob store if it is not here."""
+    move = newest(event_log(project).events(), environment=environment)
     if move is None:
         return None
     folder = candidate_folder(project, move.digest)
     if not folder.exists():
-        known = registration(events, move.digest)
-        registry.blobs.get(move.digest, known.blob if known else None, folder)
+        blob_store(project).get(move.digest, move.blob, folder)
     return load_candidate(project, move.digest)
 
 
 def register(
-    project: Project, candidate: Candidate, judgements: Sequence[Judgement], trigger: str
+    project: Project, candidate: Candidate, verdicts: dict[str, Outcome], trigger: str
 ) -> Event:
-    """Store a candidate's bytes, say so, and what the gates said; nothing is said twice.
+    """Store a candidate's bytes, name it, and say so; return the event that did, now or before."""
+    log, blobs, digest = event_log(project), blob_store(project), candidate.digest
+    as_of = str(candidate.lineage["data"]["as_of"])
 
-    Returns
-    -------
-    Event
-        The registration: the release's name and the checksum of its bytes.
-    """
-    registry, digest = open_registry(project), candidate.digest
-    known = registration(registry.log.events(), digest)
-    if known is None or not registry.blobs.has(digest, known.blob):
-        checksum = registry.blobs.put(digest, candidate.folder)
-        facts = _facts(project, candidate, trigger)
-        registry.log.append(partial(_registered, project, facts, checksum))
-    event = registration(registry.log.events(), digest)
-    if event is None:
-        raise UserError(f"registry: the registration of {candidate.short} was lost; repeat it")
-    for judgement in judgements:
-        facts = _facts(project, candidate, trigger) | {"release": event.release}
-        said = Event(type="verdict", judgements=[judgement], **facts)
-        registry.log.append(partial(_unless_said, said))
-    return event
+    def decide(events: Sequence[Event]) -> Event | None:
+        known = newest(events, type="registered", digest=digest)
+        if known and blobs.has(digest, known.blob):
+            return None
+        return Event(
+            type="registered",
+            digest=digest,
+            release=known.release if known else _next_release(project, as_of, events),
+            as_of=as_of,
+            commit=git(project, "rev-parse", "HEAD") or candidate.lineage["commit"],
+            trigger=trigger,
+            blob=blobs.put(digest, candidate.folder),
+            verdicts=verdicts,
+        )
 
-
-def who() -> str:
-    """Return who acts: the workflow's actor, else the user of this machine."""
-    return os.environ.get("GITHUB_ACTOR") or getpass.getuser()
+    log.append(decide)
+    registered = newest(log.events(), type="registered", digest=digest)
+    assert registered is not None
+    return registered
 
 
-def _facts(project: Project, candidate: Candidate, trigger: str) -> dict[str, Any]:
-    """Return what every event on a candidate says; the commit is the delivering one."""
-    return {
-        "digest": candidate.digest,
-        "as_of": str(candidate.lineage["data"]["as_of"]),
-        "commit": git(project, "rev-parse", "HEAD") or candidate.lineage["commit"],
-        "trigger": trigger,
-        "who": who(),
-    }
-
-
-def _registered(
-    project: Project, facts: dict[str, Any], checksum: str, events: Sequence[Event]
-) -> Event | None:
-    """Return the registration, under the digest's name if it has one, else the next free one."""
-    known = registration(events, facts["digest"])
-    if known is not None and known.blob == checksum:
-        return None
+def _next_release(project: Project, as_of: str, events: Sequence[Event]) -> str:
+    """Return the next free name for a release of the project's version and these data."""
     settings = tomllib.loads((project.root / "pyproject.toml").read_text(encoding="utf-8"))
-    name = events_of.next_release(events, str(settings["project"]["version"]), facts["as_of"])
-    name = known.release if known else name
-    return Event(type="registered", release=name, blob=checksum, **facts)
-
-
-def _unless_said(said: Event, events: Sequence[Event]) -> Event | None:
-    """Return a verdict's event unless the log holds this verdict for this commit."""
-    same = {"digest", "commit", "judgements"}
-    fields = said.model_dump(include=same)
-    known = (e for e in events if e.type == "verdict")
-    return None if any(e.model_dump(include=same) == fields for e in known) else said
+    prefix = f"v{settings['project']['version']}+data.{as_of.replace('-', '')}"
+    taken = {e.release for e in events if e.release.rpartition(".")[0] == prefix}
+    return f"{prefix}.{len(taken) + 1}"

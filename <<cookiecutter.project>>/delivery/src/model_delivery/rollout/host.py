@@ -1,40 +1,32 @@
 """Deploy and roll back on this machine: the old state or the new one, whatever is killed.
 
-The pointer `current` is the truth. A move writes its intent, starts the release beside the one
-that serves, switches the proxy in one step, and replaces the pointer. `_converge` makes the
-machine what the pointer says: it ends every move, undoes every failed one, and mends after a
-crash.
+The target's state is the truth. A move starts the release beside the one that serves, switches
+the proxy in one step, and replaces the state. `_converge` makes the machine what the state says:
+it ends every move, undoes every failed one, and mends after a crash.
 """
 
 from __future__ import annotations
 
-import contextlib
-import http.client
-import time
-from dataclasses import dataclass
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.errors import UserError
 from model_delivery.project import Project
-from model_delivery.registry.champion import register, who
+from model_delivery.registry.champion import register
 from model_delivery.registry.log import Event
 from model_delivery.report.verdict import Event as Trigger
 from model_delivery.rollout.admission import admit
-from model_delivery.rollout.services import Service, serve, services, stop_others
-from model_delivery.rollout.target import EnvironmentName, Target
-
-_DRAIN_SECONDS = 5.0
+from model_delivery.rollout.target import EnvironmentName, Service, State, Target
 
 
-@dataclass(frozen=True)
-class Moved:
-    """What a deploy or a rollback came to."""
+class Moved(NamedTuple):
+    """What a deploy or a rollback came to; `untold` is why the log could not be told yet."""
 
     event: Event
     url: str
     changed: bool
     untold: str | None
-    """Why the registry's log could not be told yet, if it could not."""
 
 
 def deploy(
@@ -49,16 +41,15 @@ def deploy(
         serves what it served.
     """
     target = Target(project, environment)
-    with target.lock("deploy"):
+    with target.lock():
         target.tell()  # gates judge beside the champion that the log knows
-        current = target.current()
         target.proxy.check_port()
+        current = target.state().current
         if current is not None and current.digest == candidate.digest:
             return _finish(target, changed=False)
-        judgements = admit(project, candidate, trigger, current)
-        goal = register(project, candidate, judgements, trigger)
-        goal = goal.model_copy(update={"judgements": judgements})
-        return _move(target, "promoted", goal, trigger)
+        said = admit(project, candidate, trigger, current)
+        goal = register(project, candidate, said, trigger)
+        return _move(target, goal, type="promoted", verdicts=said, trigger=trigger)
 
 
 def rollback(
@@ -73,97 +64,107 @@ def rollback(
         last deploy, so that rolling back twice is rolling back once.
     """
     target = Target(project, environment)
-    with target.lock("rollback"):
-        current = target.current()
-        if current is None:
+    with target.lock():
+        target.proxy.check_port()
+        moves = target.state().moves
+        if not moves:
             raise UserError(f"{environment}: nothing deployed, nothing to roll back")
-        goal = _goal(target, current, release)
-        if goal.digest == current.digest:
+        before = moves[0].digest if moves[0].type == "rolled_back" else moves[0].previous
+        wanted = release or (before or "none")[:12]
+        found = [move for move in moves if wanted in (move.release, move.digest[:12])]
+        if not found:
+            what = f"installed release `{release}`" if release else "earlier release"
+            names = ", ".join(move.release for move in moves)
+            raise UserError(f"{environment}: no {what}; installed: {names}")
+        if found[0] is moves[0]:
             return _finish(target, changed=False)
-        return _move(target, "rolled_back", goal, trigger)
+        return _move(target, found[0], type="rolled_back", trigger=trigger)
 
 
 def stop(project: Project, environment: EnvironmentName) -> bool:
     """Stop services and proxy and return whether any ran; `deploy` starts them again."""
     target = Target(project, environment)
-    with target.lock("deploy --stop"):
-        ran = target.proxy.process() is not None or bool(services(target))
+    with target.lock():
+        ran = target.runs()
         target.proxy.stop()
-        stop_others(target)
+        target.clear()
         target.tell()
         return ran
 
 
-def owns_port(project: Project, environment: EnvironmentName) -> bool:
-    """Return whether it is this environment's own proxy that answers on its port."""
-    return Target(project, environment).proxy.answers()
+def status(project: Project, environment: EnvironmentName) -> dict[str, Any]:
+    """Return the state of an environment, asked of the machine itself; takes no lock.
+
+    Returns
+    -------
+    dict
+        `state` is `nothing deployed`, `stopped`, `serving`, or `unhealthy` with a `problem`;
+        beside it what is served, where, since when, by what, and what else is installed.
+    """
+    target = Target(project, environment)
+    state, services = target.state(), target.services()
+    current, problem = state.current, ""
+    if current is None:
+        return {"environment": environment, "state": "nothing deployed"}
+    mine = [service for service in services if service.digest == current.digest]
+    if not any(service.answers() for service in mine):
+        problem = f"the service of {current.release} does not answer; run `ml deploy` again"
+    elif not any(service.answers(target.address) for service in mine):
+        problem = f"the proxy does not lead to {current.release}; run `ml deploy` again"
+    stopped = not services and not target.runs()
+    return {
+        "environment": environment,
+        "state": "stopped" if stopped else "unhealthy" if problem else "serving",
+        "problem": "" if stopped else problem,
+        "release": current.release,
+        "digest": current.digest,
+        "since": f"{current.time}, {current.type} by {current.who}",
+        "clients": f"http://{target.address}/predict",
+        "services": [f"{service.digest[:12]} at {service.address}" for service in services],
+        "installed": [move.release for move in state.moves],
+        "untold": len(state.untold),
+    }
 
 
-def _move(target: Target, kind: str, goal: Event, trigger: Trigger) -> Moved:
-    """Serve another release: intent, start, switch, pointer; undone if any of it fails."""
-    current = target.current()
-    facts = goal.model_dump(include={"digest", "release", "as_of", "commit", "judgements"})
-    facts |= {"type": kind, "environment": target.name, "who": who(), "trigger": trigger}
-    move = Event.model_validate(facts | {"previous": current.digest if current else None})
-    target.intend(move)
+def _move(target: Target, goal: Event, **facts: Any) -> Moved:
+    """Serve another release: start, switch, state; undone if any of it fails."""
+    state = target.state()
+    known = goal.model_dump(include={"digest", "release", "as_of", "commit", "blob"})
+    previous = state.current.digest if state.current else None
+    move = Event(**known, **facts, environment=target.name, previous=previous)
+    moves = [move, *(old for old in state.moves if old.digest != move.digest)]
+    kept = moves[: target.project.delivery.keep_releases]
     try:
-        service = serve(target, move.digest)
-        target.proxy.route(move.release, service.port)
-        target.point(move)
-    except BaseException as error:
-        target.drop_intent()
-        try:
+        _switch(target, move)
+        target.save(State(moves=kept, untold=[*state.untold, move]))
+    except BaseException:
+        with suppress(UserError):  # the first error is the one to mend; `ml status` says the rest
             _converge(target)
-        except UserError as second:
-            error.add_note(f"what was served before could not be restored: {second}")
         raise
     return _finish(target, changed=True)
 
 
 def _finish(target: Target, changed: bool) -> Moved:
-    move = _converge(target)
-    assert move is not None  # a move has just ended, or one had been before
-    return Moved(move, f"http://127.0.0.1:{target.port}", changed, target.tell())
+    _converge(target)
+    return Moved(target.state().moves[0], f"http://{target.address}", changed, target.tell())
 
 
-def _converge(target: Target) -> Event | None:
-    """Make the machine serve what the pointer says, and nothing else."""
-    current = target.current()
+def _converge(target: Target) -> None:
+    """Make the machine serve what the state says, and nothing else."""
+    current = target.state().current
     if current is None:
         target.proxy.stop()
-        stop_others(target)
-        return None
-    service = serve(target, current.digest)
-    target.proxy.route(current.release, service.port)
-    _drain(target, service)
-    stop_others(target, service)
-    target.prune()
-    return current
+        return target.clear()
+    service = _switch(target, current)
+    if len(target.services()) > 1:
+        target.proxy.drain(service.address)
+    return target.clear(kept=service)
 
 
-def _drain(target: Target, service: Service) -> None:
-    """Wait until no other service is answering a request any more, but not for ever."""
-    others = {other.port for other in services(target)} - {service.port}
-    deadline = time.monotonic() + (_DRAIN_SECONDS if others else 0.0)
-    with contextlib.suppress(OSError, http.client.HTTPException):
-        while time.monotonic() < deadline:
-            time.sleep(0.2)  # first: a request may be between the old routing and its service
-            stats = target.proxy.stats()
-            if not any(stats.get(port) for port in others):
-                return
-
-
-def _goal(target: Target, current: Event, release: str | None) -> Event:
-    """Return the registration of the release to go back to."""
-    installed = target.installed()
-    names = ", ".join(event.release for event in installed)
-    if release is None:
-        wanted = current.digest if current.type == "rolled_back" else current.previous
-        found = [event for event in installed if event.digest == wanted]
-        missing = f"{target.name}: no earlier release is installed (installed: {names})"
-    else:
-        found = [event for event in installed if release in (event.release, event.digest[:12])]
-        missing = f"no installed release `{release}`; choose one of {names}"
-    if not found:
-        raise UserError(missing)
-    return found[0]
+def _switch(target: Target, move: Event) -> Service:
+    """Start a release unless it runs, and lead the clients to it."""
+    service = target.serve(move)
+    target.proxy.route(move.release, service.address)
+    if not service.answers(target.address):
+        raise UserError(f"port {target.proxy.port} does not lead to {move.release}: who holds it?")
+    return service

@@ -1,7 +1,7 @@
 """The proxy before the services: one port for clients, whatever is released behind it.
 
 Caddy, driven through its admin API on a unix socket in its own folder, so that no other Caddy
-can be taken for it. Measured traps that shape its configuration:
+can be taken for it. Measured traps that shape `caddy.json`:
 
 - A retried POST needs its body buffered, or the empty retry fails at the next service too.
 - A body found too long while it is sent counts as a failure and is retried for seconds: bodies
@@ -13,184 +13,108 @@ can be taken for it. Measured traps that shape its configuration:
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
-import os
-import secrets
 import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from contextlib import chdir, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import psutil
 
 from model_delivery.errors import UserError
-from model_delivery.files import write_atomic, write_json
-from model_delivery.rollout.process import Process, last, recorded, recording
+from model_delivery.files import write_atomic
+from model_delivery.rollout.processes import end, processes
 
-TOKEN_PATH = "/-/proxy"  # noqa: S105 — a path
-BODY_LIMIT = 1_000_000
-"""Bytes of a request's body, exclusive; a power of ten because a pattern checks it."""
-_READY_SECONDS = 10.0
 _UNREACHABLE = (OSError, http.client.HTTPException)
+_DRAIN_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class Caddy:
-    """One Caddy for one environment; everything about it lies in `folder`.
-
-    A rollout uses `check_port`, `route`, `stats` and `stop` and knows nothing of Caddy.
-    """
+    """One Caddy for one environment; everything about it lies in `folder`."""
 
     folder: Path
     port: int
 
-    def process(self) -> Process | None:
-        """Return the proxy's process while it lives."""
-        return recorded(self.folder)
-
-    def answers(self) -> bool:
-        """Return whether it is this proxy that answers on the port."""
-        return bool(self._token()) and self._greeting() == self._token()
+    def listens(self) -> bool:
+        """Return whether this proxy runs and holds the port."""
+        with suppress(psutil.Error):
+            held = [c for p in processes(self.folder) for c in p.net_connections("tcp4")]
+            return any(c.status == "LISTEN" and c.laddr.port == self.port for c in held)
+        return False
 
     def check_port(self) -> None:
         """Refuse a port that another program, or another project's proxy, listens on."""
-        if self.answers():
-            return
-        with contextlib.closing(socket.socket()) as probe:
+        with closing(socket.socket()) as probe:
             taken = probe.connect_ex(("127.0.0.1", self.port)) == 0
-        if taken:
-            owner = "the proxy of another project" if self._greeting() else "another program"
+        if taken and not self.listens():
             raise UserError(
-                f"port {self.port} is in use by {owner}; nothing was changed. Stop it, or set "
-                "another `port` in config/delivery.yaml"
+                f"port {self.port} is in use by another program; nothing was changed. Stop it, or "
+                "set another `port` in config/delivery.yaml"
             )
 
-    def route(self, release: str, service: int) -> None:
-        """Send clients to the service on a port from now on, in one step; start if it is down."""
+    def route(self, release: str, service: str) -> None:
+        """Send clients to a service (host:port) from now on, in one step; start if it is down."""
+        text = Path(__file__).with_name("caddy.json").read_text()
+        for name, value in (("PORT", str(self.port)), ("RELEASE", release), ("SERVICE", service)):
+            text = text.replace(name, value)
         self.check_port()
-        if self.process() is not None:
-            with contextlib.suppress(*_UNREACHABLE):
-                self._admin("POST", "/load", self._configuration(release, service))
-                if self.answers():
-                    return
+        with suppress(*_UNREACHABLE):
+            self._admin("POST", "/load", text)
+            return
         self.stop()
-        self._start(release, service)
+        self._start(text)
 
-    def stats(self) -> Mapping[int, int]:
-        """Return how many requests each service, by port, is answering now."""
-        upstreams = json.loads(self._admin("GET", "/reverse_proxy/upstreams"))
-        return {int(u["address"].rpartition(":")[2]): int(u["num_requests"]) for u in upstreams}
+    def drain(self, service: str) -> None:
+        """Wait until no other service is answering a request any more, but not for ever."""
+        deadline = time.monotonic() + _DRAIN_SECONDS
+        with suppress(*_UNREACHABLE):
+            while time.monotonic() < deadline:
+                time.sleep(0.2)  # first: a request may be between the old routing and its service
+                upstreams = json.loads(self._admin("GET", "/reverse_proxy/upstreams"))
+                if not any(u["num_requests"] for u in upstreams if u["address"] != service):
+                    return
 
     def stop(self) -> None:
         """End it, after what was asked is answered; also one that hangs."""
-        process = last(self.folder)
-        if process is not None:
-            process.stop()
+        end(self.folder)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _start(self, release: str, service: int) -> None:
-        binary = shutil.which("caddy", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-        if binary is None:
-            raise UserError("caddy is not installed; run `uv sync`")
-        write_atomic(self.folder / "token", secrets.token_hex(16))
-        write_json(self.folder / "config.json", self._configuration(release, service))
-        log = self.folder.with_name("proxy.log")
-        with log.open("ab") as output:
-            child = subprocess.Popen(
-                [*recording(self.folder), binary, "run", "--config", "config.json"],
-                cwd=self.folder,
-                env={"HOME": str(self.folder)},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-        deadline = time.monotonic() + _READY_SECONDS
-        while not self.answers():
-            if child.poll() is not None or time.monotonic() > deadline:
-                self.stop()
-                raise UserError(f"the proxy did not start; see {log}")
-            time.sleep(0.02)
+    def _start(self, configuration: str) -> None:
+        write_atomic(self.folder / "config.json", configuration)
+        home, log = str(self.folder.resolve()), self.folder.with_name("proxy.log")
+        try:
+            with log.open("ab") as output:
+                subprocess.run(
+                    [Path(sys.executable).with_name("caddy"), "start", "--config", "config.json"],
+                    cwd=home,
+                    env={"HOME": home, "TMPDIR": home},
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                    timeout=15,
+                    check=True,
+                )
+        except (OSError, subprocess.SubprocessError) as error:
+            self.stop()
+            raise UserError(f"the proxy did not start ({error}); see {log}") from error
 
-    def _token(self) -> str:
-        path = self.folder / "token"
-        return path.read_text() if path.exists() else ""
-
-    def _greeting(self) -> str | None:
-        """Return the token of whatever proxy of our kind answers on the port."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2)
-        with contextlib.closing(connection), contextlib.suppress(*_UNREACHABLE):
-            connection.request("GET", TOKEN_PATH)
-            answer = connection.getresponse()
-            if answer.status == 200 and answer.getheader("X-Release"):
-                return answer.read(100).decode(errors="replace")
-        return None
-
-    def _admin(self, method: str, path: str, body: dict[str, Any] | None = None) -> bytes:
+    def _admin(self, method: str, path: str, body: str | None = None) -> bytes:
         """Ask the admin API. The socket's full path may be longer than the system allows."""
         connection = http.client.HTTPConnection("localhost")
-        with contextlib.closing(socket.socket(socket.AF_UNIX)) as stream:
-            stream.settimeout(5)
-            with contextlib.chdir(self.folder):
-                stream.connect("admin.sock")
-            connection.sock = stream
-            headers = {"Content-Type": "application/json"}
-            connection.request(method, path, json.dumps(body) if body else None, headers)
+        with closing(socket.socket(socket.AF_UNIX)) as connection.sock:
+            connection.sock.settimeout(5)
+            with chdir(self.folder):
+                connection.sock.connect("admin.sock")
+            connection.request(method, path, body, {"Content-Type": "application/json"})
             answer = connection.getresponse()
             content = answer.read()
         if answer.status != 200:
             raise OSError(f"the proxy refused {method} {path}: {content[:300]!r}")
         return content
-
-    def _configuration(self, release: str, service: int) -> dict[str, Any]:
-        """Return Caddy's whole configuration.
-
-        Every answer, errors included, names the release and carries the request's id, which is
-        the same on each retry and which the service sees too.
-        """
-        request_id = {"X-Request-Id": ["{http.request.uuid}"]}
-        stamp = {
-            "handler": "headers",
-            "request": {"set": request_id},
-            "response": {"set": request_id | {"X-Release": [release]}},
-        }
-        too_long = {"Content-Length": {"pattern": "^0*[1-9][0-9]{6,}$"}}
-        limit = f"a body has at most {BODY_LIMIT - 1} bytes\n"
-        server = {
-            "listen": [f"127.0.0.1:{self.port}"],
-            "automatic_https": {"disable": True},
-            "read_header_timeout": "10s",
-            "read_timeout": "30s",
-            "routes": [
-                {"handle": [stamp]},
-                _answer({"path": [TOKEN_PATH]}, 200, self._token()),
-                _answer({"header_regexp": too_long}, 413, limit),
-                _answer({"header": {"Transfer-Encoding": ["*"]}}, 411, "say the body's length\n"),
-                {"handle": [_reverse_proxy(service)]},
-            ],
-        }
-        return {
-            "admin": {"listen": "unix/admin.sock|0600", "config": {"persist": False}},
-            "logging": {"logs": {"default": {"level": "ERROR"}}},
-            "apps": {"http": {"grace_period": "10s", "servers": {"edge": server}}},
-        }
-
-
-def _answer(match: dict[str, Any], status: int, body: str) -> dict[str, Any]:
-    handler = {"handler": "static_response", "status_code": status, "body": body}
-    return {"match": [match], "handle": [handler], "terminal": True}
-
-
-def _reverse_proxy(service: int) -> dict[str, Any]:
-    retries = {"retries": 2, "try_duration": "3s", "try_interval": "20ms"}
-    return {
-        "handler": "reverse_proxy",
-        "upstreams": [{"dial": f"127.0.0.1:{service}"}],
-        "load_balancing": retries | {"retry_match": [{"method": ["POST"]}]},
-        "request_buffers": BODY_LIMIT,
-    }

@@ -1,10 +1,8 @@
 """An environment on this machine as files.
 
-current      the move (an event) after which it serves what it serves; replaced in one step
-moves/       moves the registry's log was not told yet, numbered; the last one is an intent
-             until it is `current`
+state.json   what it serves, what it can go back to, what the log was not told; replaced at once
 releases/    installed releases by digest, checked before each start
-services/    one folder a running service, with its process
+services/    a record, a log and a home of each running service
 proxy/       the proxy before them
 lock         held while a command changes any of it
 """
@@ -14,25 +12,51 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
+from pydantic import Field
 
+from model_delivery.bundle.environment import service_environment
 from model_delivery.digest import verify
 from model_delivery.errors import UserError
 from model_delivery.files import write_atomic
 from model_delivery.project import Project
-from model_delivery.registry.champion import open_registry
-from model_delivery.registry.log import Event, registration
+from model_delivery.registry.champion import blob_store, event_log
+from model_delivery.registry.log import Event
+from model_delivery.report.verdict import Form
+from model_delivery.rollout.processes import end, processes
 from model_delivery.rollout.proxy import Caddy
+from model_delivery.serving.launch import identity, start
 
 EnvironmentName = Literal["production"]
-_RECORD = "release.json"
+
+
+class State(Form):
+    """The move after which an environment serves what it serves, and what is behind it."""
+
+    moves: list[Event] = Field(default_factory=list)  # newest first, one for each installed digest
+    untold: list[Event] = Field(default_factory=list)
+
+    @property
+    def current(self) -> Event | None:
+        """The move that made it serve what it serves."""
+        return self.moves[0] if self.moves else None
+
+
+class Service(Form):
+    """One started service and how it is recognised: readiness alone would not tell."""
+
+    digest: str
+    address: str
+    launch: str
+
+    def answers(self, address: str | None = None) -> bool:
+        """Return whether this very service answers, at its own address or behind a proxy's."""
+        return identity(f"http://{address or self.address}") == (self.digest, self.launch)
 
 
 @dataclass(frozen=True)
@@ -48,126 +72,93 @@ class Target:
         return self.project.work / self.name
 
     @property
-    def port(self) -> int:
-        """The port its clients use."""
-        return self.project.delivery.environments[self.name].port
+    def address(self) -> str:
+        """Where its clients find it."""
+        return f"127.0.0.1:{self.proxy.port}"
 
     @property
     def proxy(self) -> Caddy:
         """The proxy before its services."""
-        return Caddy(self.folder / "proxy", self.port)
+        return Caddy(self.folder / "proxy", self.project.delivery.environments[self.name].port)
 
     @contextmanager
-    def lock(self, verb: str) -> Iterator[None]:
-        """Hold the target; the system lets go of it when this process ends, however it ends.
-
-        Raises
-        ------
-        UserError
-            When another command holds it.
-        """
-        holder = self.folder / "holder"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("a") as handle:
+    def lock(self) -> Iterator[None]:
+        """Hold the target; the system lets go of it when this process ends, however it ends."""
+        path = self.folder / "lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                who = holder.read_text() if holder.exists() else "another command"
                 raise UserError(
-                    f"{self.name} is busy: {who}; wait for it, or end it: what it leaves undone "
-                    "is mended by the next command"
+                    f"{self.name} is busy: process {path.read_text()} changes it; wait for it, or "
+                    "end it: what it leaves undone is mended by the next command"
                 ) from None
-            with suppress(UserError):  # a full disk must not keep anyone from stopping
-                write_atomic(holder, f"`ml {verb}`, process {os.getpid()}")
-            self.drop_intent()
+            with suppress(OSError):  # a full disk must not keep anyone from stopping
+                path.write_text(str(os.getpid()))
             yield
 
-    def current(self) -> Event | None:
-        """Return the move after which this target serves what it serves."""
-        path = self.folder / "current"
-        return _event(path) if path.exists() else None
+    def state(self) -> State:
+        """Return what the environment serves by its own record."""
+        path = self.folder / "state.json"
+        return State.model_validate_json(path.read_bytes()) if path.exists() else State()
 
-    def intent(self) -> Event | None:
-        """Return the move that a command is at, or died at."""
-        moves, current = self.moves(), self.current()
-        last = _event(moves[-1]) if moves else None
-        return None if last is None or (current and current.id == last.id) else last
-
-    def moves(self) -> list[Path]:
-        """Return the moves that the log was not told yet, an intent included."""
-        return sorted((self.folder / "moves").glob("[0-9]*.json"))
-
-    def intend(self, move: Event) -> None:
-        """Write down what is about to be done."""
-        number = int(self.moves()[-1].stem) + 1 if self.moves() else 1
-        text = move.model_dump_json(indent=1)
-        write_atomic(self.folder / "moves" / f"{number:06d}.json", text)
-
-    def point(self, move: Event) -> None:
-        """Make an intended move the truth."""
-        write_atomic(self.folder / "current", move.model_dump_json(indent=1))
-
-    def drop_intent(self) -> None:
-        """Forget a move that did not become true."""
-        if self.intent() is not None:
-            self.moves()[-1].unlink()
+    def save(self, state: State) -> None:
+        """Make a state the truth."""
+        write_atomic(self.folder / "state.json", state.model_dump_json(indent=1))
 
     def tell(self) -> str | None:
         """Tell the registry's log what it was not told; return why it could not be told."""
-        for path in self.moves():
-            try:
-                open_registry(self.project).log.append(partial(_said, _event(path)))
-            except UserError as error:
-                return str(error)
-            path.unlink()
+        state = self.state()
+        try:
+            for move in state.untold:
+                event_log(self.project).append(lambda _, move=move: move)  # type: ignore[misc]
+            if state.untold:
+                self.save(State(moves=state.moves))
+        except (UserError, OSError) as error:
+            return str(error)
         return None
 
-    def release(self, digest: str) -> Path:
-        """Return where a release is, or would be, installed."""
-        return self.folder / "releases" / digest
+    def services(self) -> list[Service]:
+        """Return the services that became ready and were not stopped, dead or alive."""
+        records = sorted(self.folder.glob("services/*.json"))
+        return [Service.model_validate_json(path.read_bytes()) for path in records]
 
-    def installed(self) -> list[Event]:
-        """Return the registrations of the installed releases, the last started first."""
-        records = list(self.release("").glob(f"[0-9a-f]*/{_RECORD}"))
-        records.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
-        return [_event(path) for path in records]
+    def home(self, service: Service) -> Path:
+        """Return the folder that the launcher made for a service: its processes carry it."""
+        return self.folder / "services" / f"{service.digest[:12]}-{service.launch}"
 
-    def install(self, digest: str) -> Path:
-        """Return a release's `ship` folder, checked; from the registry if it is not installed.
+    def serve(self, move: Event) -> Service:
+        """Return a healthy service of a release, checked: the one that runs, else a new one."""
+        for service in self.services():
+            if service.digest == move.digest and service.answers():
+                return service
+        release = self.folder / "releases" / move.digest
+        if not release.exists():
+            blob_store(self.project).get(move.digest, move.blob, release)
+        verify(release / "ship", move.digest)
+        python = service_environment(self.project, release / "ship" / "requirements.txt")
+        log = self.folder / "services" / f"{move.digest[:12]}.log"
+        log.parent.mkdir(exist_ok=True)
+        limit = self.project.delivery.start_timeout_seconds
+        started = start(release / "ship", python, log, timeout=limit)
+        address = started.url.removeprefix("http://")
+        service = Service(digest=move.digest, address=address, launch=started.launch)
+        write_atomic(self.home(service).with_suffix(".json"), service.model_dump_json())
+        return service
 
-        Raises
-        ------
-        UserError
-            When it cannot be had, or its bytes are not those of the digest.
-        """
-        record = self.release(digest) / _RECORD
-        if not record.exists():
-            registry = open_registry(self.project)
-            known = registration(registry.log.events(), digest)
-            if known is None:
-                raise UserError(f"{digest[:12]}: neither installed nor registered; run `ml deploy`")
-            shutil.rmtree(record.parent, ignore_errors=True)
-            registry.blobs.get(digest, known.blob, record.parent)
-            write_atomic(record, known.model_dump_json(indent=1))
-        verify(record.parent / "ship", digest)
-        os.utime(record)
-        return record.parent / "ship"
+    def clear(self, kept: Service | None = None) -> None:
+        """Stop all services but one, half started ones too; uninstall what is not to be kept."""
+        homes = {p.with_suffix("") for p in self.folder.glob("services/*-*")}
+        for home in homes - ({self.home(kept)} if kept else set()):
+            end(home)
+            home.with_suffix(".json").unlink(missing_ok=True)
+            shutil.rmtree(home, ignore_errors=True)
+        digests = {move.digest for move in self.state().moves}
+        for release in self.folder.glob("releases/*"):
+            if release.name not in digests:
+                shutil.rmtree(release, ignore_errors=True)
 
-    def prune(self) -> None:
-        """Uninstall what was started longest ago; the current release and the one before stay."""
-        current = self.current()
-        kept = [event.digest for event in self.installed()][: self.project.delivery.keep_releases]
-        for folder in self.release("").glob("*"):
-            if current and folder.name not in (*kept, current.digest, current.previous):
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-def _said(move: Event, _: Sequence[Event]) -> Event:
-    return move
-
-
-def _event(path: Path) -> Event:
-    try:
-        return Event.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise UserError(f"{path}: not what `ml` wrote there; restore it") from error
+    def runs(self) -> bool:
+        """Return whether any process of the proxy or of a service lives."""
+        return bool(processes(self.folder))
