@@ -5,14 +5,17 @@ from __future__ import annotations
 import io
 import itertools
 import math
+import os
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 from model_delivery.cli import screen
 from model_delivery.contract.data import DataContract
+from model_delivery.files import write_atomic
 from model_delivery.report import charts
 from model_delivery.report.render import LIMITS, aligned, change_of, columns_of, render, value_of
 from model_delivery.report.verdict import (
@@ -207,6 +210,12 @@ def test_markdown_shows_hostile_text_as_data() -> None:
     assert page.count("<details>") == page.count("</details>") == page.count("<summary>")
 
 
+def test_segments_that_moved_most_come_first() -> None:
+    shown, details = render("report.md", REPORTS["pass"]).split("<details>", 1)
+    assert shown.index("| south |") < shown.index("| north |")
+    assert details.index("| south |") > details.index("| north |")
+
+
 def test_a_link_leads_to_https_and_nowhere_else() -> None:
     for link in ("javascript:alert(1)", 'https://x"onclick="y', "https://x.org/) [y](z"):
         with pytest.raises(ValidationError, match="links"):
@@ -348,3 +357,13 @@ def test_terminal_prints_no_control_sequence_of_a_value(monkeypatch: pytest.Monk
     assert "\x1b" not in said
     assert "\u202e" not in said
     assert "[red]" in said.replace("\n", "")
+
+
+def test_a_written_file_has_the_rights_that_the_umask_leaves(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_atomic(tmp_path / "report.md", "text")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "report.md").stat().st_mode & 0o777 == 0o640
+    assert [file.name for file in tmp_path.iterdir()] == ["report.md"]

@@ -33,8 +33,8 @@ def model_card(project: Project, candidate: Candidate) -> str:
 def rows_of(snapshot: str, manifest: dict[str, Any]) -> dict[str, str]:
     """Return what a report says of the rows in a snapshot, by name."""
     facts = {"known before": manifest["as_of"]}
-    for part, span in manifest["spans"].items():
-        first, last = (time.replace("T", " ")[:16] for time in span)
-        facts[part] = f"{first} to {last}, {manifest['rows'][part]:,} rows"
+    for part, count in manifest["rows"].items():
+        span = [time.replace("T", " ")[:16] for time in manifest["spans"].get(part, [])]
+        facts[part] = f"{' to '.join(span)}, {count:,} rows".lstrip(", ")
     excluded = [f"{rule} ({count:,})" for rule, count in manifest["excluded"].items()]
     return {**facts, "excluded": ", ".join(excluded) or "none", "snapshot": snapshot}

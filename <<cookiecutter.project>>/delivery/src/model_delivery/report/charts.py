@@ -60,7 +60,6 @@ def ticks(low: float, high: float, most: int = 5) -> list[tuple[float, str]]:
 
 
 def _room(values: Iterable[float], share: float) -> tuple[float, float]:
-    """Return bounds around all values, with room on both sides."""
     known = sorted(values)
     room = (known[-1] - known[0]) * share or abs(known[0]) * share or 1.0
     return known[0] - room, known[-1] + room

@@ -1,6 +1,5 @@
 """A report: verdicts with what they are about, as HTML, as GitHub Markdown and as a model card.
 
-What all renderings say alike is made here; `report.html`, `report.md` and `card.md` lay it out.
 Whatever a template prints is shown as data: a finalizer cleans it, and escapes it for its format.
 """
 
@@ -95,6 +94,13 @@ def columns_of(table: Table, most: int) -> list[tuple[str, bool, list[str]]]:
     return columns
 
 
+def moved(table: Table) -> Table:
+    """Return a table with the largest change first, where its last column is one."""
+    change = table.columns[-1].startswith("change")
+    rows = sorted(table.rows, key=lambda row: -abs(row[-1] or 0) if change else 0)
+    return table.model_copy(update={"rows": rows})
+
+
 def prose(value: Any) -> Markup:
     """Return any text as Markdown that shows exactly it: no markup, mention or link comes alive."""
     return Markup(_SPECIAL.sub(_inert, clean(value)))  # noqa: S704 - nothing in it is alive
@@ -137,7 +143,7 @@ def _environment(plain: Callable[[Any], Any], name: Callable[[Any], Any]) -> Env
     )
     found.filters |= {"code": name, "sentence": sentence, "clean": clean, "grid": grid}
     found.tests["finite"] = finite
-    shared = (change_of, columns_of, decide, value_of)
+    shared = (change_of, columns_of, decide, moved, value_of)
     found.globals |= {function.__name__: function for function in shared} | {"charts": charts}
     return found
 

@@ -47,11 +47,7 @@ def worst(outcomes: list[Outcome]) -> Outcome:
 
 
 def decide(outcome: Outcome, event: Event) -> Outcome:
-    """Return what a raw outcome means in an event.
-
-    Old data is a reason to train again where retraining is asked; where code is delivered
-    it is a warning in the report.
-    """
+    """Return what a raw outcome means in an event: old data only warns where code is delivered."""
     if outcome is Outcome.RETRAIN and event in ("local", "pull_request", "delivery"):
         return Outcome.WARN
     return outcome
