@@ -170,7 +170,7 @@ def test_a_champion_that_dies_under_load_is_named_and_inconclusive(
     verdict = judged(project, candidate=fakes["good"], twin=fakes["twin"], champion=fakes["dies"])
     assert verdict.outcome is Outcome.INCONCLUSIVE
     found = outcomes(verdict.checks)
-    assert found["champion_alive"] is found["champion_errors"] is Outcome.INCONCLUSIVE
+    assert found["champion_answers"] is Outcome.INCONCLUSIVE
     assert found["qps_to_champion"] is Outcome.INCONCLUSIVE
     ratio = next(check for check in verdict.checks if check.name == "qps_to_twin")
     assert ratio.outcome is not Outcome.STOP
@@ -186,7 +186,7 @@ def test_a_candidate_that_no_longer_answers_stops(
     gone = Running(f"http://127.0.0.1:{free_port()}", 0, DIGEST, "here")
     monkeypatch.setattr(load, "run_rounds", lambda *_: (each for each in alike(4)))
     found = outcomes(judged(project, candidate=gone, twin=fakes["twin"]).checks)
-    assert found["candidate_alive"] is Outcome.STOP
+    assert found["candidate_answers"] is Outcome.STOP
     assert found["champion"] is Outcome.PASS
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from model_delivery.bundle.candidate import Candidate
@@ -65,12 +66,11 @@ def judge_targets(
                     break
     except BrokenError as error:
         checks.append(Check(name="locust", outcome=Outcome.CRASH, sentence=str(error)))
-    checks += [*_present(targets), *_usable(limits, rounds), *judge_rounds(limits, rounds)]
+    checks += [*_answering(limits, targets, rounds), *judge_rounds(limits, rounds)]
     if CHAMPION not in targets:
         said = "no other release is in production: there is no champion to compare with"
         checks.append(Check(name=CHAMPION, outcome=Outcome.PASS, sentence=said, value="none"))
-    tables, charts = [_table(rounds)], [_latency(rounds), _throughput(rounds)]
-    return make_verdict("load", subject, [limits], checks, started, tables, charts)
+    return make_verdict("load", subject, [limits], checks, started, *_shown(rounds))
 
 
 @contextmanager
@@ -182,21 +182,21 @@ def number(value: float | None) -> float:
     return value or float("nan")
 
 
-def _present(targets: dict[str, Running]) -> Iterator[Check]:
+def _answering(
+    limits: LoadLimits, targets: dict[str, Running], rounds: list[Round]
+) -> Iterator[Check]:
+    """Name who died, and a reference that failed: nothing can be compared with it."""
     for name, service in targets.items():
-        if identity(service.url) != (service.digest, service.launch):
-            outcome = Outcome.STOP if name == CANDIDATE else Outcome.INCONCLUSIVE
-            said = f"the {name} that was started no longer answers at {service.url}"
-            yield Check(name=f"{name}_alive", outcome=outcome, sentence=said)
-
-
-def _usable(limits: LoadLimits, rounds: list[Round]) -> Iterator[Check]:
-    for name in sorted({TWIN, CHAMPION} & (rounds[0].keys() if rounds else set())):
         failures, requests = _counts(rounds, name)
-        if not requests or not limits.error_share.holds(failures.total() / requests):
+        said = ""
+        if identity(service.url) != (service.digest, service.launch):
+            said = f"the {name} that was started no longer answers at {service.url}"
+        elif name != CANDIDATE and not limits.error_share.holds(failures.total() / (requests or 1)):
             said = f"the {name} failed {failures.total():,} of {requests:,} requests"
-            said += f"{_kinds(failures)}: nothing to compare with"
-            yield Check(name=f"{name}_errors", outcome=Outcome.INCONCLUSIVE, sentence=said)
+        if said:
+            outcome = Outcome.STOP if name == CANDIDATE else Outcome.INCONCLUSIVE
+            said += _kinds(failures)
+            yield Check(name=f"{name}_answers", outcome=outcome, sentence=said)
 
 
 def _counts(rounds: list[Round], name: str) -> tuple[Counter[str], int]:
@@ -210,36 +210,30 @@ def _kinds(failures: Counter[str]) -> str:
     return f" ({kinds})" if kinds else ""
 
 
-def _table(rounds: list[Round]) -> Table:
-    columns = ["target", "requests", "failures", "QPS", "p50 ms", "p95", "p99", "1 user: p50"]
+def _shown(rounds: list[Round]) -> tuple[list[Table], list[Chart]]:
+    """Return the medians by target, their quantiles drawn, and throughput by round."""
+    names, keys = list(rounds[0]) if rounds else [], ["p50", "p95", "p99"]
+
+    def middle(name: str, key: str, load: str = "busy") -> float | None:
+        values = [number(each[name][load].get(key)) for each in rounds]
+        return round(median(values), 2) if all(map(finite, values)) else None
+
+    waits = {name: [middle(name, key) for key in keys] for name in names}
+    answers = {name: [round(each[name]["busy"]["qps"], 1) for each in rounds] for name in names}
     rows: list[list[Any]] = []
-    for name in rounds[0] if rounds else ():
+    for name in names:
         failures, requests = _counts(rounds, name)
-        busy = [_median(rounds, name, key) for key in ("qps", "p50", "p95", "p99")]
-        quiet = _median(rounds, name, "p50", "quiet")
-        rows.append([name, requests, failures.total(), *busy, quiet])
-    return Table(title=f"Load, medians of {len(rounds)} rounds", columns=columns, rows=rows)
-
-
-def _median(rounds: list[Round], name: str, key: str, load: str = "busy") -> float | None:
-    value = interval([number(each[name][load].get(key)) for each in rounds]).value
-    return round(value, 2) if finite(value) else None
-
-
-def _latency(rounds: list[Round]) -> Chart:
-    keys: list[float | str] = ["p50", "p95", "p99"]
-    names = rounds[0] if rounds else {}
-    series = {name: [_median(rounds, name, str(key)) for key in keys] for name in names}
-    return Chart(title="Latency under load", kind="bar", x=keys, series=series, y_label="ms")
-
-
-def _throughput(rounds: list[Round]) -> Chart:
-    names = rounds[0] if rounds else {}
-    return Chart(
+        counts = [name, requests, failures.total(), middle(name, "qps")]
+        rows.append([*counts, *waits[name], middle(name, "p50", "quiet")])
+    columns = ["target", "requests", "failures", "QPS", "p50 ms", "p95", "p99", "1 user: p50"]
+    table = Table(title=f"Load, medians of {len(rounds)} rounds", columns=columns, rows=rows)
+    bars = Chart(title="Latency under load", kind="bar", x=list(keys), series=waits, y_label="ms")
+    lines = Chart(
         title="Throughput by round",
         kind="line",
         x=[float(place + 1) for place in range(len(rounds))],
-        series={name: [round(each[name]["busy"]["qps"], 1) for each in rounds] for name in names},
+        series={name: list(values) for name, values in answers.items()},
         x_label="round",
         y_label="answers a second",
     )
+    return [table], [bars, lines]
