@@ -181,6 +181,6 @@ def _image(project: Project, candidate: Candidate) -> Iterator[Check]:
     sentence = "the archive holds the recorded image, of this candidate"
     yield fixed("image", same, _said(sentence, [] if same else [image.digest]), image.digest)
     found = image_has(archive, image, "libgomp.so.1")
-    yield fixed("image_libgomp", found, "libgomp.so.1, which LightGBM needs, is in the image")
+    yield fixed("image_libgomp", found, "libgomp.so.1, OpenMP for native models, is in the image")
     size = archive.stat().st_size / 1e6
     yield judge("image_megabytes", limits.image_megabytes, size, "the image as an archive")
