@@ -17,6 +17,7 @@ from model_delivery.registry.champion import register
 from model_delivery.registry.log import Event
 from model_delivery.report.verdict import Event as Trigger
 from model_delivery.rollout.admission import admit
+from model_delivery.rollout.processes import processes
 from model_delivery.rollout.target import EnvironmentName, Service, State, Target
 
 
@@ -32,14 +33,7 @@ class Moved(NamedTuple):
 def deploy(
     project: Project, environment: EnvironmentName, candidate: Candidate, trigger: Trigger = "local"
 ) -> Moved:
-    """Make an environment serve a candidate that its gates let through.
-
-    Raises
-    ------
-    UserError
-        When a gate, the data's age, the port or the service forbids it. The environment then
-        serves what it served.
-    """
+    """Make an environment serve a candidate; if anything forbids it, it serves what it served."""
     target = Target(project, environment)
     with target.lock():
         target.tell()  # gates judge beside the champion that the log knows
@@ -57,11 +51,8 @@ def rollback(
 ) -> Moved:
     """Make an environment serve an installed release again; no registry and no network.
 
-    Parameters
-    ----------
-    release
-        A release's name or the first 12 digits of its digest; None is the one served before the
-        last deploy, so that rolling back twice is rolling back once.
+    It is given by name or by the first 12 digits of its digest; None is the one served before
+    the last deploy, so that rolling back twice is rolling back once.
     """
     target = Target(project, environment)
     with target.lock():
@@ -85,7 +76,7 @@ def stop(project: Project, environment: EnvironmentName) -> bool:
     """Stop services and proxy and return whether any ran; `deploy` starts them again."""
     target = Target(project, environment)
     with target.lock():
-        ran = target.runs()
+        ran = bool(processes(target.folder))
         target.proxy.stop()
         target.clear()
         target.tell()
@@ -93,13 +84,9 @@ def stop(project: Project, environment: EnvironmentName) -> bool:
 
 
 def status(project: Project, environment: EnvironmentName) -> dict[str, Any]:
-    """Return the state of an environment, asked of the machine itself; takes no lock.
+    """Return what an environment serves and how it is, asked of the machine; takes no lock.
 
-    Returns
-    -------
-    dict
-        `state` is `nothing deployed`, `stopped`, `serving`, or `unhealthy` with a `problem`;
-        beside it what is served, where, since when, by what, and what else is installed.
+    `state` is `nothing deployed`, `stopped`, `serving`, or `unhealthy` with a `problem`.
     """
     target = Target(project, environment)
     state, services = target.state(), target.services()
@@ -111,7 +98,7 @@ def status(project: Project, environment: EnvironmentName) -> dict[str, Any]:
         problem = f"the service of {current.release} does not answer; run `ml deploy` again"
     elif not any(service.answers(target.address) for service in mine):
         problem = f"the proxy does not lead to {current.release}; run `ml deploy` again"
-    stopped = not services and not target.runs()
+    stopped = not services and not processes(target.folder)
     return {
         "environment": environment,
         "state": "stopped" if stopped else "unhealthy" if problem else "serving",
@@ -154,11 +141,10 @@ def _converge(target: Target) -> None:
     current = target.state().current
     if current is None:
         target.proxy.stop()
-        return target.clear()
-    service = _switch(target, current)
-    if len(target.services()) > 1:
+    service = _switch(target, current) if current else None
+    if service and len(target.services()) > 1:
         target.proxy.drain(service.address)
-    return target.clear(kept=service)
+    target.clear(kept=service)
 
 
 def _switch(target: Target, move: Event) -> Service:

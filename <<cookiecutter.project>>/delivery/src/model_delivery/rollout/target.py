@@ -28,7 +28,7 @@ from model_delivery.project import Project
 from model_delivery.registry.champion import blob_store, event_log
 from model_delivery.registry.log import Event
 from model_delivery.report.verdict import Form
-from model_delivery.rollout.processes import end, processes
+from model_delivery.rollout.processes import end
 from model_delivery.rollout.proxy import Caddy
 from model_delivery.serving.launch import identity, start
 
@@ -158,7 +158,3 @@ class Target:
         for release in self.folder.glob("releases/*"):
             if release.name not in digests:
                 shutil.rmtree(release, ignore_errors=True)
-
-    def runs(self) -> bool:
-        """Return whether any process of the proxy or of a service lives."""
-        return bool(processes(self.folder))
