@@ -26,20 +26,15 @@ IMAGE = "localhost/late-departures"
 PORT = 4000
 REFERENCE = """
 import json
-import numpy as np
+import pyarrow.parquet as pq
 from model_delivery.bundle.candidate import current_candidate
 from model_delivery.project import find_project
-from model_delivery.serving.score import read_columns
-candidate = current_candidate(find_project())
-columns = read_columns(candidate.folder / "reference.npz")
-def plain(value):
-    if isinstance(value, np.datetime64):
-        return str(value.astype("datetime64[s]"))
-    value = value.item() if isinstance(value, np.generic) else value
-    return None if value != value else value
-rows = [{name: plain(values[i]) for name, values in columns.items()} for i in range(50)]
-scores = np.load(candidate.folder / "reference_scores.npy")[:50].tolist()
-print(json.dumps({"digest": candidate.digest, "rows": rows, "scores": scores}))
+project = find_project()
+candidate = current_candidate(project)
+table = pq.read_table(candidate.test_path).slice(0, 50)
+rows = table.select(list(project.contract.inputs)).to_pylist()
+said = {"digest": candidate.digest, "rows": rows, "scores": table.column("score").to_pylist()}
+print(json.dumps(said, default=lambda time: time.isoformat()))
 """
 
 
@@ -156,5 +151,5 @@ def test_the_gate_judges_the_image(packaged: BakedProject) -> None:
     done = packaged.ml("check", "package", "--json")
     (verdict,) = json.loads(done.stdout)
     outcomes = {check["name"]: check["outcome"] for check in verdict["checks"]}
-    assert {outcomes[name] for name in ("image", "image_libgomp", "image_megabytes")} == {"pass"}
+    assert {outcomes[name] for name in ("image", "image_megabytes")} == {"pass"}
     assert verdict["outcome"] == "pass"

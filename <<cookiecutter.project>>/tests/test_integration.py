@@ -118,20 +118,16 @@ def test_the_same_key_is_not_trained_twice(
     assert (again.digest, trained) == (candidate.digest, False)
 
 
-def test_a_changed_byte_is_refused_before_anything_is_loaded(
-    small: Project, candidate: Candidate, tmp_path: Path
+def test_a_changed_byte_is_refused_before_anything_is_loaded_and_trained_away(
+    small: Project, snapshot: Snapshot, candidate: Candidate
 ) -> None:
-    target = small.work / "candidates" / candidate.digest
-    kept = tmp_path / "kept"
-    shutil.copytree(target, kept)
-    model = target / "ship" / "model" / "model.txt"
+    model = candidate.ship / "model" / "model.txt"
     model.write_text(model.read_text().replace("tree", "tree ", 1))
-    try:
-        with pytest.raises(UserError, match=r"model/model\.txt"):
-            load_candidate(small, candidate.digest)
-    finally:
-        shutil.rmtree(target)
-        kept.rename(target)
+    with pytest.raises(UserError, match=r"model/model\.txt"):
+        load_candidate(small, candidate.digest)
+    again, trained = make_candidate(small, snapshot, "local")
+    assert (again.digest, trained) == (candidate.digest, True)
+    load_candidate(small, candidate.digest)
 
 
 def test_the_service_answers_a_row_with_the_score_that_was_judged(

@@ -14,8 +14,7 @@ import sys
 from pathlib import Path
 
 from model_delivery.bundle.candidate import Candidate, candidate_folder, current_candidate
-from model_delivery.digest import seal
-from model_delivery.files import settle, temporary_folder
+from model_delivery.files import seal, settle, temporary_folder
 from model_delivery.gates.load import check_load
 from model_delivery.project import Project, find_project
 

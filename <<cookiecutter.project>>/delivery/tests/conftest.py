@@ -10,10 +10,10 @@ import model_delivery
 import pytest
 from model_delivery.contract.data import DataContract
 from model_delivery.contract.request import request_json
-from model_delivery.digest import seal
+from model_delivery.files import seal
 
 STUB = Path(__file__).with_name("stub_service.py")
-RUNTIME = ("__init__.py", "errors.py", "files.py", "digest.py", "protocols.py")
+RUNTIME = ("__init__.py", "errors.py", "files.py", "protocols.py")
 ENTRY = """\
 from pathlib import Path
 

@@ -15,18 +15,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from model_delivery.bundle import bento as bundle
-from model_delivery.bundle.bento import bento_path, build_package, unpack
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.image import LABEL, build_image
-from model_delivery.bundle.make import write_reference, write_ship
+from model_delivery.bundle.make import write_ship
+from model_delivery.bundle.package import bento_path, build_package, pack, unpack
 from model_delivery.contract.draw import columns_of, draw_rows
 from model_delivery.contract.settings import Limit
-from model_delivery.digest import seal
 from model_delivery.errors import UserError
-from model_delivery.files import write_json
-from model_delivery.gates.package import check_package, is_pickle, is_text
+from model_delivery.files import seal, write_json
+from model_delivery.gates.package import check_package, is_plain
 from model_delivery.project import Project, find_project
 from model_delivery.protocols import user_module
 from model_delivery.report.verdict import Outcome
@@ -65,10 +64,16 @@ def candidate(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Can
     folder = tmp_path_factory.mktemp("candidates")
     trained = fitted(project)
     write_ship(project, trained, folder / "new" / "ship")
-    write_reference(project, trained, folder / "new")
+    (folder / "new" / "evaluation").mkdir()
+    pq.write_table(trained.test, folder / "new" / "evaluation" / "test.parquet")
     lineage = {"commit": None, "branch": None, "trained": "2013-08-01T00:00:00+00:00"}
     spans = {part: ["2013-01-01", "2013-07-01"] for part in ("train", "test")}
-    data = {"as_of": "2013-08-01", "spans": spans, "rows": {"train": 600}, "excluded": {}}
+    data = {
+        "as_of": "2013-08-01",
+        "spans": spans,
+        "rows": {"train": 600, "test": 200},
+        "excluded": {},
+    }
     lineage |= {"snapshot": "s", "data": data, "features": [], "parameters": {}}
     write_json(folder / "new" / "lineage.json", lineage)
     digest = seal(folder / "new" / "ship")
@@ -91,7 +96,7 @@ def altered(project: Project, old: Candidate, ship: Edit, folder: Path) -> Candi
     shutil.rmtree(src)
     shutil.copytree(new.ship, src)
     shutil.copyfile(src / "requirements.txt", src.parent / "env/python/requirements.txt")
-    bundle._pack(src.parent, bento_path(project, new), 0)
+    pack(src.parent, bento_path(project, new), 0)
     seal(new.package)
     return new
 
@@ -195,7 +200,7 @@ def tamper_sealed(package: Path) -> None:
     src = unpack(bento, package.parent / "bento")
     path = src / "request.json"
     path.write_text(path.read_text() + " ")
-    bundle._pack(src.parent, bento, 0)
+    pack(src.parent, bento, 0)
     seal(package)
 
 
@@ -269,25 +274,23 @@ def test_sources_and_notes_are_no_pickles(project: Project) -> None:
     sources = [project.root / "src", project.root / "delivery"]
     texts = [path.read_bytes() for folder in sources for path in folder.rglob("*.py")]
     texts += [b"1. first\n2. second\n", b"", b".", b"[1, 2]", b"certifi\ncryptography\n"]
-    assert all(is_text(text) and not is_pickle(text) for text in texts)
-    assert is_pickle(b"cos\nsystem\n(S'id'\ntR.")
+    assert all(is_plain(text) for text in texts)
+    assert not is_plain(b"cos\nsystem\n(S'id'\ntR.")
 
 
-def image(package: Path, digest: str, file: str = "usr/lib/libgomp.so.1") -> str:
-    """Write an OCI archive of one layer with one file; return its manifest's digest."""
+def image(package: Path, digest: str) -> str:
+    """Write an OCI archive without layers; return its manifest's digest."""
     blobs: dict[str, bytes] = {}
 
-    def add(content: bytes) -> dict[str, str]:
+    def add(value: Any) -> dict[str, str]:
+        content = json.dumps(value).encode()
         name = sha256(content).hexdigest()
         blobs[f"blobs/sha256/{name}"] = content
         return {"digest": f"sha256:{name}"}
 
-    layer = io.BytesIO()
-    with tarfile.open(fileobj=layer, mode="w:gz") as tar:
-        tar.addfile(tarfile.TarInfo(file))
-    config = add(json.dumps({"config": {"Labels": {LABEL: digest}}}).encode())
-    manifest = add(json.dumps({"config": config, "layers": [add(layer.getvalue())]}).encode())
-    blobs["index.json"] = json.dumps({"manifests": [manifest]}).encode()
+    manifest = add({"config": add({"config": {"Labels": {LABEL: digest}}})})
+    platforms = add({"manifests": [manifest]})
+    blobs["index.json"] = json.dumps({"manifests": [platforms]}).encode()
     with tarfile.open(package / "image.oci.tar", "w") as tar:
         for name, content in blobs.items():
             info = tarfile.TarInfo(name)
@@ -297,16 +300,20 @@ def image(package: Path, digest: str, file: str = "usr/lib/libgomp.so.1") -> str
 
 
 def test_an_image_is_judged_where_there_is_one(project: Project, copy: Candidate) -> None:
-    def judged(digest: str, file: str, recorded: str | None = None) -> set[str]:
-        found = image(copy.package, digest, file)
+    def judged(digest: str, recorded: str | None = None, megabytes: int = 1) -> set[str]:
+        found = image(copy.package, digest)
         record = {"archive": "image.oci.tar", "digest": recorded or found}
-        write_json(copy.package / "image.json", record)
+        write_json(copy.package / "image.json", record | {"bytes": megabytes * 10**6})
         seal(copy.package)
-        return red(project, copy)
+        checks = check_package(project, copy).checks
+        return {check.name for check in checks if check.outcome is not Outcome.PASS}
 
-    assert judged(copy.digest, "usr/lib/libm.so.6") == {"image_libgomp"}
-    assert judged("0" * 64, "usr/lib/libgomp.so.1") == {"image"}
-    assert judged(copy.digest, "usr/lib/libgomp.so.1", recorded="sha256:0") == {"image"}
+    assert judged("0" * 64) == {"image"}
+    assert judged(copy.digest, recorded="sha256:0") == {"image"}
+    (copy.package / "image.oci.tar").write_bytes(b"no archive")
+    seal(copy.package)
+    assert red(project, copy) == {"image"}
+    assert judged(copy.digest, megabytes=10**4) == {"image_megabytes"}
 
 
 @pytest.fixture

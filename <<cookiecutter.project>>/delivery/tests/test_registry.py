@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 from model_delivery.bundle.candidate import Candidate, candidate_folder
-from model_delivery.digest import seal
 from model_delivery.errors import UserError
-from model_delivery.files import sha256_file
+from model_delivery.files import seal, sha256_file
 from model_delivery.project import Project
 from model_delivery.registry.champion import blob_store, champion, event_log, register
 from model_delivery.registry.log import DirectoryLog, Event, newest

@@ -25,9 +25,8 @@ from typing import Any
 import pytest
 import test_registry
 from model_delivery.bundle.candidate import Candidate, save_data_verdict
-from model_delivery.digest import SUMS
 from model_delivery.errors import UserError
-from model_delivery.files import sha256_file
+from model_delivery.files import SUMS, sha256_file
 from model_delivery.gates.judge import limits_hash
 from model_delivery.project import Project
 from model_delivery.registry.champion import champion, event_log

@@ -21,9 +21,8 @@ import pytest
 from model_delivery.contract.data import DataContract
 from model_delivery.contract.draw import JsonRow, columns_of, draw_rows
 from model_delivery.contract.request import most_bytes, request_json, request_model
-from model_delivery.digest import SUMS, seal
 from model_delivery.errors import UserError
-from model_delivery.files import sha256_file
+from model_delivery.files import SUMS, seal, sha256_file
 from model_delivery.gates.api import Client, Wrong, judge_service, wrong_requests
 from model_delivery.protocols import Floats
 from model_delivery.report.verdict import Outcome

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and their hashes."""
+"""Files that are either whole or absent, their hashes, and the digest of a folder that ships."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import secrets
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from model_delivery.errors import UserError
+
+SUMS = "SHA256SUMS"
+_REFUSALS = (errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.EROFS)
 
 
 def sha256_bytes(content: bytes) -> str:
@@ -28,37 +30,32 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def canonical_json(value: Any) -> str:
-    """Return `value` as JSON with one spelling, so that equal values hash alike."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+def sha256_json(value: Any) -> str:
+    """Return the SHA-256 of `value` as JSON with one spelling, so that equal values hash alike."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return sha256_bytes(text.encode())
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write a file so that a reader, a crash or a full disk sees the old bytes or the new ones.
 
-    Raises
-    ------
-    UserError
-        When the file cannot be written, for example because the disk is full.
+    A file that cannot be written, because the disk is full for example, is a UserError.
     """
-    data = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
             with temporary.open("xb") as stream:
-                stream.write(data)
+                stream.write(content.encode() if isinstance(content, str) else content)
                 stream.flush()
                 os.fsync(stream.fileno())
             temporary.replace(path)
             sync_folder(path.parent)
-        except BaseException:
+        finally:
             temporary.unlink(missing_ok=True)
-            raise
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror}); nothing was changed"
-        ) from error
+        why = f"cannot be written ({error.strerror}); nothing was changed"
+        raise UserError(f"{path}: {why}") from error
 
 
 def sync_folder(folder: Path) -> None:
@@ -76,13 +73,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises
-    ------
-    UserError
-        When the file is missing or is not JSON.
-    """
+    """Read a JSON file; one that is missing or is not JSON is a UserError."""
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
@@ -95,24 +86,18 @@ def read_json(path: Path) -> Any:
 def temporary_folder(parent: Path) -> Iterator[Path]:
     """Yield an empty folder inside `parent`, gone when the block ends unless `settle` moved it.
 
-    Raises
-    ------
-    UserError
-        When something in the block cannot be written, for example because the disk is full.
+    What cannot be written in the block, because the disk is full for example, is a UserError.
     """
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=parent, prefix=".new-"))
+        options: dict[str, Any] = {"prefix": ".new-", "ignore_cleanup_errors": True}
+        with tempfile.TemporaryDirectory(dir=parent, **options) as name:
+            yield Path(name)
     except OSError as error:
-        raise UserError(f"{parent}: cannot be written ({error.strerror})") from error
-    try:
-        yield folder
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+        if error.errno not in _REFUSALS:
             raise
-        raise UserError(f"{parent}: {error.strerror}; nothing was changed") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        why = f"cannot be written ({error.strerror}); nothing was changed"
+        raise UserError(f"{parent}: {why}") from error
 
 
 def settle(folder: Path, destination: Path) -> None:
@@ -123,3 +108,44 @@ def settle(folder: Path, destination: Path) -> None:
     if not destination.exists():
         folder.chmod(0o755)
         folder.rename(destination)
+
+
+def seal(folder: Path) -> str:
+    """Write `SHA256SUMS` and return the digest: SHA-256 of its sorted `sha256  path` lines."""
+    write_atomic(folder / SUMS, "".join(f"{line}\n" for line in _sums(folder)))
+    return sha256_file(folder / SUMS)
+
+
+def changed_files(folder: Path, digest: str | None = None) -> list[str]:
+    """Return the files of a sealed folder that were changed, added or removed, sorted.
+
+    `SHA256SUMS` is one of them when it is missing, or has not the `digest` asked for.
+    """
+    sums = folder / SUMS
+    if not sums.is_file():
+        return [SUMS]
+    listed = sums.read_text(errors="replace").splitlines()
+    strange = sorted({line[66:] for line in {*listed} ^ {*_sums(folder)}})
+    if not strange and digest not in (None, sha256_file(sums)):
+        return [SUMS]
+    return strange
+
+
+def verify(ship: Path, digest: str | None = None) -> str:
+    """Return the digest of a sealed folder; a UserError names the first file that was changed.
+
+    Every byte is checked, and so is whether a file was added or removed.
+    """
+    strange = changed_files(ship, digest)
+    if strange:
+        whose = f"the candidate {digest[:12]}" if digest else "this release"
+        raise UserError(
+            f"{ship / strange[0]}: does not belong to {whose} (changed, added or removed); "
+            "refused before loading. Train again, or fetch it again"
+        )
+    return sha256_file(ship / SUMS)
+
+
+def _sums(folder: Path) -> list[str]:
+    files = [path for path in folder.rglob("*") if path.is_file() and path != folder / SUMS]
+    return sorted(f"{sha256_file(path)}  {path.relative_to(folder).as_posix()}" for path in files)

@@ -9,21 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from model_delivery.digest import verify
 from model_delivery.errors import UserError
-from model_delivery.files import (
-    canonical_json,
-    read_json,
-    sha256_bytes,
-    sha256_file,
-    write_atomic,
-)
+from model_delivery.files import read_json, sha256_file, sha256_json, verify, write_atomic
 from model_delivery.project import Project
 from model_delivery.report.verdict import Verdict
 from model_delivery.training.snapshot import Snapshot
 
 CURRENT = "candidate"
-CONFIG = ("data.yaml", "model.yaml")
 
 
 @dataclass(frozen=True)
@@ -34,7 +26,6 @@ class Candidate:
 
     @property
     def digest(self) -> str:
-        """The digest's 64 hexadecimal digits."""
         return self.folder.name
 
     @property
@@ -65,15 +56,13 @@ class Candidate:
     @cached_property
     def lineage(self) -> dict[str, Any]:
         """Commit, data, environment, parameters, timings and metrics of the training."""
-        lineage: dict[str, Any] = read_json(self.folder / "lineage.json")
-        return lineage
+        return dict(read_json(self.folder / "lineage.json"))
 
     def verdict(self, gate: str) -> Verdict | None:
         """Return a gate's verdict of this candidate, if it was given."""
         return _read(self.folder / "verdicts" / f"{gate}.json")
 
     def save(self, verdict: Verdict) -> None:
-        """Keep a gate's verdict beside the candidate."""
         path = self.folder / "verdicts" / f"{verdict.gate}.json"
         write_atomic(path, verdict.model_dump_json(indent=2))
 
@@ -84,17 +73,11 @@ def candidate_folder(project: Project, digest: str) -> Path:
 
 
 def load_candidate(project: Project, digest: str) -> Candidate:
-    """Return a candidate after its bytes were checked against its digest.
-
-    Raises
-    ------
-    UserError
-        When there is none of this digest, or its bytes are not those of the digest.
-    """
+    """Return a candidate; a UserError where its bytes are not those of the digest."""
     candidate = Candidate(candidate_folder(project, digest))
     if not candidate.ship.is_dir():
         raise UserError(f"no candidate {digest[:12]} here; run `ml train`")
-    verify(candidate.ship, candidate.digest)
+    verify(candidate.ship, digest)
     return candidate
 
 
@@ -104,20 +87,6 @@ def current_candidate(project: Project) -> Candidate:
     if not pointer.exists():
         raise UserError("no candidate yet; run `ml train`")
     return load_candidate(project, pointer.read_text().strip())
-
-
-def find_by_key(project: Project, key: str) -> Candidate | None:
-    """Return the candidate that an earlier training of the same key made, if it is whole."""
-    record = project.work / "keys" / key
-    digest = record.read_text() if record.exists() else ""
-    whole = (candidate_folder(project, digest) / "lineage.json").exists()
-    return load_candidate(project, digest) if digest and whole else None
-
-
-def remember(project: Project, key: str, candidate: Candidate) -> None:
-    """Record which candidate a key made, and make it the current one."""
-    write_atomic(project.work / "keys" / key, candidate.digest)
-    write_atomic(project.work / CURRENT, candidate.digest)
 
 
 def data_verdict(project: Project, snapshot: str) -> Verdict | None:
@@ -137,25 +106,18 @@ def _read(path: Path) -> Verdict | None:
 
 def tree(folder: Path) -> list[Path]:
     """Return the files below a folder, sorted, without caches and hidden files."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file()
-        and not any(p == "__pycache__" or p.startswith(".") for p in path.relative_to(folder).parts)
-    )
+    found = {path: path.relative_to(folder).parts for path in folder.rglob("*") if path.is_file()}
+    hidden = ("__pycache__", ".")
+    return sorted(path for path in found if not any(p.startswith(hidden) for p in found[path]))
 
 
 def training_key(project: Project, snapshot: Snapshot) -> str:
-    """Return the SHA-256 over everything that training depends on, and nothing else.
-
-    Limits, environments, docs and workflows cannot change a model.
-    """
-    lock = project.root / "uv.lock"
+    """Return the SHA-256 over all that training depends on; limits, docs and workflows do not."""
+    root, lock = project.root, project.root / "uv.lock"
     if not lock.exists():
         raise UserError("uv.lock: missing; run `uv sync` and commit the file it makes")
-    package = project.root / "src" / project.package
-    files = [*tree(package), *tree(project.root / "delivery" / "src"), lock]
-    files += [project.root / "config" / name for name in CONFIG]
-    hashes = {str(path.relative_to(project.root)): sha256_file(path) for path in files}
+    files = [*tree(root / "src" / project.package), *tree(root / "delivery" / "src"), lock]
+    files += [root / "config" / name for name in ("data.yaml", "model.yaml")]
+    hashes = {str(path.relative_to(root)): sha256_file(path) for path in files}
     python = [*sys.version_info[:2], sys.platform, platform.machine()]
-    return sha256_bytes(canonical_json([hashes, snapshot.name, python]).encode())
+    return sha256_json([hashes, snapshot.name, python])

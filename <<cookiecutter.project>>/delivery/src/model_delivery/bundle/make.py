@@ -4,149 +4,114 @@ from __future__ import annotations
 
 import platform
 import shutil
-import subprocess
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 
-import model_delivery
-from model_delivery.bundle.candidate import (
-    Candidate,
-    candidate_folder,
-    find_by_key,
-    remember,
-    training_key,
-    tree,
-)
-from model_delivery.bundle.environment import export_requirements, write_columns
+from model_delivery import files
+from model_delivery.bundle.candidate import CURRENT, Candidate, candidate_folder, training_key, tree
+from model_delivery.bundle.environment import export, run
 from model_delivery.contract.request import request_json
-from model_delivery.digest import seal
-from model_delivery.files import settle, sha256_file, temporary_folder, write_atomic, write_json
+from model_delivery.errors import UserError
 from model_delivery.project import Project
-from model_delivery.training.fit import SCORE, Trained, fit
-from model_delivery.training.snapshot import Snapshot, columns_of
+from model_delivery.training.fit import Trained, fit
+from model_delivery.training.snapshot import Snapshot
 
-RUNTIME = (
-    "__init__.py",
-    "errors.py",
-    "files.py",
-    "digest.py",
-    "protocols.py",
-    "contract",
-    "serving",
-)
+RUNTIME = ("__init__.py", "contract", "errors.py", "files.py", "protocols.py", "serving")
 """The part of the machinery that a service imports; nothing else of it ships."""
-REFERENCE_ROWS = 1_000
-_ENTRY = '''\
-"""The entry of this release: `bentoml serve service:service`."""
-
+_ENTRY = """\
 import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "src"))  # a Bento starts with nothing but its requirements
-
 from model_delivery.serving.service import create
-
 from {package}.service import Service
 
 service = create(Service, HERE)
-'''
+"""
 
 
 def make_candidate(
     project: Project, snapshot: Snapshot, trigger: str, force: bool = False
 ) -> tuple[Candidate, bool]:
-    """Train unless this key was trained before.
+    """Return the candidate of this snapshot and code, and whether it was trained now.
 
-    Returns
-    -------
-    (Candidate, bool)
-        The candidate, and whether it was trained now.
+    It was not where its key was trained before, and what came of that is still whole.
     """
     key = training_key(project, snapshot)
-    known = None if force else find_by_key(project, key)
-    if known is not None:
-        remember(project, key, known)
-        return known, False
+    record = project.work / "keys" / key
+    digest = record.read_text() if record.exists() and not force else ""
+    known = bool(digest) and not files.changed_files(
+        candidate_folder(project, digest) / "ship", digest
+    )
+    if not known:
+        digest = _train(project, snapshot, {"key": key, "trigger": trigger})
+        files.write_atomic(record, digest)
+    files.write_atomic(project.work / CURRENT, digest)
+    return Candidate(candidate_folder(project, digest)), not known
+
+
+def _train(project: Project, snapshot: Snapshot, about: dict[str, str]) -> str:
     trained = fit(project, snapshot)
-    with temporary_folder(project.work / "candidates") as folder:
+    with files.temporary_folder(project.work / "candidates") as folder:
         write_ship(project, trained, folder / "ship")
-        digest = seal(folder / "ship")
         (folder / "evaluation").mkdir()
         pq.write_table(trained.train, folder / "evaluation" / "train.parquet")
         pq.write_table(trained.test, folder / "evaluation" / "test.parquet")
-        write_reference(project, trained, folder)
-        write_json(folder / "curve.json", trained.model.curve)
-        write_json(folder / "lineage.json", _lineage(project, snapshot, trained, key, trigger))
-        settle(folder, candidate_folder(project, digest))
-    candidate = Candidate(candidate_folder(project, digest))
-    remember(project, key, candidate)
-    return candidate, True
+        files.write_json(folder / "curve.json", trained.model.curve)
+        files.write_json(folder / "lineage.json", about | _lineage(project, snapshot, trained))
+        digest = files.seal(folder / "ship")
+        final = candidate_folder(project, digest)
+        if files.changed_files(final / "ship", digest):  # damaged since it was first trained
+            shutil.rmtree(final, ignore_errors=True)
+        files.settle(folder, final)
+    return digest
 
 
 def write_ship(project: Project, trained: Trained, ship: Path) -> None:
     """Gather what ships: model, features, request schema, pinned requirements, sources."""
-    model = ship / "model"
-    model.mkdir(parents=True)
-    trained.model.save(model)
-    trained.features.save(model)
-    write_json(ship / "request.json", request_json(project.contract))
-    write_atomic(ship / "requirements.txt", export_requirements(project))
-    write_atomic(ship / "service.py", _ENTRY.format(package=project.package))
-    machinery = Path(model_delivery.__file__).parent
-    _copy(project.root / "src" / project.package, ship / "src" / project.package)
-    for name in RUNTIME:
-        _copy(machinery / name, ship / "src" / "model_delivery" / name)
+    (ship / "model").mkdir(parents=True)
+    trained.model.save(ship / "model")
+    trained.features.save(ship / "model")
+    files.write_json(ship / "request.json", request_json(project.contract))
+    pins = export(project, "--no-header", "--no-annotate")
+    files.write_atomic(ship / "requirements.txt", pins)
+    files.write_atomic(ship / "service.py", _ENTRY.format(package=project.package))
+    for home in (project.root / "src" / project.package, Path(files.__file__).parent):
+        for path in tree(home):
+            name = path.relative_to(home)
+            if home.name != "model_delivery" or name.parts[0] in RUNTIME:
+                target = ship / "src" / home.name / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
 
 
-def _copy(source: Path, destination: Path) -> None:
-    files = tree(source) if source.is_dir() else [source]
-    for path in files:
-        target = destination / path.relative_to(source) if source.is_dir() else destination
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
-
-
-def write_reference(project: Project, trained: Trained, folder: Path) -> None:
-    """Keep rows with their scores: the package must give the same ones, bit for bit."""
-    rows = trained.test.slice(0, REFERENCE_ROWS)
-    columns = {n: v for n, v in columns_of(rows).items() if n in project.contract.inputs}
-    write_columns(folder / "reference.npz", columns)
-    np.save(folder / "reference_scores.npy", rows.column(SCORE).to_numpy())
-
-
-def _lineage(
-    project: Project, snapshot: Snapshot, trained: Trained, key: str, trigger: str
-) -> dict[str, Any]:
+def _lineage(project: Project, snapshot: Snapshot, trained: Trained) -> dict[str, Any]:
     config = project.root / "config"
     return {
-        "key": key,
-        "trigger": trigger,
         "trained": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": git(project, "rev-parse", "HEAD"),
         "branch": git(project, "rev-parse", "--abbrev-ref", "HEAD"),
         "changed_files": len((git(project, "status", "--porcelain") or "").splitlines()),
         "snapshot": snapshot.name,
         "data": snapshot.manifest,
-        "config": {path.name: sha256_file(path) for path in sorted(config.glob("*.yaml"))},
+        "config": {path.name: files.sha256_file(path) for path in sorted(config.glob("*.yaml"))},
         "parameters": project.parameters.model_dump(),
         "features": list(trained.features.names),
         "metrics": trained.metrics,
-        "python": platform.python_version(),
-        "platform": f"{sys.platform} {platform.machine()}",
-        "lock": sha256_file(project.root / "uv.lock"),
+        "environment": [platform.python_version(), sys.platform, platform.machine()],
+        "lock": files.sha256_file(project.root / "uv.lock"),
         "seconds": {name: round(value, 2) for name, value in trained.seconds.items()},
     }
 
 
 def git(project: Project, *arguments: str) -> str | None:
     """Return what a git command prints, or None outside a repository or before a commit."""
-    done = subprocess.run(
-        ["git", *arguments], cwd=project.root, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() if done.returncode == 0 else None
+    with suppress(UserError):
+        return run(["git", *arguments], project.root).strip()
+    return None

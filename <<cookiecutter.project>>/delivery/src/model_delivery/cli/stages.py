@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Self
 
-from model_delivery.bundle.bento import build_package
 from model_delivery.bundle.candidate import (
     Candidate,
     current_candidate,
@@ -20,6 +19,7 @@ from model_delivery.bundle.candidate import (
 from model_delivery.bundle.environment import service_environment
 from model_delivery.bundle.image import build_image
 from model_delivery.bundle.make import make_candidate
+from model_delivery.bundle.package import build_package
 from model_delivery.cli.screen import say, step
 from model_delivery.errors import UserError
 from model_delivery.files import write_atomic

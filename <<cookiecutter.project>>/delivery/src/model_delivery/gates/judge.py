@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from model_delivery.contract.settings import Limit
-from model_delivery.files import canonical_json, sha256_bytes
+from model_delivery.files import sha256_json
 from model_delivery.project import Project
 from model_delivery.report.verdict import Chart, Check, Outcome, Table, Verdict, finite
 from model_delivery.training.metrics import Estimate
@@ -82,4 +82,4 @@ def limits_of(project: Project, gate: str) -> list[BaseModel]:
 def limits_hash(limits: Sequence[BaseModel]) -> str:
     """Return the SHA-256 that names the limits a verdict was given under."""
     values = [section.model_dump(mode="json") for section in limits]
-    return sha256_bytes(canonical_json(values).encode())
+    return sha256_json(values)

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from model_delivery.bundle.candidate import Candidate
-from model_delivery.bundle.environment import score_cleanly, write_columns
+from model_delivery.bundle.environment import score_cleanly
 from model_delivery.contract.settings import Limit
 from model_delivery.errors import UserError
-from model_delivery.files import read_json, temporary_folder
+from model_delivery.files import read_json
 from model_delivery.gates.deepchecks import model_checks
 from model_delivery.gates.judge import judge, judge_estimate, limits_of, make_verdict
 from model_delivery.project import Project
@@ -29,7 +29,6 @@ from model_delivery.training.metrics import (
     log_loss,
     roc_auc,
 )
-from model_delivery.training.snapshot import columns_of
 
 FEWEST_ROWS = 1_000
 
@@ -214,9 +213,4 @@ def champion_scores(
             f"only {later.sum():,} test rows are later than what the champion {champion.short} "
             f"was trained on (until {learned_until}); extract newer data: `ml data --as-of DAY`"
         )
-    columns = {k: v for k, v in columns_of(table).items() if k in contract.inputs}
-    with temporary_folder(project.work / "scores") as folder:
-        rows = folder / "rows.npz"
-        write_columns(rows, columns)
-        scores = score_cleanly(project, champion.ship, rows)
-    return np.where(later, scores, np.nan)
+    return np.where(later, score_cleanly(project, champion.ship, table), np.nan)

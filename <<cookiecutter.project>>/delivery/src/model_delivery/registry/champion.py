@@ -12,9 +12,15 @@ from pathlib import Path
 
 from model_delivery.bundle.candidate import Candidate, candidate_folder, load_candidate
 from model_delivery.bundle.make import git
-from model_delivery.digest import verify
 from model_delivery.errors import UserError
-from model_delivery.files import settle, sha256_bytes, sha256_file, temporary_folder, write_atomic
+from model_delivery.files import (
+    settle,
+    sha256_bytes,
+    sha256_file,
+    temporary_folder,
+    verify,
+    write_atomic,
+)
 from model_delivery.project import Project
 from model_delivery.registry.log import DirectoryLog, Event, newest
 from model_delivery.report.verdict import Outcome

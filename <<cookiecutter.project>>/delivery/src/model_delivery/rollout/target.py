@@ -21,9 +21,8 @@ from typing import Literal
 from pydantic import Field
 
 from model_delivery.bundle.environment import service_environment
-from model_delivery.digest import verify
 from model_delivery.errors import UserError
-from model_delivery.files import write_atomic
+from model_delivery.files import verify, write_atomic
 from model_delivery.project import Project
 from model_delivery.registry.champion import blob_store, event_log
 from model_delivery.registry.log import Event

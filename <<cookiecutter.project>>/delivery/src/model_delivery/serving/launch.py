@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from model_delivery.digest import verify_sealed
 from model_delivery.errors import UserError
+from model_delivery.files import verify
 
 HOST = "127.0.0.1"
 LAUNCH, NOOP = "MODEL_LAUNCH", "MODEL_NOOP"
@@ -101,7 +101,7 @@ def start(
         When bytes do not match, the port is taken, or the service does not come up: with the
         last lines of its log. Nothing is left running.
     """
-    digest, launch = verify_sealed(ship), secrets.token_hex(8)
+    digest, launch = verify(ship), secrets.token_hex(8)
     if port is None:
         port = free_port()
     elif not _is_free(port):

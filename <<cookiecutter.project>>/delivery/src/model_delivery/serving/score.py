@@ -13,15 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-from model_delivery.digest import verify_sealed
 from model_delivery.errors import UserError
+from model_delivery.files import verify
 from model_delivery.protocols import Columns, Floats
 from model_delivery.serving.service import ModelService
 
 
 def score(ship: Path, columns: Columns) -> Floats:
     """Return the probabilities that a release gives, shape (n,), after its bytes were checked."""
-    verify_sealed(ship)
+    verify(ship)
     service = find_service(ship)()
     service.load(ship / "model")
     return np.asarray(service.score(columns), np.float64)

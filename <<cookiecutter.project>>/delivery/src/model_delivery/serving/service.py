@@ -19,8 +19,7 @@ import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
 from model_delivery.contract.request import Row, request_model, to_columns
-from model_delivery.digest import verify_sealed
-from model_delivery.files import read_json
+from model_delivery.files import read_json, verify
 from model_delivery.protocols import Columns, Floats
 from model_delivery.serving.launch import LAUNCH, NOOP, REFUSAL, twin_identity
 
@@ -77,7 +76,7 @@ def create(cls: type[ModelService], ship: Path, noop: bool = False) -> Service[A
     UserError
         When a file was changed, added or removed since the release was sealed.
     """
-    digest = verify_sealed(ship)
+    digest = verify(ship)
     os.environ.setdefault("OTEL_SDK_DISABLED", "true")  # read when BentoML builds its app
     import bentoml
 

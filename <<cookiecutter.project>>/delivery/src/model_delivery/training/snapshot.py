@@ -17,11 +17,10 @@ import pyarrow.parquet as pq
 from model_delivery.contract.check import Finding, check_structure
 from model_delivery.errors import UserError
 from model_delivery.files import (
-    canonical_json,
     read_json,
     settle,
-    sha256_bytes,
     sha256_file,
+    sha256_json,
     temporary_folder,
     write_atomic,
     write_json,
@@ -132,7 +131,7 @@ def _inputs_hash(project: Project, day: dt.date) -> str:
     sources = sorted((project.root / "src").rglob("*.py"))
     files = [*sources, project.root / "config" / "data.yaml", project.root / "uv.lock"]
     hashes = {str(f.relative_to(project.root)): sha256_file(f) for f in files if f.exists()}
-    return sha256_bytes(canonical_json([str(day), hashes]).encode())
+    return sha256_json([str(day), hashes])
 
 
 def _arrow(frame: Any, project: Project) -> pa.Table:
@@ -193,7 +192,7 @@ def _write(project: Project, day: dt.date, extracted: pa.Table) -> Snapshot:
             "files": {f"{part}.parquet": sha256_file(folder / f"{part}.parquet") for part in parts},
         }
         write_json(folder / "manifest.json", manifest)
-        name = f"{day:%Y%m%d}-{sha256_bytes(canonical_json(manifest).encode())[:12]}"
+        name = f"{day:%Y%m%d}-{sha256_json(manifest)[:12]}"
         shutil.rmtree(_folder(project, name), ignore_errors=True)  # it may have been damaged
         settle(folder, _folder(project, name))
     return Snapshot(_folder(project, name))

@@ -1,0 +1,175 @@
+"""The package: a Bento of exactly what ships, with its SBOM, model card and checksums."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tarfile
+import tempfile
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from model_delivery import files
+from model_delivery.bundle.candidate import Candidate
+from model_delivery.bundle.environment import export, run_cleanly
+from model_delivery.bundle.make import git
+from model_delivery.bundle.model_card import model_card
+from model_delivery.errors import UserError
+from model_delivery.project import Project
+
+SBOM, CARD = "sbom.cdx.json", "card.md"
+_MOST_BYTES = 4 * 2**30
+"""Unpacked; an archive that claims more is not one of ours."""
+_PIN = re.compile(r"([\w.-]+)==([^\s;]+)( ;.*?)?( --hash=sha256:\w{64})+")
+
+
+def bento_path(project: Project, candidate: Candidate) -> Path:
+    """Return where the Bento of a candidate lies or would lie."""
+    return candidate.package / f"{title(project)}-{candidate.short}.bento"
+
+
+def title(project: Project) -> str:
+    """Return the name that Bentos and images carry."""
+    return project.package.replace("_", "-")
+
+
+def build_package(project: Project, candidate: Candidate) -> Path:
+    """Build Bento, SBOM, model card and checksums, unless they are there and whole.
+
+    The same candidate gives the same bytes: times are its commit's. That the service cannot be
+    imported in its clean environment, or that the disk is full, is a UserError.
+    """
+    final, card = bento_path(project, candidate), model_card(project, candidate)
+    if final.exists() and not files.changed_files(candidate.package):
+        if (candidate.package / CARD).read_text() != card:  # the model was judged again since
+            files.write_atomic(candidate.package / CARD, card)
+            files.seal(candidate.package)
+        return final
+    with files.temporary_folder(candidate.folder.parent) as folder:
+        _write_bento(project, candidate, folder / final.name)
+        files.write_json(folder / SBOM, _bill_of_materials(project, candidate))
+        files.write_atomic(folder / CARD, card)
+        files.seal(folder)
+        shutil.rmtree(candidate.package, ignore_errors=True)
+        files.settle(folder, candidate.package)
+    return final
+
+
+def committed(project: Project, candidate: Candidate) -> datetime:
+    """Return the time of the candidate's commit; of its training where there is none."""
+    commit = candidate.lineage["commit"]
+    time = git(project, "show", "--no-patch", "--format=%cI", commit) if commit else None
+    return datetime.fromisoformat(time or candidate.lineage["trained"]).astimezone(UTC)
+
+
+def unpack(bento: Path, destination: Path) -> Path:
+    """Unpack a Bento and return its `src`, the folder that shipped.
+
+    Raises
+    ------
+    UserError
+        When it is no archive; or holds anything but plain files inside itself: then nothing
+        of it is unpacked.
+    """
+    try:
+        with tarfile.open(bento) as archive:
+            members = archive.getmembers()
+            reason = _unsafe(members)
+            if reason:
+                raise UserError(f"{bento.name}: {reason}; refused before unpacking")
+            for member in members:
+                target, content = destination / member.name, archive.extractfile(member)
+                assert content is not None, "a plain file has content"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with target.open("xb") as stream:
+                    shutil.copyfileobj(content, stream)
+    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+        raise UserError(f"{bento.name}: cannot be unpacked ({error})") from error
+    return destination / "src"
+
+
+def _unsafe(members: list[tarfile.TarInfo]) -> str | None:
+    for member in members:
+        path = PurePosixPath(member.name)
+        if path.is_absolute() or ".." in path.parts or "\\" in member.name:
+            return f"`{member.name}` lies outside of the archive"
+        if not member.isfile():
+            return f"`{member.name}` is a link or a device, not a file"
+    if len({PurePosixPath(member.name) for member in members}) < len(members):
+        return "a file is in it twice"
+    most = f"it unpacks to more than {_MOST_BYTES:,} bytes"
+    return most if sum(member.size for member in members) > _MOST_BYTES else None
+
+
+def _write_bento(project: Project, candidate: Candidate, final: Path) -> None:
+    """Let BentoML build in the clean environment, which also shows that the service imports."""
+    bentofile = {
+        "service": "service:service",
+        "name": title(project),
+        "description": f"Release {candidate.short} of {title(project)}; see its model card.\n",
+        "labels": {"digest": candidate.digest, "commit": candidate.lineage["commit"] or "none"},
+        "python": {"lock_packages": False},  # they are locked, with hashes: no second answer
+    }
+    when = committed(project, candidate)
+    with tempfile.TemporaryDirectory(prefix="bento-") as name:
+        home = Path(name)
+        files.write_json(home / "bentofile.yaml", bentofile)  # JSON is YAML
+        options = ["-f", str(home / "bentofile.yaml"), "--version", candidate.short]
+        command = ["-m", "bentoml", "build", str(candidate.ship), *options]
+        run_cleanly(project, candidate.ship, command, home, BENTOML_HOME=name)
+        bento = home / "bentos" / title(project) / candidate.short
+        # Make `src` exactly what ships, requirements the pinned ones, the time the commit's.
+        (bento / "src" / "bentofile.yaml").unlink()
+        (bento / "env" / "python" / "requirements.in").unlink()
+        shutil.copyfile(candidate.ship / "requirements.txt", bento / "env/python/requirements.txt")
+        stamp, record = f"creation_time: '{when.isoformat()}'", bento / "bento.yaml"
+        text, found = re.subn(r"(?m)^creation_time: .*$", stamp, record.read_text())
+        assert found == 1, "BentoML writes bento.yaml otherwise than this was made for"
+        record.write_text(text)
+        pack(bento, final, int(when.timestamp()))
+
+
+def pack(folder: Path, destination: Path, when: int) -> None:
+    """Write the archive that `bentoml import` reads; it depends on contents and `when` only."""
+    with tarfile.open(destination, "w:xz", preset=1) as archive:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            member = tarfile.TarInfo(path.relative_to(folder).as_posix())
+            member.size, member.mtime = path.stat().st_size, when
+            member.mode = 0o755 if path.suffix == ".sh" else 0o644
+            with path.open("rb") as content:
+                archive.addfile(member, content)
+
+
+def _bill_of_materials(project: Project, candidate: Candidate) -> dict[str, Any]:
+    """Return uv's CycloneDX bill of the locked packages, made repeatable and about the model."""
+    form = ["--format", "cyclonedx1.5", "--preview-features", "sbom-export"]
+    bill: dict[str, Any] = json.loads(export(project, *form))
+    model = f"sha256:{candidate.digest}"
+    bill["serialNumber"] = f"urn:uuid:{uuid.UUID(candidate.digest[:32])}"
+    bill["metadata"]["timestamp"] = committed(project, candidate).isoformat()
+    bill["metadata"]["component"] = {
+        "type": "machine-learning-model",
+        "bom-ref": model,
+        "name": title(project),
+        "version": candidate.short,
+        "hashes": [{"alg": "SHA-256", "content": candidate.digest}],
+    }
+    needs = sorted(component["bom-ref"] for component in bill["components"])
+    bill["dependencies"] = [{"ref": model, "dependsOn": needs}, *bill["dependencies"]]
+    return bill
+
+
+def read_pins(requirements: str) -> dict[str, bool]:
+    """Return each requirement, and whether it is one exact version with its hashes."""
+    joined = (" ".join(line.split()) for line in requirements.replace("\\\n", " ").splitlines())
+    lines = [line for line in joined if line and not line.startswith("#")]
+    found = [(line, _PIN.fullmatch(line)) for line in lines]
+    return {pinned(pin[1], pin[2]) if pin else line: bool(pin) for line, pin in found}
+
+
+def pinned(name: str, version: str) -> str:
+    """Return `name==version`, the name in its one spelling (PEP 503)."""
+    return f"{re.sub(r'[-_.]+', '-', name).lower()}=={version}"
