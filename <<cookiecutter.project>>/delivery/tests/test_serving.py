@@ -322,6 +322,7 @@ def test_a_scorer_gives_the_services_scores(
     }
     np.savez(tmp_path / "in.npz", allow_pickle=False, **columns)
     monkeypatch.syspath_prepend(ship / "src")
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # among the sealed bytes
     score.main([str(ship), str(tmp_path / "in.npz"), str(tmp_path / "out.npy")])
     assert np.load(tmp_path / "out.npy").tolist() == scores.tolist()
     read = score.read_columns(tmp_path / "in.npz")

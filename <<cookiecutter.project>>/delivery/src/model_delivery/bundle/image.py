@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -40,7 +39,7 @@ def build_image(project: Project, candidate: Candidate) -> Path:
         requirements = candidate.ship / "requirements.txt"
         clean = service_environment(project, requirements).parent.parent
         packages = clean / "lib" / f"python{PYTHON}" / "site-packages"
-        shutil.copytree(packages, folder / "packages", copy_function=os.link)
+        shutil.copytree(packages, folder / "packages")  # a link does not reach another device
         shutil.copytree(candidate.ship, folder / "ship", copy_function=shutil.copyfile)
         shutil.copyfile(Path(__file__).with_name("Containerfile"), folder / "Containerfile")
         built = _build(project, candidate, folder)
