@@ -57,6 +57,12 @@ class Run:
         """The result of each job: `success`, `failure` or `skipped`."""
         return {name: job.result for name, job in self.jobs.items()}
 
+    @property
+    def said(self) -> str:
+        """The last lines of each job that failed."""
+        failed = [job for job in self.jobs.values() if job.result == "failure"]
+        return "\n".join(f"--- {job.id} ---\n{job.log[-3000:]}" for job in failed)
+
     def artifact(self, name: str) -> Path:
         """Return the folder with the files of an artifact.
 
