@@ -24,7 +24,7 @@ import pyarrow as pa
 from model_delivery.bundle.candidate import current_candidate
 from model_delivery.bundle.environment import service_environment
 from model_delivery.contract.check import check_content, check_structure
-from model_delivery.gates.deepchecks import data_checks, model_checks
+from model_delivery.gates.deepchecks import deepchecks as judged
 from model_delivery.gates.rounds import run_rounds
 from model_delivery.project import find_project
 from model_delivery.protocols import user_module
@@ -63,11 +63,11 @@ def deepchecks() -> dict[str, Any]:
     """Time Deepchecks' three suites, its environment made beforehand by an earlier run."""
     project, found = find_project(), {}
     for name, suite in (
-        ("data", lambda: data_checks(project, current_snapshot(project))),
-        ("model", lambda: model_checks(project, current_candidate(project))),
+        ("data", lambda: judged(project, "data", current_snapshot(project))),
+        ("model", lambda: judged(project, "model", current_candidate(project))),
     ):
         started = time.perf_counter()
-        checks, _ = suite()
+        checks = suite()
         missing = [check.name for check in checks if check.outcome in UNJUDGED]
         seconds = time.perf_counter() - started
         found[name] = {"seconds": seconds, "checks": len(checks), "missing": missing}

@@ -27,7 +27,6 @@ import test_registry
 from model_delivery.bundle.candidate import Candidate, save_data_verdict
 from model_delivery.errors import UserError
 from model_delivery.files import SUMS, sha256_file
-from model_delivery.gates.judge import limits_hash
 from model_delivery.project import Project
 from model_delivery.registry.champion import champion, event_log
 from model_delivery.report.verdict import Check, Outcome, Verdict
@@ -94,7 +93,7 @@ def fake_start(ship: Path, python: Path, log: Path, timeout: float) -> SimpleNam
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
     monkeypatch.setattr(target, "start", fake_start)
     monkeypatch.setattr(target, "service_environment", lambda *_: Path(sys.executable))
-    monkeypatch.setattr(admission, "limits_of", lambda *_: [])
+    monkeypatch.setattr(admission, "limits_hash", lambda *_: "limits")
     made = make_project(tmp_path / "project")
     yield made
     host.stop(made, "production")
@@ -131,7 +130,7 @@ def make_candidate(
         verdict = Verdict(
             gate=gate,
             subject=f"sha256:{candidate.digest}",
-            limits=limits_hash([]),
+            limits="limits",
             against=compared,
             checks=[Check(name="c", outcome=outcome, sentence=f"the {gate} sentence")],
         )

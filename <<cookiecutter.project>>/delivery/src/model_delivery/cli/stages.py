@@ -23,9 +23,9 @@ from model_delivery.bundle.package import build_package
 from model_delivery.cli.screen import say, step
 from model_delivery.errors import UserError
 from model_delivery.files import write_atomic
+from model_delivery.gates import limits_hash, make_verdict
 from model_delivery.gates.api import check_api
 from model_delivery.gates.data import check_data, refused
-from model_delivery.gates.judge import limits_hash, limits_of, make_verdict
 from model_delivery.gates.load import check_load
 from model_delivery.gates.model import check_model
 from model_delivery.gates.package import check_package
@@ -201,12 +201,11 @@ def _survive(run: Run, name: str, candidate: Candidate, check: Callable[[], Verd
         traceback.print_exc()
         said = f"{type(error).__name__}: {error}"
         crashed = Check(name="ran", outcome=Outcome.CRASH, sentence=said)
-        limits = limits_of(run.project, name)
-        return make_verdict(name, candidate.digest, limits, [crashed], started)
+        return make_verdict(run.project, name, candidate.digest, [crashed], started)
 
 
 def _stands(run: Run, verdict: Verdict, against: str | None) -> bool:
     """Return whether an earlier verdict still counts: same limits, same champion, decided."""
-    limits = limits_hash(limits_of(run.project, verdict.gate))
+    limits = limits_hash(run.project, verdict.gate)
     same = verdict.limits == limits and verdict.against == against
     return same and not run.force and verdict.outcome not in _UNSURE

@@ -1,1 +1,72 @@
-"""Gates: each looks at one side of a candidate and answers with a verdict."""
+"""Gates: each turns values and limits into checks, and checks into a verdict."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from model_delivery.contract.settings import Limit
+from model_delivery.files import sha256_json
+from model_delivery.project import Project
+from model_delivery.report.verdict import Chart, Check, Outcome, Table, Verdict, finite
+from model_delivery.training.metrics import Estimate
+
+
+def judge(name: str, limit: Limit, value: float | None, sentence: str, **more: Any) -> Check:
+    """Judge a value: within the limit `pass`, beyond it the limit's outcome, unknown never a pass.
+
+    `more` are further fields of the check: `low`, `high`, `champion`.
+    """
+    if not finite(value):
+        return unjudged(name, limit, f"{sentence}: no number came out, so it cannot be judged")
+    outcome = Outcome.PASS if limit.holds(value) else Outcome(limit.outcome)
+    more = {key: number for key, number in more.items() if finite(number)}
+    form: dict[str, Any] = {"name": name, "outcome": outcome, "sentence": sentence}
+    return Check(**form, value=value, limit=str(limit), **more)
+
+
+def judge_estimate(name: str, limit: Limit, estimate: Estimate, sentence: str) -> Check:
+    """Judge an estimate by its value, and show its interval."""
+    return judge(name, limit, estimate.value, sentence, low=estimate.low, high=estimate.high)
+
+
+def unjudged(name: str, limit: Limit, why: str, outcome: Outcome = Outcome.INCONCLUSIVE) -> Check:
+    """Return a check without a value to compare with its limit."""
+    return Check(name=name, outcome=outcome, sentence=why, limit=str(limit))
+
+
+def fixed(name: str, kept: bool, sentence: str, value: float | str | None = None) -> Check:
+    """Return a check without a limit of its own: what must hold, else `stop`."""
+    outcome = Outcome.PASS if kept else Outcome.STOP
+    return Check(name=name, outcome=outcome, sentence=sentence, value=value)
+
+
+def make_verdict(
+    project: Project,
+    gate: str,
+    subject: str,
+    checks: list[Check],
+    started: float,
+    tables: Sequence[Table] = (),
+    charts: Sequence[Chart] = (),
+) -> Verdict:
+    """Return the verdict; `started` is a reading of `time.perf_counter()`."""
+    return Verdict(
+        gate=gate,
+        subject=f"sha256:{subject}",
+        limits=limits_hash(project, gate),
+        checks=checks,
+        tables=list(tables),
+        charts=list(charts),
+        seconds=round(time.perf_counter() - started, 2),
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def limits_hash(project: Project, gate: str) -> str:
+    """Return the SHA-256 that names the limits a gate judges by; of no gate's name, all limits."""
+    limits = project.gates.model_dump(mode="json")
+    own = [limits.get(gate, limits), limits["deepchecks"].get(gate)]
+    return sha256_json(own)

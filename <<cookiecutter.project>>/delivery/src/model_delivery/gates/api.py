@@ -21,7 +21,7 @@ from model_delivery.bundle.environment import service_environment
 from model_delivery.contract.data import Column, DataContract
 from model_delivery.contract.draw import JsonRow, columns_of, draw_rows, invalid_rows
 from model_delivery.contract.request import MOST_ROWS, most_bytes
-from model_delivery.gates.judge import fixed, make_verdict
+from model_delivery.gates import fixed, make_verdict
 from model_delivery.project import Project
 from model_delivery.protocols import Floats, user_module
 from model_delivery.report.verdict import Check, Form, Table, Verdict
@@ -114,7 +114,7 @@ def check_api(project: Project, candidate: Candidate, running: Running | None = 
     with _service(project, candidate, running) as service:
         scores = expected(candidate, rows, project)
         checks, table = judge_service(service, project.contract, rows, wrong, scores)
-    return make_verdict("api", candidate.digest, [limits], checks, started, [table])
+    return make_verdict(project, "api", candidate.digest, checks, started, [table])
 
 
 def judge_service(

@@ -1,53 +1,51 @@
-"""The gate `data`: the contract, the scale of numbers, and Deepchecks' two suites.
+"""The gate `data`: the contract, the scale of numbers, and Deepchecks' suites.
 
-Schema skew (the contract, new categories, mixed types) stops. Value skew, a drift beyond the
-spread between the training span's own months, is a reason to train again.
+Schema skew (the contract, new categories) stops. Value skew, a drift beyond the spread between
+the training span's own months, is a reason to train again.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from model_delivery.contract.check import Finding, check_content, check_structure
 from model_delivery.files import sha256_bytes
-from model_delivery.gates.deepchecks import data_checks
-from model_delivery.gates.judge import fixed, judge, limits_of, make_verdict
-from model_delivery.gates.scale import scale_ratio
+from model_delivery.gates import fixed, judge, make_verdict
+from model_delivery.gates.deepchecks import deepchecks
 from model_delivery.project import Project
-from model_delivery.report.verdict import Check, Table, Verdict
-from model_delivery.training.snapshot import Snapshot, columns_of
+from model_delivery.protocols import Floats
+from model_delivery.report.verdict import Check, Outcome, Verdict
+from model_delivery.training.snapshot import Snapshot
 from model_delivery.training.split import periods
 
+DECIMALS = 6
+"""Values that agree to so many decimals are the same point of a grid."""
+TINY = 0.1
+"""Added to both shares of familiar values: a column without a grid gives 1, and none gives 11."""
+FEWEST_VALUES = 100
+"""A period with fewer finite values does not count."""
 
-def check_data(project: Project, snapshot: Snapshot, deep: bool = True) -> Verdict:
-    """Judge a snapshot.
 
-    Parameters
-    ----------
-    deep
-        Whether Deepchecks runs too, when the contract's own checks are kept; broken data
-        would only make it crash.
-    """
+def check_data(project: Project, snapshot: Snapshot) -> Verdict:
+    """Judge a snapshot; Deepchecks runs where our own checks pass, for broken data crash it."""
     started = time.perf_counter()
     train, test = pq.read_table(snapshot.train_path), pq.read_table(snapshot.test_path)
     checks = contract_checks(project, snapshot, train, test)
-    tables: list[Table] = [_rows_table(snapshot)]
-    if deep and all(check.outcome.value == "pass" for check in checks):
-        more, drift = data_checks(project, snapshot)
-        checks, tables = checks + more, tables + drift
-    subject = sha256_bytes(snapshot.name.encode())
-    return make_verdict("data", subject, limits_of(project, "data"), checks, started, tables)
+    if all(check.outcome is Outcome.PASS for check in checks):
+        checks += deepchecks(project, "data", snapshot)
+    return make_verdict(project, "data", sha256_bytes(snapshot.name.encode()), checks, started)
 
 
 def refused(project: Project, findings: list[Finding]) -> Verdict:
     """Return the verdict on an extraction whose structure is broken."""
-    limits = limits_of(project, "data")
     checks = [_as_check(finding) for finding in findings]
-    return make_verdict("data", sha256_bytes(b"refused"), limits, checks, time.perf_counter())
+    return make_verdict(project, "data", sha256_bytes(b"refused"), checks, time.perf_counter())
 
 
 def contract_checks(
@@ -71,37 +69,66 @@ def _as_check(finding: Finding) -> Check:
 
 
 def _excluded(project: Project, snapshot: Snapshot) -> Check:
-    extracted = snapshot.manifest["rows"]["extracted"]
+    rules, extracted = project.contract.exclude, snapshot.manifest["rows"]["extracted"]
     shares = {rule: n / extracted for rule, n in snapshot.manifest["excluded"].items()}
-    rules = project.contract.exclude
-    beyond = [rule for rule, share in shares.items() if share > rules[rule].most]
-    said = [
-        f"{rule} {share:.2%} (at most {rules[rule].most:.2%})" for rule, share in shares.items()
-    ]
-    sentence = "rows taken out by rule: " + (", ".join(said) or "none")
-    return fixed("exclusions", not beyond, sentence, max(shares.values(), default=0.0))
+    said = [f"{rule} {shares[rule]:.2%} (at most {rules[rule].most:.2%})" for rule in shares]
+    kept = all(share <= rules[rule].most for rule, share in shares.items())
+    sentence = f"rows taken out by rule: {', '.join(said) or 'none'}"
+    return fixed("exclusions", kept, sentence, max(shares.values(), default=0.0))
 
 
 def _scale(project: Project, train: pa.Table, test: pa.Table) -> Check:
-    contract = project.contract
-    times = train.column(contract.time).to_numpy()
-    names = contract.of_type("number")
-    columns, later = columns_of(train.select(names)), columns_of(test.select(names))
-    spans = [(times >= start) & (times < end) for _, start, end in periods(times)]
-    parts = [{name: columns[name][span] for name in names} for span in spans if np.any(span)]
-    ratios = scale_ratio(parts, later)
+    """Judge whether a number came in another unit."""
+    times = train.column(project.contract.time).to_numpy()
+    months = [(times >= start) & (times < end) for _, start, end in periods(times)]
+    ratios = {}
+    for name in project.contract.of_type("number"):
+        values = train.column(name).to_numpy()
+        parts = [values[month] for month in months]
+        ratios[name] = scale_ratio(parts, test.column(name).to_numpy())
     # What cannot be compared is not-a-number, and ranks above every ratio: never a pass.
-    worst = max(ratios, key=lambda name: np.nan_to_num(ratios[name], nan=np.inf), default=None)
-    value = ratios[worst] if worst else 1.0
-    sentence = f"`{worst}` is {value:.2f} times off the width or the grid of the training months"
-    return judge("scale", project.gates.data.scale, value, sentence)
+    worst = max(ratios, key=lambda name: np.nan_to_num(ratios[name], nan=np.inf), default="")
+    sentence = f"`{worst}` is off the width or the grid of the training months by this factor"
+    return judge("scale", project.gates.data.scale, ratios.get(worst, 1.0), sentence)
 
 
-def _rows_table(snapshot: Snapshot) -> Table:
-    manifest = snapshot.manifest
-    rows = [
-        [part, f"{manifest['rows'][part]:,}", *manifest["spans"][part]]
-        for part in ("train", "test")
-    ]
-    rows += [[f"excluded: {rule}", f"{n:,}", "", ""] for rule, n in manifest["excluded"].items()]
-    return Table(title="Rows", columns=["part", "rows", "from", "to"], rows=rows)
+def scale_ratio(train: Sequence[Floats], test: Floats) -> float:
+    """Return how far a column is from the scale of the training periods.
+
+    Drift cannot tell a unit: July differs more from spring than °C from °F. Two things do not
+    follow the seasons: the *width* between the 10 % and the 90 % quantile of a month, and the
+    *grid* that values are recorded on (tenths of a degree, whole miles), which a conversion
+    leaves. On the grid are the values that another period has too; zeros do not count, for no
+    factor moves them.
+
+    Parameters
+    ----------
+    train, test
+        The training rows by month or week, and the rows to judge; float64, each of shape (n,).
+
+    Returns
+    -------
+    float
+        About 1 or less when nothing changed; a constant factor c of 2 or more gives at least c
+        divided by the spread of the widths, or 5 to 11 on a grid. Not-a-number where fewer than
+        two periods, or the test rows, hold enough values.
+    """
+    *past, now = (np.round(part[np.isfinite(part)], DECIMALS) for part in (*train, test))
+    past = [part for part in past if len(part) >= FEWEST_VALUES]
+    if len(past) < 2 or len(now) < FEWEST_VALUES:
+        return float("nan")
+    *widths, width = (float(np.subtract(*np.quantile(v, (0.9, 0.1)))) for v in (*past, now))
+    narrowest = min(widths)
+    wider = max(width / max(widths), narrowest / width) if min(narrowest, width) > 0 else 0.0
+    *past, now = (part[part != 0] for part in (*past, now))
+    past = [part for part in past if len(part) >= FEWEST_VALUES]
+    if len(past) < 2 or len(now) < FEWEST_VALUES:
+        return wider
+    known, seen = np.unique(np.concatenate([np.unique(v) for v in past]), return_counts=True)
+    least = min(_share(part, known[seen > 1]) for part in past)
+    return max(wider, (least + TINY) / (_share(now, known) + TINY))
+
+
+def _share(values: Floats, known: Floats) -> float:
+    """Return the share of values that are known."""
+    return float(pc.mean(pc.is_in(pa.array(values), pa.array(known))).as_py())

@@ -18,7 +18,7 @@ from typing import Any
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.environment import service_environment
 from model_delivery.contract.settings import Limit, LoadLimits
-from model_delivery.gates.judge import judge, make_verdict
+from model_delivery.gates import judge, make_verdict
 from model_delivery.gates.rounds import BrokenError, Round, interval, run_rounds, share
 from model_delivery.project import Project
 from model_delivery.report.verdict import Chart, Check, Outcome, Table, Verdict, finite
@@ -70,7 +70,7 @@ def judge_targets(
     if CHAMPION not in targets:
         said = "no other release is in production: there is no champion to compare with"
         checks.append(Check(name=CHAMPION, outcome=Outcome.PASS, sentence=said, value="none"))
-    return make_verdict("load", subject, [limits], checks, started, *_shown(rounds))
+    return make_verdict(project, "load", subject, checks, started, *_shown(rounds))
 
 
 @contextmanager

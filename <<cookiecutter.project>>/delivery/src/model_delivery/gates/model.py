@@ -15,8 +15,8 @@ from model_delivery.bundle.environment import score_cleanly
 from model_delivery.contract.settings import Limit
 from model_delivery.errors import UserError
 from model_delivery.files import read_json
-from model_delivery.gates.deepchecks import model_checks
-from model_delivery.gates.judge import judge, judge_estimate, limits_of, make_verdict
+from model_delivery.gates import judge, judge_estimate, make_verdict
+from model_delivery.gates.deepchecks import deepchecks
 from model_delivery.project import Project
 from model_delivery.protocols import Floats
 from model_delivery.report.verdict import Chart, Check, Outcome, Table, Verdict, finite
@@ -70,11 +70,9 @@ def check_model(project: Project, candidate: Candidate, champion: Candidate | No
     started = time.perf_counter()
     scored = read_scored(project, candidate, champion_scores(project, candidate, champion))
     checks, table = score_checks(project, candidate, scored)
-    more, tables = model_checks(project, candidate)
     charts = [_curve(candidate), _calibration(scored)]
-    limits, checks = limits_of(project, "model"), checks + more
-    subject = candidate.digest
-    return make_verdict("model", subject, limits, checks, started, [table, *tables], charts)
+    checks += deepchecks(project, "model", candidate)
+    return make_verdict(project, "model", candidate.digest, checks, started, [table], charts)
 
 
 def score_checks(

@@ -20,7 +20,7 @@ from model_delivery.bundle.image import LABEL, RECORD, read_image
 from model_delivery.bundle.package import SBOM, bento_path, pinned, read_pins, unpack
 from model_delivery.errors import UserError
 from model_delivery.files import changed_files, read_json, temporary_folder
-from model_delivery.gates.judge import fixed, judge, limits_of, make_verdict
+from model_delivery.gates import fixed, judge, make_verdict
 from model_delivery.project import Project
 from model_delivery.report.verdict import Check, Outcome, Verdict
 from model_delivery.training.fit import SCORE
@@ -45,7 +45,7 @@ def check_package(project: Project, candidate: Candidate) -> Verdict:
             checks += step
             if any(check.outcome is Outcome.STOP for check in checks):
                 break
-    return make_verdict("package", candidate.digest, limits_of(project, "package"), checks, started)
+    return make_verdict(project, "package", candidate.digest, checks, started)
 
 
 def _steps(project: Project, candidate: Candidate, folder: Path) -> Iterator[list[Check]]:

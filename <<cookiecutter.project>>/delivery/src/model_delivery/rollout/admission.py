@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from model_delivery.bundle.candidate import Candidate, data_verdict
 from model_delivery.errors import UserError
-from model_delivery.gates.judge import limits_hash, limits_of
+from model_delivery.gates import limits_hash
 from model_delivery.project import Project
 from model_delivery.registry.log import Event
 from model_delivery.report.verdict import Event as Trigger
@@ -32,7 +32,7 @@ def admit(
             raise UserError(f"gate {gate}: no verdict on candidate {candidate.short}; {again}")
         if gate != "data" and verdict.subject != f"sha256:{candidate.digest}":
             raise UserError(f"gate {gate}: its verdict is on another candidate; {again}")
-        if verdict.limits != limits_hash(limits_of(project, gate)):
+        if verdict.limits != limits_hash(project, gate):
             raise UserError(f"gate {gate}: config/gates.yaml changed after its verdict; {again}")
         if gate in _COMPARED and verdict.against != (current.digest if current else None):
             raise UserError(f"gate {gate}: judged beside another champion than is served; {again}")

@@ -1,1 +1,0 @@
-"""Programs that run in environments of their own; nothing here is imported by the machinery."""

@@ -1,0 +1,246 @@
+"""Gates on a small synthetic world: sound rows and scores pass, each defect turns its check red."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from model_delivery.bundle.candidate import Candidate
+from model_delivery.contract.data import DataContract
+from model_delivery.contract.settings import DataLimits, DeepchecksLimits, Gates, Limit, ModelLimits
+from model_delivery.gates import judge
+from model_delivery.gates.data import contract_checks, scale_ratio
+from model_delivery.gates.model import read_scored, score_checks
+from model_delivery.gates.prove import prove
+from model_delivery.project import Project
+from model_delivery.protocols import Floats
+from model_delivery.report.verdict import EVENTS, Check, Event, Outcome, Verdict, exit_code
+from model_delivery.training import metrics
+from model_delivery.training.snapshot import Snapshot
+from sklearn.metrics import log_loss, roc_auc_score
+
+PASS, WARN, RETRAIN, INCONCLUSIVE, STOP, CRASH = Outcome
+EXIT_CODES = {PASS: 0, WARN: 0, RETRAIN: 10, INCONCLUSIVE: 30, STOP: 20, CRASH: 1}
+AT_MOST_2, AT_LEAST_1 = Limit(max=2, outcome="retrain"), Limit(min=1, outcome="stop")
+CONTRACT = DataContract.model_validate({
+    "task": "binary", "target": "late", "time": "at", "key": ["at"], "segments": ["kind"],
+    "as_of": "2013-08-01", "exclude": {"lost": {"column": "late", "is": "missing", "most": 0.1}},
+    "columns": {
+        "at": {"type": "timestamp"},
+        "kind": {"type": "category", "values": ["a", "b"]},
+        "size": {"type": "number", "min": 0, "max": 10_000},
+        "late": {"type": "boolean"},
+    },
+})  # fmt: skip
+BOUNDS: dict[str, Any] = {
+    "roc_auc": {"min": 0.7}, "log_loss_gain": {"min": 0.04}, "calibration_error": {"max": 0.06},
+    "overfit_gap": {"max": 0.17}, "segment_roc_auc": {"min": 0.6},
+    "champion_difference": {"min": -0.03}, "segment_champion_difference": {"min": -0.1},
+}  # fmt: skip
+STOPPING = {name: bound | {"outcome": "stop"} for name, bound in BOUNDS.items()}
+GATES = Gates.model_construct(
+    data=DataLimits(rows=Limit(min=1000, outcome="stop"), scale=AT_MOST_2),
+    model=ModelLimits.model_validate(STOPPING | {"segment_rows": 300}),
+    deepchecks=DeepchecksLimits(data={}, model={}),
+)
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "outcome"),
+    [
+        (AT_MOST_2, 2.0, PASS), (AT_MOST_2, 2.1, RETRAIN), (AT_LEAST_1, 1, PASS),
+        (AT_LEAST_1, 0.9, STOP), (AT_MOST_2, float("nan"), INCONCLUSIVE),
+        (AT_MOST_2, -float("inf"), INCONCLUSIVE), (AT_LEAST_1, None, INCONCLUSIVE),
+    ],
+)  # fmt: skip
+def test_a_value_has_one_outcome(limit: Limit, value: float | None, outcome: Outcome) -> None:
+    check = judge("name", limit, value, "said", low=float("nan"))
+    assert (check.outcome, check.low, check.limit) == (outcome, None, str(limit))
+
+
+@pytest.mark.parametrize("event", EVENTS)
+@pytest.mark.parametrize("outcome", Outcome)
+def test_every_outcome_has_an_exit_code_in_every_event(outcome: Outcome, event: Event) -> None:
+    reported = outcome is RETRAIN and event in ("local", "pull_request", "delivery")
+    assert exit_code([PASS, outcome], event) == (0 if reported else EXIT_CODES[outcome])
+
+
+def test_the_worst_counts_and_nothing_is_no_pass() -> None:
+    assert [exit_code(list(Outcome)[:n], "retraining") for n in range(7)] == [
+        30,
+        0,
+        0,
+        10,
+        30,
+        20,
+        1,
+    ]
+    assert Verdict(gate="g", subject="s", limits="l").outcome is INCONCLUSIVE
+
+
+def table(start: str, days: int, rows: int) -> tuple[pa.Table, Floats]:
+    """Return rows, labelled by two pieces of evidence, and scores that know only one of them."""
+    random = np.random.default_rng(days)
+    known, rest = random.normal(0, 0.8, rows), random.normal(0, 1.2, rows)
+    score = 1 / (1 + np.exp(1 - known - rest))
+    columns = {
+        "at": np.datetime64(start, "us")
+        + np.arange(rows) * np.timedelta64(days * 86_400 // rows, "s"),
+        "kind": np.where(random.random(rows) < 0.1, "b", "a"),
+        "size": random.integers(50, 900, rows).astype(float),
+        "late": random.random(rows) < score,
+    }
+    return pa.table(columns | {"score": score}), 1 / (1 + np.exp(0.85 - 0.85 * known))
+
+
+@dataclass(frozen=True)
+class World:
+    """Half a year of rows and a month, in a project of their own."""
+
+    project: Project
+    train: pa.Table
+    test: pa.Table
+    lost: int = 0
+
+    @property
+    def snapshot(self) -> Snapshot:
+        snapshot = Snapshot(self.project.root)
+        vars(snapshot)["manifest"] = {"rows": {"extracted": 1000}, "excluded": {"lost": self.lost}}
+        return snapshot
+
+    def red(self) -> set[str]:
+        return red(contract_checks(self.project, self.snapshot, self.train, self.test))
+
+    def put(self, name: str, change: Callable[[Any], Any]) -> World:
+        place, values = self.test.column_names.index(name), self.test.column(name).to_numpy()
+        return replace(self, test=self.test.set_column(place, name, pa.array(change(values))))
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setattr(metrics, "RESAMPLES", 50)
+    project = Project(tmp_path)
+    vars(project).update(contract=CONTRACT, gates=GATES)
+    parts = {"train": table("2013-01-01", 181, 6000)[0], "test": table("2013-07-01", 31, 4000)[0]}
+    (tmp_path / "evaluation").mkdir()
+    for name, part in parts.items():
+        pq.write_table(part, tmp_path / "evaluation" / f"{name}.parquet")
+        pq.write_table(part.drop_columns("score"), tmp_path / f"{name}.parquet")
+    return World(project, *(part.drop_columns("score") for part in parts.values()))
+
+
+def red(checks: list[Check]) -> set[str]:
+    return {check.name for check in checks if check.outcome is not PASS}
+
+
+def first(values: Any, new: Any, share: float = 0.001) -> list[Any]:
+    return [new if i < share * len(values) else value for i, value in enumerate(values)]
+
+
+@pytest.mark.parametrize(
+    ("check", "defect"),
+    [
+        ("columns", lambda w: replace(w, test=w.test.drop_columns("size"))),
+        ("types", lambda w: w.put("size", lambda x: x.astype(str))),
+        ("empty", lambda w: replace(w, test=w.test.slice(0, 0))),
+        ("missing", lambda w: w.put("size", lambda x: first(x, None))),
+        ("missing", lambda w: w.put("late", lambda x: first(x, None))),
+        ("domain", lambda w: w.put("kind", lambda x: first(x, "never seen"))),
+        ("domain", lambda w: w.put("size", lambda x: first(x, np.inf))),
+        ("key", lambda w: replace(w, test=pa.concat_tables([w.test, w.test.slice(7, 1)]))),
+        ("exclusions", lambda w: replace(w, lost=200)),
+        ("scale", lambda w: w.put("size", lambda x: x * 1.609344)),
+        ("rows", lambda w: replace(w, train=w.train.take(np.arange(0, 6000, 8)))),
+    ],
+)
+def test_a_defect_of_rows_turns_its_check_red(world: World, check: str, defect: Any) -> None:
+    assert world.red() == set()
+    assert defect(world).red() == {check}
+
+
+@pytest.mark.parametrize(
+    ("checks", "defect"),
+    [
+        ("", lambda s, weak, b: {}),
+        ("roc_auc", lambda s, weak, b: {"scores": weak}),
+        ("log_loss_gain", lambda s, weak, b: {"scores": first(s.scores, 1e-300, 0.04)}),
+        ("log_loss_gain calibration_error", lambda s, weak, b: {"scores": first(s.scores, np.nan)}),
+        ("calibration_error", lambda s, weak, b: {"scores": s.scores**1.5}),
+        ("segment_roc_auc", lambda s, weak, b: {"scores": np.where(b, 0.3, s.scores)}),
+        ("", lambda s, weak, b: {"champion": weak}),
+        ("champion_difference", lambda s, weak, b: {"champion": s.scores + s.labels / 8}),
+        ("segment_champion_difference", lambda s, weak, b: {"champion": s.scores + s.labels * b}),
+    ],
+)
+def test_a_defect_of_scores_turns_its_check_red(world: World, checks: str, defect: Any) -> None:
+    candidate, b = Candidate(world.project.root), world.test.column("kind").to_numpy() == "b"
+    sound = read_scored(world.project, candidate, None)
+    spoilt = {k: np.array(v) for k, v in defect(sound, table("2013-07-01", 31, 4000)[1], b).items()}
+    found, _ = score_checks(world.project, candidate, replace(sound, **spoilt))
+    assert red(found) == set(checks.split())
+
+
+def test_scores_known_by_heart_are_a_gap(world: World) -> None:
+    candidate = Candidate(world.project.root)
+    labels = pq.read_table(candidate.train_path).column("late").to_numpy()
+    pq.write_table(pa.table({"late": labels, "score": labels * 1.0}), candidate.train_path)
+    sound = read_scored(world.project, candidate, None)
+    assert red(score_checks(world.project, candidate, sound)[0]) == {"overfit_gap"}
+
+
+def test_prove_names_the_defect_that_no_limit_notices(world: World) -> None:
+    candidate = Candidate(world.project.root)
+    assert red(prove(world.project, world.snapshot, candidate).checks) == set()
+    loose = DataLimits(rows=AT_LEAST_1, scale=Limit(max=99, outcome="stop"))
+    vars(world.project)["gates"] = GATES.model_copy(update={"data": loose})
+    unnoticed = red(prove(world.project, world.snapshot, None).checks)
+    assert unnoticed == {"data: `size` is in another unit (times 1.8)"}
+
+
+def month(number: int, grid: float = 0.9) -> Floats:
+    """Return temperatures in °F of a month, warmer and narrower towards summer."""
+    warm = 30 + 8 * number + np.random.default_rng(number).normal(0, 9 - number / 2, 3000)
+    return np.round(warm / grid) * grid
+
+
+@pytest.mark.parametrize("grid", [0.9, 1e-9])
+def test_a_season_keeps_the_scale_and_a_unit_does_not(grid: float) -> None:
+    months, july = [month(n, grid) for n in range(1, 7)], month(7, grid)
+    assert scale_ratio(months, july) < 2
+    assert scale_ratio(months, july * 10) > 4
+    celsius = scale_ratio(months, (july - 32) * 5 / 9)
+    assert celsius > 4 or grid < 0.1
+    assert np.isnan(scale_ratio(months, july * np.nan))
+    assert np.isnan(scale_ratio(months[:1], july))
+
+
+def test_metrics_equal_those_of_scikit_learn() -> None:
+    random = np.random.default_rng(0)
+    labels, weights = (random.random(500) < 0.3).astype(float), random.integers(0, 4, 500) * 1.0
+    for scores in (random.random(500), random.integers(1, 5, 500) / 5):  # without ties, with many
+        for own, known in ((metrics.roc_auc, roc_auc_score), (metrics.log_loss, log_loss)):
+            expected = pytest.approx(known(labels, scores, sample_weight=weights))
+            assert own(labels, scores, weights) == expected
+        assert np.isnan(metrics.roc_auc(labels * 0, scores, weights))
+    assert metrics.calibration_error(labels, np.full(500, labels.mean()), np.ones(500)) < 1e-12
+
+
+def test_intervals_resample_days_and_differences_are_paired() -> None:
+    random = np.random.default_rng(0)
+    days, fare = np.repeat(np.arange(20), 50), np.repeat(random.normal(0, 2, 20), 50)
+    labels = (random.random(1000) < 1 / (1 + np.exp(-fare))).astype(
+        float
+    )  # a day's rows fare alike
+    rows = metrics.log_loss, labels, np.full(1000, 0.3)
+    by_day, by_row = (metrics.estimate(*rows, cluster) for cluster in (days, np.arange(1000)))
+    assert by_day.low < by_day.value == by_row.value < by_day.high
+    assert by_day.high - by_day.low > 3 * (by_row.high - by_row.low)
+    assert metrics.estimate(*rows, days, other=rows[2]) == metrics.Estimate(0, 0, 0)
+    one_class = metrics.estimate(metrics.roc_auc, labels * 0, rows[2], days)
+    assert np.isnan([one_class.value, one_class.low, one_class.high]).all()
