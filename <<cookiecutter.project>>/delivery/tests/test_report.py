@@ -87,7 +87,7 @@ def load(outcome: Outcome = PASS) -> Verdict:
 
 def report(*verdicts: Verdict, event: Event = "pull_request", **more: Any) -> Report:
     rows = {"known before": "2013-08-01", "train": "162,001 rows", "test": "28,883 rows"}
-    fields = {"project": "late-departures", "subject": DIGEST, "commit": "8c1f2a9", "data": rows}
+    fields = {"project": "a-project", "subject": DIGEST, "commit": "8c1f2a9", "data": rows}
     return Report(event=event, verdicts=list(verdicts), **{**fields, **more})
 
 
