@@ -126,9 +126,8 @@ def changed_files(folder: Path, digest: str | None = None) -> list[str]:
         return [SUMS]
     listed = sums.read_text(errors="replace").splitlines()
     strange = sorted({line[66:] for line in {*listed} ^ {*_sums(folder)}})
-    if not strange and digest not in (None, sha256_file(sums)):
-        return [SUMS]
-    return strange
+    foreign = digest not in (None, sha256_file(sums))
+    return strange or ([SUMS] if foreign else [])
 
 
 def verify(ship: Path, digest: str | None = None) -> str:

@@ -21,10 +21,7 @@ _OFFLINE = ("error sending request", "dns error", "failed to fetch", "connect er
 
 
 def run(command: list[str], cwd: Path, **options: Any) -> str:
-    """Run a program and return what it printed; `options` are `env` and `timeout` in seconds.
-
-    When it fails, is missing or takes too long, a UserError has its last lines.
-    """
+    """Run a program and return what it printed; of one that fails, UserError has the last lines."""
     name = " ".join([Path(command[0]).name, *command[1:3]])
     options |= {"cwd": cwd, "capture_output": True, "text": True}
     try:
@@ -74,13 +71,11 @@ def service_environment(project: Project, requirements: Path) -> Path:
 def run_cleanly(
     project: Project, ship: Path, arguments: list[str], cwd: Path, **variables: str
 ) -> None:
-    """Run Python in the clean environment of a release, for two minutes at most.
-
-    No byte code is written: it would lie among the bytes that the digest names.
-    """
+    """Run Python in the clean environment of a release, for two minutes at most."""
     python = service_environment(project, ship / "requirements.txt")
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
     quiet = {"BENTOML_DO_NOT_TRACK": "True", "OTEL_SDK_DISABLED": "true"}
+    # Byte code would lie among the bytes that the digest names.
     env = kept | quiet | {"PYTHONDONTWRITEBYTECODE": "1"} | variables
     run([str(python), *arguments], cwd, env=env, timeout=120)
 

@@ -39,16 +39,12 @@ service = create(Service, HERE)
 def make_candidate(
     project: Project, snapshot: Snapshot, trigger: str, force: bool = False
 ) -> tuple[Candidate, bool]:
-    """Return the candidate of this snapshot and code, and whether it was trained now.
-
-    It was not where its key was trained before, and what came of that is still whole.
-    """
+    """Train unless the key was trained before; return the candidate, and whether it is new."""
     key = training_key(project, snapshot)
     record = project.work / "keys" / key
     digest = record.read_text() if record.exists() and not force else ""
-    known = bool(digest) and not files.changed_files(
-        candidate_folder(project, digest) / "ship", digest
-    )
+    ship = candidate_folder(project, digest) / "ship"
+    known = bool(digest) and not files.changed_files(ship, digest)  # damaged is as good as none
     if not known:
         digest = _train(project, snapshot, {"key": key, "trigger": trigger})
         files.write_atomic(record, digest)

@@ -21,8 +21,6 @@ from model_delivery.errors import UserError
 from model_delivery.project import Project
 
 SBOM, CARD = "sbom.cdx.json", "card.md"
-_MOST_BYTES = 4 * 2**30
-"""Unpacked; an archive that claims more is not one of ours."""
 _PIN = re.compile(r"([\w.-]+)==([^\s;]+)( ;.*?)?( --hash=sha256:\w{64})+")
 
 
@@ -68,11 +66,7 @@ def committed(project: Project, candidate: Candidate) -> datetime:
 def unpack(bento: Path, destination: Path) -> Path:
     """Unpack a Bento and return its `src`, the folder that shipped.
 
-    Raises
-    ------
-    UserError
-        When it is no archive; or holds anything but plain files inside itself: then nothing
-        of it is unpacked.
+    One that holds anything but plain files inside itself is refused before unpacking.
     """
     try:
         with tarfile.open(bento) as archive:
@@ -100,8 +94,7 @@ def _unsafe(members: list[tarfile.TarInfo]) -> str | None:
             return f"`{member.name}` is a link or a device, not a file"
     if len({PurePosixPath(member.name) for member in members}) < len(members):
         return "a file is in it twice"
-    most = f"it unpacks to more than {_MOST_BYTES:,} bytes"
-    return most if sum(member.size for member in members) > _MOST_BYTES else None
+    return None
 
 
 def _write_bento(project: Project, candidate: Candidate, final: Path) -> None:

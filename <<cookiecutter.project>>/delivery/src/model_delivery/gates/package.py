@@ -1,7 +1,4 @@
-"""The gate `package`: what is delivered is whole, plain, pinned, and answers as the candidate did.
-
-Cheap looks at bytes come first; nothing of the package runs unless they all pass.
-"""
+"""The gate `package`: what is delivered is whole, plain, pinned, and answers as the candidate."""
 
 from __future__ import annotations
 
@@ -49,6 +46,7 @@ def check_package(project: Project, candidate: Candidate) -> Verdict:
 
 
 def _steps(project: Project, candidate: Candidate, folder: Path) -> Iterator[list[Check]]:
+    """Yield cheap looks at bytes first; nothing of the package runs unless they all pass."""
     bento, ship = bento_path(project, candidate), folder / "src"
     wrong = changed_files(candidate.package) if bento.exists() else [bento.name]
     yield [_nothing("checksums", wrong, "every file is as SHA256SUMS says")]
