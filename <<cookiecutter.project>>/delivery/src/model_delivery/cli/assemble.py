@@ -25,7 +25,8 @@ def write_report(project: Project, event: Event) -> tuple[Path, Path]:
     facts: dict[str, Any] = {"verdicts": refused} if refused else _facts(project)
     verdicts = facts["verdicts"]
     facts.setdefault("subject", verdicts[-1].subject)
-    if old := champion(project):
+    old = champion(project)
+    if old and facts["subject"] != f"sha256:{old.digest}":  # after a deploy it is the champion
         facts["champion"] = old.short
     left = [gate for gate in GATES if gate not in {verdict.gate for verdict in verdicts}]
     if all(allows_promotion(verdict.outcome, event) for verdict in verdicts):
