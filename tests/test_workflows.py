@@ -180,8 +180,10 @@ def test_a_model_below_its_minimums_stops_before_it_is_packaged(
 
 
 def test_a_renamed_column_stops_before_anything_is_trained(propose: Propose) -> None:
-    renamed = '[COLUMNS].rename(columns={"distance": "miles"})\n'
-    case = propose({"src/late_departures/sources.py": ("[COLUMNS]\n", renamed)})
+    old = '    return join_weather(known, read_weather(folder / "weather.csv"))[COLUMNS]\n'
+    renamed = '    return joined.rename(columns={"distance": "miles"})\n'
+    change = (old, old.replace("return", "joined =") + renamed)
+    case = propose({"src/late_departures/sources.py": change})
     run = case.run()
     expect(run, test="failure", candidate="failure", gates="failure")
     assert run.jobs["test"].steps[-1].name == "Test"

@@ -18,6 +18,23 @@ from model_delivery.project import Project, find_project
 from model_delivery.report.verdict import Check, Outcome, Verdict
 from model_delivery.serving.launch import Running, free_port, identity
 
+# Limits of its own: a project's change of config/gates.yaml must not turn these tests red.
+LIMITS = LoadLimits.model_validate(
+    {
+        "users": 8,
+        "seconds": 1,
+        "rounds": 8,
+        "most_rounds": 20,
+        "error_share": {"max": 0.001, "outcome": "stop"},
+        "qps": {"min": 200, "outcome": "stop"},
+        "p95_ms": {"max": 50, "outcome": "stop"},
+        "p99_ms": {"max": 100, "outcome": "stop"},
+        "qps_to_twin": {"min": 0.5, "outcome": "stop"},
+        "p50_to_twin": {"max": 2.2, "outcome": "stop"},
+        "qps_to_champion": {"min": 0.8, "outcome": "stop"},
+        "p95_to_champion": {"max": 1.5, "outcome": "stop"},
+    }
+)
 PROJECT = find_project(Path(__file__))
 DIGEST = "0123456789ab" + "0" * 52
 GOOD_TURN = {"requests": 2000, "failures": {}, "qps": 1000.0, "p50": 4.0, "p95": 6.0, "p99": 9.0}
@@ -107,7 +124,7 @@ def rounds(fakes: dict[str, Running]) -> list[Round]:
 
 def limits(**changes: float) -> LoadLimits:
     """Return the project's limits, with room for a busy machine and short slices."""
-    own = PROJECT.gates.load.model_dump(exclude_none=True)
+    own = LIMITS.model_dump(exclude_none=True)
     own |= {"rounds": 4, "most_rounds": 10} | changes
     own |= {"error_share": {"max": 0.005, "outcome": "stop"}}
     own |= {"qps": {"min": 1, "outcome": "stop"}}
@@ -242,7 +259,7 @@ def test_rounds_on_both_sides_of_a_limit_are_inconclusive() -> None:
 def test_an_absolute_limit_does_not_judge_a_machine_that_is_too_slow_for_the_twin() -> None:
     slow = {"quiet": GOOD_TURN, "busy": GOOD_TURN | {"p99": 90.0}}
     late = {"quiet": GOOD_TURN, "busy": GOOD_TURN | {"p99": 140.0}}
-    own = limits().model_copy(update={"p99_ms": PROJECT.gates.load.p99_ms})
+    own = limits().model_copy(update={"p99_ms": LIMITS.p99_ms})
 
     def outcome(twin: dict[str, dict[str, object]]) -> Outcome:
         rounds: list[Round] = [{"candidate": late, "twin": twin} for _ in range(4)]
