@@ -26,8 +26,7 @@ def model_card(project: Project, candidate: Candidate) -> str:
         data=rows_of(lineage["snapshot"], lineage["data"]),
     )
     about = tomllib.loads((project.root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    named = {"about": about, "contract": project.contract, "lineage": lineage}
-    return render("card.md", report, **named)
+    return render("card.md", report, about=about, contract=project.contract, lineage=lineage)
 
 
 def rows_of(snapshot: str, manifest: dict[str, Any]) -> dict[str, str]:
