@@ -142,15 +142,16 @@ def _converge(target: Target) -> None:
     if current is None:
         target.proxy.stop()
     service = _switch(target, current) if current else None
-    if service and len(target.services()) > 1:
-        target.proxy.drain(service.address)
+    target.proxy.drain({old.address for old in target.services() if old != service})
     target.clear(kept=service)
 
 
 def _switch(target: Target, move: Event) -> Service:
     """Start a release unless it runs, and lead the clients to it."""
     service = target.serve(move)
-    target.proxy.route(move.release, service.address)
-    if not service.answers(target.address):
-        raise UserError(f"port {target.proxy.port} does not lead to {move.release}: who holds it?")
-    return service
+    for _ in range(2):  # a proxy that hangs is replaced
+        target.proxy.route(move.release, service.address)
+        if service.answers(target.address):
+            return service
+        target.proxy.stop()
+    raise UserError(f"port {target.proxy.port} does not lead to {move.release}: who holds it?")

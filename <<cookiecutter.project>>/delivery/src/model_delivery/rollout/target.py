@@ -55,7 +55,8 @@ class Service(Form):
 
     def answers(self, address: str | None = None) -> bool:
         """Return whether this very service answers, at its own address or behind a proxy's."""
-        return identity(f"http://{address or self.address}") == (self.digest, self.launch)
+        found = identity(f"http://{address or self.address}", timeout=5.0)
+        return found == (self.digest, self.launch)
 
 
 @dataclass(frozen=True)
