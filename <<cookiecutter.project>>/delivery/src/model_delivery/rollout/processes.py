@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,7 +14,7 @@ def processes(home: Path) -> list[psutil.Process]:
     """Return the living processes whose temporary folder is `home` or lies below it.
 
     A process gets `TMPDIR` when it is made and hands it to its children, so whoever of them or
-    of their starters is killed, none is forgotten; and no number is taken for a later process.
+    of their starters is killed, none is forgotten. The dead that nobody has reaped have none.
     """
     found = psutil.process_iter(["environ"])
     places = [(Path((p.info["environ"] or {}).get("TMPDIR", "/")), p) for p in found]
@@ -23,8 +24,9 @@ def processes(home: Path) -> list[psutil.Process]:
 def end(home: Path) -> None:
     """End them all: asked first, forced after ten seconds."""
     for sign, patience in ((signal.SIGTERM, 10), (signal.SIGKILL, 5)):
-        asked = processes(home)
-        for process in asked:
+        deadline = time.monotonic() + patience
+        for process in processes(home):
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(sign)
-        psutil.wait_procs(asked, timeout=patience)
+        while processes(home) and time.monotonic() < deadline:
+            time.sleep(0.05)
