@@ -3,7 +3,7 @@
 Caddy reads on each request where it goes, from the file `route`. Measured traps:
 
 - Loading a configuration drops requests: of a shared port (SO_REUSEPORT) the old listener goes
-  with whatever waits there. One in twenty loads failed a client; so nothing is loaded twice.
+  with whatever waits there. 180 loads failed 3 requests; so nothing is loaded twice.
 - Sharing also means that a second Caddy starts without an error and takes half of the requests.
   So the port is tried before.
 - A retried POST needs its body buffered, or the empty retry fails at the next service too.
