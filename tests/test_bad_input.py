@@ -1,0 +1,242 @@
+"""Bad input, as a user meets it: exit code, what the message names, and nothing half written."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.baking import BakedProject, Done
+
+USAGE, STOP = 2, 20
+SOURCES = '''"""Rows of the real source, spoilt as the environment variable SPOILT says."""
+
+import datetime as dt
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from late_departures import real
+
+SPOILT = {
+    "missing": lambda rows: rows.drop(columns="distance"),
+    "renamed": lambda rows: rows.rename(columns={"distance": "miles"}),
+    "retyped": lambda rows: rows.astype({"distance": str}),
+    "mixed": lambda rows: rows.assign(distance=[1.5, "far"] * (len(rows) // 2)),
+    "category": lambda rows: rows.assign(origin=rows["origin"].replace("EWR", "ewr")),
+    "range": lambda rows: rows.assign(distance=rows["distance"].where(rows.index != 7, 6001.0)),
+    "nan": lambda rows: rows.assign(distance=rows["distance"].where(rows.index != 7)),
+    "infinity": lambda rows: rows.assign(distance=rows["distance"].where(rows.index != 7, np.inf)),
+    "empty": lambda rows: rows.iloc[:0],
+    "twice": lambda rows: pd.concat([rows, rows.iloc[[7]]]),
+}
+
+
+def extract(as_of: dt.date) -> pd.DataFrame:
+    kept = Path(os.environ["ROWS"])
+    if not kept.exists():
+        rows = real.extract(as_of).dropna(subset=["late"]).iloc[::10].reset_index(drop=True)
+        rows.iloc[: len(rows) // 2 * 2].to_parquet(kept)
+    return SPOILT[os.environ["SPOILT"]](pd.read_parquet(kept))
+'''
+Breaks = dict[str, tuple[str, str]]
+
+
+@pytest.fixture(scope="module")
+def project(trained: BakedProject, tmp_path_factory: pytest.TempPathFactory) -> BakedProject:
+    """Return a trained project of this module's own."""
+    path = tmp_path_factory.mktemp("bad") / trained.path.name
+    shutil.copytree(trained.path, path, ignore=shutil.ignore_patterns(".venv"))
+    copy = BakedProject(path)
+    copy.run("uv", "sync", "--quiet")
+    return copy
+
+
+Edit = Callable[[str, str, str], None]
+
+
+@pytest.fixture
+def edit(project: BakedProject) -> Iterator[Edit]:
+    """Return a function that replaces text in a file; every file is as before afterwards."""
+    before: dict[Path, str] = {}
+
+    def replace(name: str, old: str, new: str) -> None:
+        file = project.path / name
+        text = before.setdefault(file, file.read_text())
+        assert text.count(old) == 1, f"{name}: {old}"
+        file.write_text(text.replace(old, new))
+
+    yield replace
+    for file, text in before.items():
+        file.write_text(text)
+
+
+def kept(project: BakedProject) -> set[Path]:
+    """Return the files that verbs have made; an environment is one thing, whole or absent."""
+    work = project.path / ".ml"
+    rooms = [folder for folder in work.iterdir() if folder.name != "environments"]
+    made = {file for room in rooms for file in (room, *room.rglob("*")) if file.is_file()}
+    return {file for file in made if file.name != "lock"} | {*work.glob("environments/.new-*")}
+
+
+def said(done: Done) -> str:
+    """Return what a command printed, as one line of words."""
+    return " ".join((done.stdout + done.stderr).split())
+
+
+def refused(project: BakedProject, *arguments: str, code: int = USAGE) -> str:
+    """Run `ml …`, which must refuse with a code, show no traceback, and leave `.ml` as it was."""
+    before = kept(project)
+    done = project.ml(*arguments, check=False)
+    assert done.returncode == code, said(done)
+    assert "Traceback" not in said(done)
+    assert kept(project) == before
+    return said(done)
+
+
+CONFIG = {
+    "data.yaml unknown": (
+        "data.yaml",
+        "target: late",
+        "targett: late",
+        ":5: `targett`",
+        "`target`",
+    ),
+    "data.yaml type": ("data.yaml", "min: 10, max: 6000", "min: ten, max: 6000", "`columns.dist"),
+    "model.yaml unknown": ("model.yaml", "num_leaves:", "num_leafs:", ":3: `num_leafs`", "_leaves"),
+    "model.yaml type": ("model.yaml", "seed: 20130801", "seed: now", ":9: `seed`", "'now'"),
+    "gates.yaml unknown": ("gates.yaml", "  overfit_gap:", "  overfit_gat:", "`overfit_gap`"),
+    "gates.yaml type": ("gates.yaml", "  users: ", "  users: -", "`load.users`"),
+    "delivery.yaml unknown": (
+        "delivery.yaml",
+        "keep_releases",
+        "keep_release",
+        ":4: `keep_release`",
+    ),
+    "delivery.yaml type": ("delivery.yaml", "port: 3000", "port: 80", ":3: `environments.prod"),
+    "a key twice": ("model.yaml", "patience: 40", "seed: 1", "`seed` stands twice", "line 8"),
+    "no YAML": ("model.yaml", "seed: 20130801", "seed: [", "model.yaml:", "not YAML"),
+}
+
+
+@pytest.mark.parametrize("kind", CONFIG)
+def test_a_mistake_in_a_config_file_is_named_with_file_line_and_key(
+    project: BakedProject, edit: Edit, kind: str
+) -> None:
+    name, old, new, *told = CONFIG[kind]
+    edit(f"config/{name}", old, new)
+    message = refused(project, "train")
+    assert f"config/{name}:" in message
+    assert [text for text in told if text not in message] == [], message
+
+
+TABLES = {
+    "missing": ["column `distance` is missing"],
+    "renamed": ["column `distance` is missing", "column `miles` is unexpected"],
+    "retyped": ["column `distance` is string, not a number"],
+    "mixed": ["column `distance` mixes types"],
+    "category": ["`origin`:", "outside", "'ewr' in row 1: 2013-01-01"],
+    "range": ["`distance`:", "outside", "6001.0 in row 8: 2013-01-01"],
+    "nan": ["`distance`:", "missing", "in row 8: 2013-01-01"],
+    "infinity": ["`distance`:", "outside", "inf in row 8: 2013-01-01"],
+    "empty": ["no rows"],
+    "twice": ["the key scheduled, carrier, flight stands 2 times", "2013-01-01"],
+}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_a_table_that_breaks_the_contract_stops_and_is_named_with_column_and_row(
+    project: BakedProject, kind: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    rows = tmp_path_factory.getbasetemp() / "rows.parquet"
+    package = project.path / "src" / project.package
+    (package / "sources.py").rename(package / "real.py")
+    try:
+        (package / "sources.py").write_text(SOURCES)
+        ship = ("uv", "run", "ml", "ship", "--until", "data", "--force")
+        done = project.run(*ship, check=False, env={"SPOILT": kind, "ROWS": str(rows)})
+    finally:
+        (package / "real.py").replace(package / "sources.py")
+    assert done.returncode == STOP, said(done)
+    assert "Traceback" not in said(done)
+    assert [text for text in TABLES[kind] if text not in said(done)] == [], said(done)
+
+
+@pytest.mark.parametrize("day", ["2012-12-31", "2014-06-01", "soon"])
+def test_a_day_outside_the_data_is_refused(project: BakedProject, day: str) -> None:
+    message = refused(project, "data", "--as-of", day)
+    assert f"--as-of {day}: " in message
+    assert "2013-01-01 to 2013-12-31" in message or "not a day such as" in message
+
+
+def test_a_changed_byte_of_a_candidate_is_refused_before_anything_is_loaded(
+    project: BakedProject, edit: Edit
+) -> None:
+    digest = (project.path / ".ml" / "candidate").read_text()
+    edit(f".ml/candidates/{digest}/ship/requirements.txt", "bentoml==", "bentoml=== ")
+    message = refused(project, "check", "api")
+    assert (
+        f"{digest}/ship/requirements.txt: does not belong to the candidate {digest[:12]}" in message
+    )
+
+
+def test_edited_checksums_do_not_make_another_candidate(project: BakedProject) -> None:
+    digest = (project.path / ".ml" / "candidate").read_text()
+    sums = project.path / ".ml" / "candidates" / digest / "ship" / "SHA256SUMS"
+    right = sums.read_text()
+    file = sums.parent / "service.py"
+    code = file.read_text()
+    try:
+        file.write_text(f"{code}\n# changed\n")
+        script = "sha256sum service.py | cut -d' ' -f1"
+        changed = project.run("sh", "-c", f"cd {sums.parent} && {script}").stdout.strip()
+        (old,) = (line for line in right.splitlines() if line.endswith("  service.py"))
+        sums.write_text(right.replace(old, f"{changed}  service.py"))
+        message = refused(project, "check", "api")
+    finally:
+        file.write_text(code)
+        sums.write_text(right)
+    assert f"SHA256SUMS: does not belong to the candidate {digest[:12]}" in message
+
+
+def test_a_port_that_a_stranger_holds_is_refused(project: BakedProject, edit: Edit) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        port = str(stranger.getsockname()[1])
+        assert f"port {port}: in use by another process" in refused(
+            project, "serve", "--port", port
+        )
+        edit("config/delivery.yaml", "port: 3000", f"port: {port}")
+        message = refused(project, "deploy")
+        assert f"port {port} is in use by another program; nothing was changed" in message
+        doctor = project.ml("doctor", check=False)
+        assert doctor.returncode == USAGE
+        assert f"port {port} is in use by another program" in said(doctor)
+
+
+@pytest.mark.parametrize("verb", ["data", "train"])
+def test_a_full_disk_is_said_and_leaves_what_was_there(project: BakedProject, verb: str) -> None:
+    before = kept(project)
+    limited = f"ulimit -f 100; exec .venv/bin/ml {verb} --force"  # files of 100 kB at most
+    done = project.run("bash", "-c", limited, check=False)
+    assert done.returncode == USAGE, said(done)
+    assert re.search(r"cannot be written \(.*File too large\); nothing was changed", said(done))
+    assert kept(project) == before
+
+
+def test_without_network_the_environment_cannot_be_made_and_is_not_half_made(
+    project: BakedProject, tmp_path: Path
+) -> None:
+    nowhere = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")
+    env = {"UV_CACHE_DIR": str(tmp_path / "cache"), "UV_HTTP_RETRIES": "0", **nowhere}
+    shutil.rmtree(project.path / ".ml" / "environments", ignore_errors=True)
+    before = kept(project)
+    done = project.run(".venv/bin/ml", "package", check=False, env=env)
+    assert done.returncode == USAGE, said(done)
+    assert "no network? run it once where the package index can be reached" in said(done)
+    assert kept(project) == before
