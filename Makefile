@@ -17,10 +17,10 @@ demo-down: ## Stop the service of `make demo`; the folder stays
 	@$(RUN) --only-group render tools/demo.py down
 
 test: ## Test the template: answers, lint, budget, a shipped project, its workflows, seeded faults
-	@$(RUN) pytest -m "not exhaustive"
+	@$(RUN) pytest -n 2 --dist loadfile -m "not exhaustive"
 
 test-all: ## Every test, the long ones too
-	@$(RUN) pytest
+	@$(RUN) pytest -n 2 --dist loadfile
 
 bench: ## Measure a generated project against its bars (minutes; wants a quiet machine)
 	@$(RUN) python -m tests.bench

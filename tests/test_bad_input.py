@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import socket
@@ -12,7 +13,7 @@ import pytest
 
 from tests.baking import BakedProject, Done
 
-USAGE, STOP = 2, 20
+USAGE, RETRAIN, STOP = 2, 10, 20
 SOURCES = '''"""Rows of the real source, spoilt as the environment variable SPOILT says."""
 
 import datetime as dt
@@ -23,6 +24,11 @@ import numpy as np
 import pandas as pd
 
 from late_departures import real
+
+
+def usual(rows: pd.DataFrame) -> pd.Series:
+    return (rows["scheduled"] < pd.Timestamp(2013, 7, 1)) | (rows.index % 20 == 0)
+
 
 SPOILT = {
     "missing": lambda rows: rows.drop(columns="distance"),
@@ -35,13 +41,15 @@ SPOILT = {
     "infinity": lambda rows: rows.assign(distance=rows["distance"].where(rows.index != 7, np.inf)),
     "empty": lambda rows: rows.iloc[:0],
     "twice": lambda rows: pd.concat([rows, rows.iloc[[7]]]),
+    "leak": lambda rows: rows.assign(visib=np.where(rows["late"].astype(bool), 2.0, 9.0)),
+    "drift": lambda rows: rows.assign(origin=rows["origin"].where(usual(rows), "LGA")),
 }
 
 
 def extract(as_of: dt.date) -> pd.DataFrame:
     kept = Path(os.environ["ROWS"])
     if not kept.exists():
-        rows = real.extract(as_of).dropna(subset=["late"]).iloc[::10].reset_index(drop=True)
+        rows = real.extract(as_of).dropna(subset=["late"]).iloc[::5].reset_index(drop=True)
         rows.iloc[: len(rows) // 2 * 2].to_parquet(kept)
     return SPOILT[os.environ["SPOILT"]](pd.read_parquet(kept))
 '''
@@ -150,22 +158,52 @@ TABLES = {
 }
 
 
-@pytest.mark.parametrize("kind", TABLES)
-def test_a_table_that_breaks_the_contract_stops_and_is_named_with_column_and_row(
-    project: BakedProject, kind: str, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    rows = tmp_path_factory.getbasetemp() / "rows.parquet"
+def ship_data(project: BakedProject, kind: str, *options: str) -> Done:
+    """Run the gate `data` on an extraction that is spoilt in one way."""
     package = project.path / "src" / project.package
+    rows = project.path.parent / "rows.parquet"
     (package / "sources.py").rename(package / "real.py")
     try:
         (package / "sources.py").write_text(SOURCES)
-        ship = ("uv", "run", "ml", "ship", "--until", "data", "--force")
-        done = project.run(*ship, check=False, env={"SPOILT": kind, "ROWS": str(rows)})
+        ship = ("uv", "run", "ml", "ship", "--until", "data", "--force", *options)
+        return project.run(*ship, check=False, env={"SPOILT": kind, "ROWS": str(rows)})
     finally:
         (package / "real.py").replace(package / "sources.py")
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_a_table_that_breaks_the_contract_stops_and_is_named_with_column_and_row(
+    project: BakedProject, kind: str
+) -> None:
+    done = ship_data(project, kind)
     assert done.returncode == STOP, said(done)
     assert "Traceback" not in said(done)
     assert [text for text in TABLES[kind] if text not in said(done)] == [], said(done)
+
+
+def test_a_column_that_tells_the_label_stops(project: BakedProject) -> None:
+    done = ship_data(project, "leak")
+    assert done.returncode == STOP, said(done)
+    assert "data FeatureLabelCorrelation: `visib`: power to predict the label alone" in said(done)
+
+
+def test_drift_is_a_reason_to_retrain_and_no_reason_against_a_delivery(
+    project: BakedProject,
+) -> None:
+    done = ship_data(project, "drift", "--event", "retraining")
+    assert done.returncode == RETRAIN, said(done)
+    assert "retrain data FeatureDrift: `origin`: drift" in said(done)
+    again = project.ml("check", "data", "--event", "delivery")
+    assert "warn (retrain) data FeatureDrift: `origin`" in said(again)
+
+
+def test_every_defect_that_a_user_can_seed_is_noticed_by_the_shipped_limits(
+    project: BakedProject,
+) -> None:
+    project.ml("data")
+    (verdict,) = json.loads(project.ml("check", "--prove", "--json").stdout)
+    assert {check["outcome"] for check in verdict["checks"]} == {"pass"}
+    assert len(verdict["checks"]) >= 12
 
 
 @pytest.mark.parametrize("day", ["2012-12-31", "2014-06-01", "soon"])
