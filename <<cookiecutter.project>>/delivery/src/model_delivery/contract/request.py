@@ -27,7 +27,7 @@ from pydantic_core import PydanticCustomError
 from model_delivery.protocols import Columns
 
 if TYPE_CHECKING:  # reading the contract needs YAML, which no release carries
-    from model_delivery.contract.data import Column, DataContract
+    from model_delivery.contract.data import DataContract
 
 MOST_ROWS = 1_000
 """A longer list would hold up everybody else's request: about 4 ms are the bound."""
@@ -62,41 +62,36 @@ class Request(BaseModel):
 
 def request_json(contract: DataContract) -> dict[str, Any]:
     """Return the content of `request.json`: the input columns, their domains, an example."""
-    return {
-        "target": contract.target,
-        "columns": {name: _column_json(contract, spec) for name, spec in contract.inputs.items()},
-    }
+    from model_delivery.contract.draw import example
+
+    columns = {}
+    for name, spec in contract.inputs.items():
+        domain = spec.model_dump(exclude_none=True, exclude={"missing", "outside"})
+        more = {"missing": spec.missing > 0, "example": example(contract, spec)}
+        columns[name] = domain | more
+    return {"target": contract.target, "columns": columns}
 
 
-def row_model(request: Mapping[str, Any]) -> type[Row]:
-    """Return the model of one row: strict types, closed domains, unknown fields refused.
+def request_model(request: Mapping[str, Any]) -> type[Request]:
+    """Return the model of a request's body: 1 to `MOST_ROWS` rows, strictly of the contract.
 
     A column that the contract allows to miss may be left out or `null`. Columns are fields by
     alias (`c0`, `c1`, …), since a column may have any name and a Python attribute may not.
+    Reading stops at the first row with a mistake, so that an answer stays short.
 
     Examples
     --------
     >>> age = {"type": "integer", "min": 0, "max": 150, "missing": False, "example": 40}
     >>> request = {"columns": {"age": age}}
-    >>> row = row_model(request).model_validate_json('{"age": 41}')
-    >>> to_columns([row], request)
+    >>> body = request_model(request).model_validate_json('{"rows": [{"age": 41}]}')
+    >>> to_columns(body.rows, request)
     {'age': array([41])}
     """
-    columns = request["columns"].items()
-    fields: dict[str, Any] = {
-        f"c{place}": _field(name, spec) for place, (name, spec) in enumerate(columns)
-    }
-    return create_model("Row", __base__=Row, __doc__=Row.__doc__, **fields)
-
-
-def request_model(request: Mapping[str, Any]) -> type[Request]:
-    """Return the model of a request's body: 1 to `MOST_ROWS` rows.
-
-    Reading stops at the first row with a mistake, so that an answer stays short.
-    """
-    example = {name: spec["example"] for name, spec in request["columns"].items()}
+    columns = request["columns"]
+    fields = {f"c{place}": _field(name, columns[name]) for place, name in enumerate(columns)}
+    row: Any = create_model("Row", __base__=Row, __doc__=Row.__doc__, **fields)  # type: ignore[call-overload]
+    example = {name: spec["example"] for name, spec in columns.items()}
     rows = Field(min_length=1, max_length=MOST_ROWS, description="The rows, scored in their order.")
-    row: Any = row_model(request)
     return create_model(
         "Request",
         __base__=Request,
@@ -123,58 +118,34 @@ def to_columns(rows: Sequence[Row], request: Mapping[str, Any]) -> Columns:
     }
 
 
-def _column_json(contract: DataContract, spec: Column) -> dict[str, Any]:
-    from model_delivery.contract.draw import example
-
-    fields = spec.model_dump(exclude_none=True, exclude={"missing", "outside"})
-    missing = {"missing": spec.missing > 0}
-    return fields | missing | {"example": example(contract, spec)}
-
-
 def _field(name: str, spec: Mapping[str, Any]) -> tuple[Any, Any]:
     """Return annotation and default of a column."""
-    kind = _KINDS[spec["type"]](spec)
     unit = f"Unit: {spec['unit']}" if "unit" in spec else None
     described = Field(alias=name, title=name, description=unit, examples=[spec["example"]])
+    kind = _kind(spec)
     if spec["missing"]:
         return (Annotated[kind | None, described], None)
     return (Annotated[kind, described], ...)
 
 
-def _number(spec: Mapping[str, Any]) -> Any:
-    return Annotated[float, Field(ge=spec.get("min"), le=spec.get("max"))]
-
-
-def _integer(spec: Mapping[str, Any]) -> Any:
-    low, high = spec.get("min", _INT64.min), spec.get("max", _INT64.max)
-    return Annotated[int, Field(ge=int(np.ceil(low)), le=int(np.floor(high)))]
-
-
-def _category(spec: Mapping[str, Any]) -> Any:
+def _kind(spec: Mapping[str, Any]) -> Any:
+    """Return the annotation of a type and its domain."""
+    if spec["type"] == "number":
+        return Annotated[float, Field(ge=spec.get("min"), le=spec.get("max"))]
+    if spec["type"] == "integer":
+        low, high = spec.get("min", _INT64.min), spec.get("max", _INT64.max)
+        return Annotated[int, Field(ge=int(np.ceil(low)), le=int(np.floor(high)))]
+    if spec["type"] == "timestamp":
+        shown = {"type": "string", "pattern": f"^{_TIME.pattern}$", "description": _TIME_TEXT}
+        return Annotated[int, PlainValidator(_wall_clock), WithJsonSchema(shown)]
+    if spec["type"] == "boolean":
+        return bool
     if "values" in spec:
         return Literal[tuple(spec["values"])]
     # Python's own engine, as in the contract's check; a compiled pattern selects it.
     whole = re.compile(rf"\A(?:{spec['pattern']})\Z")
-    shown = WithJsonSchema({"type": "string", "pattern": f"^(?:{spec['pattern']})$"})
-    return Annotated[str, StringConstraints(pattern=whole), shown]
-
-
-def _timestamp(_: Mapping[str, Any]) -> Any:
-    shown = {"type": "string", "pattern": f"^{_TIME.pattern}$", "description": _TIME_TEXT}
-    return Annotated[int, PlainValidator(_wall_clock), WithJsonSchema(shown)]
-
-
-def _boolean(_: Mapping[str, Any]) -> Any:
-    return bool
-
-
-_KINDS = {
-    "number": _number,
-    "integer": _integer,
-    "category": _category,
-    "timestamp": _timestamp,
-    "boolean": _boolean,
-}
+    shown = {"type": "string", "pattern": f"^(?:{spec['pattern']})$"}
+    return Annotated[str, StringConstraints(pattern=whole), WithJsonSchema(shown)]
 
 
 def _wall_clock(value: object) -> int:
