@@ -14,9 +14,11 @@ import sys
 from pathlib import Path
 
 from model_delivery.bundle.candidate import Candidate, candidate_folder, current_candidate
+from model_delivery.bundle.environment import service_environment
 from model_delivery.files import seal, settle, temporary_folder
 from model_delivery.gates.load import check_load
 from model_delivery.project import Project, find_project
+from model_delivery.serving.launch import running
 
 SCORE = r"(def score\(.*?\"\"\".*?\"\"\"\n)"
 """The head of the user's method, up to the end of its docstring."""
@@ -60,7 +62,9 @@ def main(fault: str) -> None:
     good = current_candidate(project)
     candidate = good if fault == "none" else faulty(project, good, fault)
     champion = good if fault == "synchronous" else None
-    verdict = check_load(project, candidate, champion)
+    python = service_environment(project, candidate.ship / "requirements.txt")
+    with running(candidate.ship, python, project.work / "logs" / f"{fault}.log") as service:
+        verdict = check_load(project, candidate, champion, service)
     sys.stdout.write(verdict.model_dump_json() + "\n")
 
 

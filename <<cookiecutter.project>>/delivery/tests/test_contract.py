@@ -1,4 +1,4 @@
-"""Requests are exactly as strict as the contract; rows drawn from it are right, or wrong by name."""
+"""Requests are as strict as the contract; rows drawn from it are right, or wrong by name."""
 
 from __future__ import annotations
 

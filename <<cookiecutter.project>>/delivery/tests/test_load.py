@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 from model_delivery.contract.settings import LoadLimits
 from model_delivery.gates import load
-from model_delivery.gates.load import judge_rounds, judge_targets
-from model_delivery.gates.rounds import BrokenError, Round, run_rounds
+from model_delivery.gates.load import BrokenError, Round, judge_rounds, judge_targets, run_rounds
 from model_delivery.project import Project, find_project
 from model_delivery.report.verdict import Check, Outcome, Verdict
 from model_delivery.serving.launch import Running, free_port, identity

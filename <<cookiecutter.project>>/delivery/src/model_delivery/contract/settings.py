@@ -30,11 +30,6 @@ class Limit(Strict):
         low = float("-inf") if self.min is None else self.min
         return low <= value <= (float("inf") if self.max is None else self.max)
 
-    def side(self, low: float, high: float) -> bool | None:
-        """Return whether a whole interval keeps the limit, breaks it, or (None) straddles it."""
-        kept = (self.holds(low), self.holds(high))
-        return kept[0] if kept[0] == kept[1] else None
-
 
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -71,7 +66,6 @@ class ApiLimits(Strict):
     """What the gate `api` asks of the running service."""
 
     valid_rows: Count
-    mistakes: Count
 
 
 class LoadLimits(Strict):

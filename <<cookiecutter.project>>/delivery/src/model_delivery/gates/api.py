@@ -2,45 +2,26 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import count
-from typing import Annotated, Any, NamedTuple
-from urllib.parse import urlsplit
+from collections.abc import Iterator, Sequence
+from typing import Annotated, NamedTuple
 
+import httpx
 import numpy as np
 from pydantic import Field, ValidationError
 
 from model_delivery.bundle.candidate import Candidate
-from model_delivery.bundle.environment import service_environment
-from model_delivery.contract.data import Column, DataContract
+from model_delivery.contract.data import DataContract
 from model_delivery.contract.draw import JsonRow, columns_of, draw_rows, invalid_rows
-from model_delivery.contract.request import MOST_ROWS, most_bytes
+from model_delivery.contract.request import MOST_ROWS, most_bytes, request_json, request_model
 from model_delivery.gates import fixed, make_verdict
 from model_delivery.project import Project
 from model_delivery.protocols import Floats, user_module
-from model_delivery.report.verdict import Check, Form, Table, Verdict
-from model_delivery.serving.launch import Running, running
+from model_delivery.report.verdict import Check, Form, Verdict
+from model_delivery.serving.launch import Running
 
-_JSON = "application/json"
-_TIMEOUT = 10.0
-_SEED = 0
-_TYPES = {"number": "number", "integer": "integer", "boolean": "boolean"}
-"""OpenAPI's name of each type; the others are strings."""
-
-
-class Wrong(NamedTuple):
-    """A request that must be refused, and the word its refusal must hold."""
-
-    mistake: str
-    body: bytes
-    word: str
-    content_type: str = _JSON
+JSON = "application/json"
 
 
 class Reply(Form):
@@ -50,71 +31,50 @@ class Reply(Form):
     probability: list[Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]]
 
 
-class Answer(NamedTuple):
-    """What came back; status 0 where nothing did."""
+class Wrong(NamedTuple):
+    """A request that must be refused, and the word its refusal must hold."""
 
-    status: int
-    text: str
+    mistake: str
+    body: bytes
+    word: str
+    content_type: str = JSON
 
-    def __str__(self) -> str:
-        return f"{self.status} {self.text:.200}"
 
+class Client(httpx.Client):
+    """A connection to a service, which notes every answer of somebody else."""
 
-@dataclass
-class Client:
-    """One connection to a service, which notes every answer of somebody else."""
-
-    service: Running
-    answers: int = 0
-    strangers: list[str] = field(default_factory=list)
-    _connection: http.client.HTTPConnection | None = None
+    def __init__(self, service: Running) -> None:
+        hooks = {"response": [self._note]}
+        super().__init__(base_url=service.url, timeout=10, event_hooks=hooks)
+        self.service, self.answers, self.strangers = service, 0, list[str]()
 
     def ask(
-        self, method: str, path: str, body: bytes | None = None, content_type: str = _JSON
-    ) -> Answer:
-        """Send one request."""
-        if self._connection is None:
-            address = urlsplit(self.service.url).netloc
-            self._connection = http.client.HTTPConnection(address, timeout=_TIMEOUT)
+        self, method: str, path: str, body: bytes | None = None, content_type: str = JSON
+    ) -> httpx.Response:
+        """Send one request; what never came back has the status 0."""
         try:
-            self._connection.request(method, path, body, {"content-type": content_type})
-            answer = self._connection.getresponse()
-            text = answer.read().decode(errors="replace")
-        except (OSError, http.client.HTTPException) as error:
-            self.close()
-            return Answer(0, f"no answer ({type(error).__name__}: {error})")
-        self.answers += 1
-        who = (answer.getheader("x-model-digest"), answer.getheader("x-launch"))
-        if who != (self.service.digest, self.service.launch):
-            self.strangers.append(f"{method} {path} -> {answer.status} came from {who}")
-        return Answer(answer.status, text)
+            return self.request(method, path, content=body, headers={"content-type": content_type})
+        except httpx.HTTPError as error:
+            return httpx.Response(0, text=f"no answer ({type(error).__name__}: {error})")
 
-    def predict(self, rows: Sequence[JsonRow]) -> Answer:
+    def predict(self, rows: Sequence[JsonRow]) -> httpx.Response:
         """Ask for the probabilities of rows."""
         return self.ask("POST", "/predict", json.dumps({"rows": rows}).encode())
 
-    def close(self) -> None:
-        """Hang up."""
-        if self._connection is not None:
-            self._connection.close()
-        self._connection = None
+    def _note(self, answer: httpx.Response) -> None:
+        self.answers += 1
+        who = answer.headers.get("x-model-digest"), answer.headers.get("x-launch")
+        if who != (self.service.digest, self.service.launch):
+            self.strangers.append(f"{answer.request.url} -> {answer.status_code} came from {who}")
 
 
-def check_api(project: Project, candidate: Candidate, running: Running | None = None) -> Verdict:
-    """Send valid and invalid requests, drawn from the data contract, to a candidate's service.
-
-    Parameters
-    ----------
-    running
-        A running service of the candidate, which is left running; None starts one.
-    """
-    started, limits = time.perf_counter(), project.gates.api
-    rows = draw_rows(project.contract, limits.valid_rows, _SEED)
-    wrong = wrong_requests(project.contract, rows[-1], limits.mistakes)
-    with _service(project, candidate, running) as service:
-        scores = expected(candidate, rows, project)
-        checks, table = judge_service(service, project.contract, rows, wrong, scores)
-    return make_verdict(project, "api", candidate.digest, checks, started, [table])
+def check_api(project: Project, candidate: Candidate, service: Running) -> Verdict:
+    """Send valid and invalid requests, drawn from the data contract, to a candidate's service."""
+    started, contract = time.perf_counter(), project.contract
+    rows = draw_rows(contract, project.gates.api.valid_rows, seed=0)
+    wrong = wrong_requests(contract, rows[-1])
+    checks = judge_service(service, contract, rows, wrong, expected(candidate, rows, contract))
+    return make_verdict(project, "api", candidate.digest, checks, started)
 
 
 def judge_service(
@@ -123,41 +83,32 @@ def judge_service(
     rows: Sequence[JsonRow],
     wrong: Sequence[Wrong],
     scores: Floats,
-) -> tuple[list[Check], Table]:
-    """Judge a running service by its answers to right and wrong requests."""
-    client = Client(service)
-    checks = [*_right(client, rows, scores)]
-    refused, table = _refusals(client, wrong)
-    checks += [refused, *_described(client, contract), _identified(client)]
-    client.close()
-    return checks, table
+) -> list[Check]:
+    """Judge a running service by its answers; `scores`, shape (n,), are those of training."""
+    with Client(service) as client:
+        checks = [*_right(client, rows, scores), _refusals(client, wrong)]
+        checks.append(_described(client, contract))
+        for path in ("/readyz", "/no-such-page"):
+            client.ask("GET", path)
+        own = client.answers - len(client.strangers)
+        said = f"{own:,} of {client.answers:,} responses name the candidate's digest and this start"
+        return [*checks, _check("identity", said, client.strangers, own)]
 
 
-def expected(candidate: Candidate, rows: Sequence[JsonRow], project: Project) -> Floats:
+def expected(candidate: Candidate, rows: Sequence[JsonRow], contract: DataContract) -> Floats:
     """Return the scores that training's own code gives to rows, without the service."""
     folder = candidate.ship / "model"
     features = user_module("features").Features.load(folder)
     model = user_module("model").Model.load(folder)
-    return np.asarray(model.predict(features.transform(columns_of(rows, project.contract))))
+    return np.asarray(model.predict(features.transform(columns_of(rows, contract))))
 
 
-def wrong_requests(contract: DataContract, row: JsonRow, least: int) -> list[Wrong]:
-    """Return wrong requests: every mistake in every column at least once, then more of them."""
-    found = _wrong_bodies(row, most_bytes(contract.inputs))
-    for seed in count(_SEED):
-        for name, mistake, wrong in invalid_rows(contract, seed):
-            body = json.dumps({"rows": [wrong]}).encode()
-            found.append(Wrong(f"`{name}`: {mistake}", body, name))
-        if len(found) >= least:
-            return found
-    raise AssertionError  # the count above has no end
-
-
-def _wrong_bodies(row: JsonRow, most: int) -> list[Wrong]:
-    right = json.dumps({"rows": [row]}).encode()
-    form = b'--x\r\nContent-Disposition: form-data; name="rows"\r\n\r\n[]\r\n--x--\r\n'
+def wrong_requests(contract: DataContract, row: JsonRow) -> list[Wrong]:
+    """Return wrong bodies, and every mistake in every column of a row."""
+    right, most = json.dumps({"rows": [row]}).encode(), most_bytes(contract.inputs)
     many = json.dumps({"rows": [row] * (MOST_ROWS + 1)}).encode()
-    return [
+    form = b'--x\r\nContent-Disposition: form-data; name="rows"\r\n\r\n[]\r\n--x--\r\n'
+    found = [
         Wrong("no rows", b'{"rows": []}', "rows"),
         Wrong(f"{MOST_ROWS + 1} rows", many, "rows"),
         Wrong("rows left out", b"{}", "rows"),
@@ -167,124 +118,78 @@ def _wrong_bodies(row: JsonRow, most: int) -> list[Wrong]:
         Wrong("no JSON", right[:-2], "JSON"),
         Wrong("no body", b"", ""),
         Wrong("text that is no UTF-8", b'{"rows": "\xff"}', ""),
-        Wrong("the wrong content type", right, _JSON, "text/plain"),
-        Wrong("a form", form, _JSON, "multipart/form-data; boundary=x"),
-        Wrong("pickle", right, _JSON, "application/vnd.bentoml+pickle"),
+        Wrong("the wrong content type", right, JSON, "text/plain"),
+        Wrong("a form", form, JSON, "multipart/form-data; boundary=x"),
+        Wrong("pickle", right, JSON, "application/vnd.bentoml+pickle"),
         Wrong("a body too large", right.ljust(most + 1), "bytes"),
     ]
-
-
-@contextmanager
-def _service(project: Project, candidate: Candidate, given: Running | None) -> Iterator[Running]:
-    if given is not None:
-        yield given
-        return
-    python = service_environment(project, candidate.ship / "requirements.txt")
-    log = project.work / "logs" / f"api-{candidate.short}.log"
-    with running(candidate.ship, python, log) as service:
-        yield service
+    for name, mistake, wrong in invalid_rows(contract, seed=0):
+        body = json.dumps({"rows": [wrong]}).encode()
+        found.append(Wrong(f"`{name}`: {mistake}", body, name))
+    return found
 
 
 def _right(client: Client, rows: Sequence[JsonRow], scores: Floats) -> Iterator[Check]:
-    """Judge the answers to valid rows: one by one, then all together."""
+    """Judge the answers to valid rows: one by one, then many together."""
     failed, differ = list[str](), list[str]()
-    whole = [slice(at, at + MOST_ROWS) for at in range(0, len(rows), MOST_ROWS)]
-    requests = [slice(at, at + 1) for at in range(len(rows))] + whole
-    for part in requests:
+    parts = [slice(at, at + 1) for at in range(len(rows))] + [slice(0, MOST_ROWS)]
+    for part in parts:
         answer = client.predict(rows[part])
-        answered = probabilities(answer, client.service.digest[:12])
-        one = part.stop - part.start == 1
-        name = json.dumps(rows[part.start]) if one else f"{len(rows[part])} rows together"
+        answered, wanted = probabilities(answer, client.service.digest[:12]), scores[part].tolist()
+        name = f"{len(rows[part])} rows from {json.dumps(rows[part.start])}"
         if answered is None:
-            failed.append(f"{name} -> {answer}")
-        elif answered != scores[part].tolist():
-            differ.append(f"{name} -> {answered[:3]}, in training {scores[part].tolist()[:3]}")
-    good = len(requests) - len(failed)
-    said = f"{good:,} of {len(requests):,} valid requests were answered with probabilities"
-    yield fixed("valid rows", not failed, _first(said, failed), good)
+            failed.append(f"{name} -> {answer.status_code} {answer.text:.200}")
+        elif answered != wanted:
+            differ.append(f"{name} -> {answered[:3]}, in training {wanted[:3]}")
+    good = len(parts) - len(failed)
+    said = f"{good:,} of {len(parts):,} valid requests were answered with probabilities"
+    yield _check("valid rows", said, failed, good)
     same = good - len(differ)
     said = f"{same:,} of {good:,} answers equal the scores of training's own code, bit for bit"
-    yield fixed("equal scores", not differ and good > 0, _first(said, differ), same)
+    yield _check("equal scores", said, differ, same)
 
 
-def probabilities(answer: Answer, release: str) -> list[float] | None:
+def probabilities(answer: httpx.Response, release: str) -> list[float] | None:
     """Return the probabilities of a well-formed answer of this release, else None."""
     try:
-        reply = Reply.model_validate_json(answer.text)
+        reply = Reply.model_validate_json(answer.content)
     except ValidationError:
         return None
-    return reply.probability if (answer.status, reply.release) == (200, release) else None
+    return reply.probability if (answer.status_code, reply.release) == (200, release) else None
 
 
-def _refusals(client: Client, wrong: Sequence[Wrong]) -> tuple[Check, Table]:
-    sent, refused, slips = Counter[str](), Counter[str](), list[str]()
+def _refusals(client: Client, wrong: Sequence[Wrong]) -> Check:
+    slips = []
     for request in wrong:
         answer = client.ask("POST", "/predict", request.body, request.content_type)
-        kind = request.mistake.rpartition("`: ")[2]
-        sent[kind] += 1
-        named = request.word in answer.text
-        if 400 <= answer.status < 500 and named:
-            refused[kind] += 1
-        else:
-            why = "" if named else f" (does not name `{request.word}`)"
-            slips.append(f"{request.mistake} -> {answer}{why}")
-    said = f"{refused.total():,} of {len(wrong):,} wrong requests were refused by name"
-    rows = [[kind, number, refused[kind]] for kind, number in sent.items()]
-    check = fixed("wrong requests", bool(wrong) and not slips, _first(said, slips), refused.total())
-    return check, Table(title="Wrong requests", columns=["mistake", "sent", "refused"], rows=rows)
+        if not 400 <= answer.status_code < 500 or request.word not in answer.text:
+            told = f"{answer.status_code} {answer.text:.200}"
+            slips.append(f"{request.mistake} -> {told} (expected 4xx naming `{request.word}`)")
+    good = len(wrong) - len(slips)
+    said = f"{good:,} of {len(wrong):,} wrong requests were refused by name"
+    return _check("wrong requests", said, slips, good)
 
 
-def _described(client: Client, contract: DataContract) -> Iterator[Check]:
-    """Judge the OpenAPI document: the contract's fields, their types, and the answer's."""
+def _described(client: Client, contract: DataContract) -> Check:
+    """Judge the OpenAPI document: it must show the contract's columns and the one reply."""
+    wanted = request_model(request_json(contract)).model_json_schema()["$defs"]["Row"]
     answer = client.ask("GET", "/docs.json")
     try:
-        document = json.loads(answer.text)
-        schemas = document["components"]["schemas"]
-        row = schemas["Row"]
-        reply = _follow(document["paths"]["/predict"]["post"]["responses"]["200"], schemas)
+        schemas = json.loads(answer.text)["components"]["schemas"]
+        row, reply = schemas["Row"], schemas["PredictionIODescriptor"]["properties"].keys()
     except (ValueError, KeyError, TypeError) as error:
-        said = f"/docs.json -> {answer.status}: no such document ({type(error).__name__}: {error})"
-        yield fixed("OpenAPI", False, said)
-        return
-    odd = [*_odd_fields(row, contract)]
-    if set(reply.get("properties", {})) != {"release", "probability"}:
-        odd.append(f"the answer is described with {sorted(reply.get('properties', {}))}")
-    said = f"the OpenAPI document describes the {len(contract.inputs)} columns of the contract"
-    yield fixed("OpenAPI", not odd, _first(said, odd), len(row.get("properties", {})))
+        row, reply = {}, {f"{answer.status_code}, no such document ({error})"}
+    have, want = row.get("properties", {}), wanted["properties"]
+    odd = [name for name in sorted(have | want) if have.get(name) != want.get(name)]
+    told = [f"`{name}` is {have.get(name)}, in the contract {want.get(name)}" for name in odd]
+    told += (
+        [f"required: {row.get('required')}"] if row.get("required") != wanted["required"] else []
+    )
+    told += [f"the answer: {sorted(reply)}"] if reply != Reply.model_fields.keys() else []
+    said = f"the OpenAPI document describes the {len(want)} columns of the contract"
+    return _check("OpenAPI", said, told, len(want) - len(odd))
 
 
-def _follow(response: Mapping[str, Any], schemas: Mapping[str, Any]) -> dict[str, Any]:
-    schema: dict[str, Any] = response["content"][_JSON]["schema"]
-    name = schema.get("$ref", "").rpartition("/")[2]
-    return schemas[name] if name else schema
-
-
-def _odd_fields(row: Mapping[str, Any], contract: DataContract) -> Iterator[str]:
-    fields, inputs = row.get("properties", {}), contract.inputs
-    for name in sorted(set(fields) ^ set(inputs)):
-        yield f"`{name}` is {'not in the contract' if name in fields else 'not described'}"
-    needed = {name for name, spec in inputs.items() if not spec.missing}
-    for name in sorted(set(row.get("required", ())) ^ needed):
-        yield f"`{name}` is {'not ' if name in needed else ''}required"
-    for name in sorted(set(fields) & set(inputs)):
-        yield from _odd_field(name, fields[name], inputs[name])
-
-
-def _odd_field(name: str, shown: Mapping[str, Any], spec: Column) -> Iterator[str]:
-    schema = next((s for s in shown.get("anyOf", ()) if s.get("type") != "null"), shown)
-    wanted = {"type": _TYPES.get(spec.type, "string"), "minimum": spec.min, "maximum": spec.max}
-    for key, value in (wanted | {"enum": spec.values}).items():
-        if value is not None and schema.get(key) != value:
-            yield f"`{name}` has {key} {schema.get(key)}, in the contract {value}"
-
-
-def _identified(client: Client) -> Check:
-    client.ask("GET", "/readyz")
-    client.ask("GET", "/no-such-page")
-    own = client.answers - len(client.strangers)
-    said = f"{own:,} of {client.answers:,} responses name the candidate's digest and this start"
-    return fixed("identity", own > 0 and not client.strangers, _first(said, client.strangers), own)
-
-
-def _first(said: str, slips: Sequence[str]) -> str:
-    return f"{said}; first: {slips[0]}" if slips else said
+def _check(name: str, said: str, slips: Sequence[str], good: int) -> Check:
+    sentence = f"{said}; first: {slips[0]}" if slips else said
+    return fixed(name, not slips and good > 0, sentence, good)

@@ -6,50 +6,98 @@ service without its model) and to the champion are sharp: the machine's noise fa
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
 from statistics import median
-from typing import Any
+from threading import Timer
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.environment import service_environment
 from model_delivery.contract.settings import Limit, LoadLimits
 from model_delivery.gates import judge, make_verdict
-from model_delivery.gates.rounds import BrokenError, Round, interval, run_rounds, share
 from model_delivery.project import Project
 from model_delivery.report.verdict import Chart, Check, Outcome, Table, Verdict, finite
-from model_delivery.serving.launch import Running, identity, start
+from model_delivery.serving.launch import Running, identity, running
 from model_delivery.training.metrics import Estimate
 
 CANDIDATE, TWIN, CHAMPION = "candidate", "twin", "champion"
+Round = dict[str, dict[str, dict[str, Any]]]
+"""By target, then `quiet` (one user) or `busy` (all): requests, failures, qps, p50, p95, p99."""
+LOCUST = (sys.executable, "-m", "model_delivery.gates.locustfile")
 TIMEOUT = 5.0
 """Seconds after which a request failed."""
 ROOM = 2.0
 """How far within an absolute limit the twin must stay for the limit to judge the candidate."""
+_SLACK_SECONDS = 25
+"""How much longer than planned a turn may take, awaiting its last answers, before it hangs."""
+_UNKNOWN = Estimate(float("nan"), float("nan"), float("nan"))
+
+
+class BrokenError(Exception):
+    """Locust ended before the rounds of its plan were over; says how."""
+
+
+class Measure(NamedTuple):
+    """One limited quantity of the candidate, alone or divided by another target's."""
+
+    limit: str
+    key: str
+    phrase: str
+    other: str | None = None
+    load: str = "busy"
+
+    def interval(self, rounds: list[Round], target: str = CANDIDATE) -> Estimate:
+        """Return the median over rounds with its 95 % bootstrap interval.
+
+        Rounds are resampled, not requests: those of one round share what the machine was doing.
+        Where a target did not answer in one round, nothing is known.
+        """
+        values = np.array([self._value(each[target]) for each in rounds])
+        if self.other is not None:
+            values /= [self._value(each[self.other]) for each in rounds]
+        if not len(values) or not np.isfinite(values).all():
+            return _UNKNOWN
+        draws = np.random.default_rng(0).choice(values, (2_000, len(values)))
+        low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
+        return Estimate(float(np.median(values)), float(low), float(high))
+
+    def _value(self, found: dict[str, dict[str, Any]]) -> float:
+        return found[self.load].get(self.key) or float("nan")
+
+
+MEASURES = (
+    Measure("qps", "qps", "answers a second to all users"),
+    Measure("p95_ms", "p95", "ms that 95 % of the answers to all users took at most"),
+    Measure("p99_ms", "p99", "ms that 99 % of the answers to all users took at most"),
+    Measure("qps_to_twin", "qps", "times the answers of the service without its model", TWIN),
+    Measure("p50_to_twin", "p50", "times its median wait, for one user", TWIN, "quiet"),
+    Measure("qps_to_champion", "qps", "times the champion's answers", CHAMPION),
+    Measure("p95_to_champion", "p95", "times the champion's 95 % wait", CHAMPION),
+)
 
 
 def check_load(
-    project: Project,
-    candidate: Candidate,
-    champion: Candidate | None = None,
-    running: Running | None = None,
+    project: Project, candidate: Candidate, champion: Candidate | None, service: Running
 ) -> Verdict:
-    """Judge how fast a candidate answers, and how reliably.
-
-    Parameters
-    ----------
-    running
-        A running service of the candidate, which is left running; None starts one.
-    """
-    started = time.perf_counter()
-    wanted = {CANDIDATE: candidate, TWIN: candidate}
-    if champion is not None and champion.digest != candidate.digest:
-        wanted[CHAMPION] = champion
-    with _services(project, wanted, running) as targets:
+    """Judge how fast a candidate's running service answers, and how reliably."""
+    started, targets = time.perf_counter(), {CANDIDATE: service}
+    with ExitStack() as stack:
+        for name, release in ((TWIN, candidate), (CHAMPION, champion)):
+            if release is not None:
+                python = service_environment(project, release.ship / "requirements.txt")
+                log = project.work / "logs" / f"load-{name}.log"
+                beside = running(release.ship, python, log, noop=name == TWIN)
+                targets[name] = stack.enter_context(beside)
         return judge_targets(project, candidate.digest, targets, started)
 
 
@@ -58,8 +106,18 @@ def judge_targets(
 ) -> Verdict:
     """Load running services in turns and judge the candidate among them."""
     limits, rounds, checks = project.gates.load, list[Round](), list[Check]()
+    plan = {
+        "users": limits.users,
+        "seconds": limits.seconds,
+        "rounds": limits.most_rounds,
+        "timeout": TIMEOUT,
+        "targets": [
+            {"name": name, "url": one.url, "release": one.digest.removeprefix("noop-")[:12]}
+            for name, one in targets.items()
+        ],
+    }
     try:
-        with closing(run_rounds(_plan(limits, targets), project.root)) as source:
+        with closing(run_rounds(plan, project.root)) as source:
             for found in source:
                 rounds.append(found)
                 if len(rounds) >= limits.rounds and _decided(limits, rounds):
@@ -70,72 +128,53 @@ def judge_targets(
     if CHAMPION not in targets:
         said = "no other release is in production: there is no champion to compare with"
         checks.append(Check(name=CHAMPION, outcome=Outcome.PASS, sentence=said, value="none"))
-    return make_verdict(project, "load", subject, checks, started, *_shown(rounds))
+    table, chart = _shown(rounds, list(targets))
+    return make_verdict(project, "load", subject, checks, started, [table], [chart])
 
 
-@contextmanager
-def _services(
-    project: Project, wanted: dict[str, Candidate], running: Running | None
-) -> Iterator[dict[str, Running]]:
-    """Start what is not running yet, side by side, each in its clean environment."""
-    given = {CANDIDATE: running} if running is not None else {}
-    missing = [name for name in wanted if name not in given]
-    ships = {name: wanted[name].ship for name in missing}
-    pythons = {n: service_environment(project, ships[n] / "requirements.txt") for n in missing}
+def run_rounds(
+    plan: dict[str, Any], root: Path, command: Sequence[str] = LOCUST
+) -> Generator[Round, None, None]:
+    """Yield the rounds of a plan as Locust finishes them; closing the iterator ends Locust.
 
-    def launch(name: str) -> Running:
-        log = project.work / "logs" / f"load-{name}.log"
-        service = start(ships[name], pythons[name], log, noop=name == TWIN)
-        stack.callback(service.stop)
-        return service
-
-    with ExitStack() as stack:
-        with ThreadPoolExecutor(len(missing)) as pool:
-            found = given | dict(zip(missing, pool.map(launch, missing), strict=True))
-        yield {name: found[name] for name in wanted}
-
-
-def _plan(limits: LoadLimits, targets: dict[str, Running]) -> dict[str, Any]:
-    where = [
-        {"name": name, "url": service.url, "release": service.digest.removeprefix("noop-")[:12]}
-        for name, service in targets.items()
-    ]
-    load = {"users": limits.users, "seconds": limits.seconds, "rounds": limits.most_rounds}
-    return load | {"timeout": TIMEOUT, "targets": where}
-
-
-@dataclass(frozen=True)
-class Measure:
-    """One limited quantity of the candidate, alone or divided by another target's."""
-
-    limit: str
-    key: str
-    phrase: str
-    load: str = "busy"
-    other: str | None = None
-
-    def of(self, found: Round, target: str = CANDIDATE) -> float:
-        """Return its value in one round; not-a-number where a target did not answer."""
-        value = number(found[target][self.load].get(self.key))
-        return value / number(found[self.other][self.load].get(self.key)) if self.other else value
-
-
-MEASURES = (
-    Measure("qps", "qps", "answers a second to all users"),
-    Measure("p95_ms", "p95", "ms that 95 % of the answers to all users took at most"),
-    Measure("p99_ms", "p99", "ms that 99 % of the answers to all users took at most"),
-    Measure("qps_to_twin", "qps", "times the answers of the service without its model", other=TWIN),
-    Measure("p50_to_twin", "p50", "times its median wait, for one user", "quiet", other=TWIN),
-    Measure("qps_to_champion", "qps", "times the champion's answers", other=CHAMPION),
-    Measure("p95_to_champion", "p95", "times the champion's 95 % wait", other=CHAMPION),
-)
+    Raises
+    ------
+    BrokenError
+        When Locust crashed, hung, or ended early.
+    """
+    names = [target["name"] for target in plan["targets"]]
+    patience = (len(names) * plan["rounds"] + 2) * (plan["seconds"] + _SLACK_SECONDS)
+    with tempfile.TemporaryFile("w+") as wanted, tempfile.TemporaryFile("w+") as errors:
+        json.dump(plan, wanted)
+        wanted.seek(0)
+        process = subprocess.Popen(
+            command, stdin=wanted, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=root
+        )
+        watchdog = Timer(patience, process.kill)
+        watchdog.start()
+        try:
+            assert process.stdout is not None
+            for _ in range(plan["rounds"]):
+                turns = [json.loads(next(process.stdout, "")) for _ in names]
+                by_name = {turn["target"]: turn for turn in turns}
+                yield {name: {k: by_name[name][k] for k in ("quiet", "busy")} for name in names}
+        except (ValueError, KeyError):
+            code = process.wait()
+            errors.seek(0)
+            said = (errors.read().strip().splitlines() or ["it said nothing"])[-1]
+            why = f"Locust ended with {code} before its rounds were over: {said}"
+            raise BrokenError(why) from None
+        finally:
+            watchdog.cancel()
+            process.kill()
+            process.wait()
 
 
 def judge_rounds(limits: LoadLimits, rounds: list[Round]) -> list[Check]:
     """Return a check of each limit; an interval that straddles its limit is inconclusive."""
     failures, requests = _counts(rounds, CANDIDATE)
     said = f"{failures.total():,} of {requests:,} requests failed{_kinds(failures)}"
-    found = share(failures.total(), requests)
+    found = _share(failures.total(), requests)
     checks = [_judge("error_share", limits.error_share, found, said)]
     names = {CANDIDATE, TWIN} | (rounds[0].keys() if rounds else set())
     for measure in MEASURES:
@@ -145,30 +184,31 @@ def judge_rounds(limits: LoadLimits, rounds: list[Round]) -> list[Check]:
 
 
 def _measured(measure: Measure, limit: Limit, rounds: list[Round]) -> Check:
-    found = interval([measure.of(each) for each in rounds])
-    said = f"{found.value:.4g} {measure.phrase}; median of {len(rounds)} rounds"
-    if not finite(found.value):
-        said = f"someone did not answer in one of {len(rounds)} rounds"
+    found = measure.interval(rounds)
+    said = f"someone did not answer in one of {len(rounds)} rounds"
+    if finite(found.value):
+        said = f"{found.value:.4g} {measure.phrase}; median of {len(rounds)} rounds"
     check = _judge(measure.limit, limit, found, said)
     if measure.other is not None or check.outcome in (Outcome.PASS, Outcome.INCONCLUSIVE):
         return check
-    twin = interval([measure.of(each, TWIN) for each in rounds]).value
+    twin = measure.interval(rounds, TWIN).value
     if limit.holds(twin / ROOM if limit.min is not None else twin * ROOM):
         return check
-    busy = (
-        f"{check.sentence}; but its twin without a model has {twin:.4g}: this machine is too slow"
-    )
-    return check.model_copy(update={"outcome": Outcome.INCONCLUSIVE, "sentence": busy})
+    return _undecided(check, f"its twin without a model has {twin:.4g}: the machine is too slow")
 
 
 def _judge(name: str, limit: Limit, found: Estimate, said: str) -> Check:
     if finite(found.value):
         said = f"{said}, 95 % interval {found.low:.4g} to {found.high:.4g}"
     check = judge(name, limit, found.value, said, low=found.low, high=found.high)
-    if limit.side(found.low, found.high) is not None:
+    if limit.holds(found.low) == limit.holds(found.high):
         return check
-    undecided = f"{check.sentence}: on both sides of the limit, so undecided"
-    return check.model_copy(update={"outcome": Outcome.INCONCLUSIVE, "sentence": undecided})
+    return _undecided(check, "on both sides of the limit, so undecided")
+
+
+def _undecided(check: Check, why: str) -> Check:
+    sentence = f"{check.sentence}: {why}"
+    return check.model_copy(update={"outcome": Outcome.INCONCLUSIVE, "sentence": sentence})
 
 
 def _decided(limits: LoadLimits, rounds: list[Round]) -> bool:
@@ -177,9 +217,14 @@ def _decided(limits: LoadLimits, rounds: list[Round]) -> bool:
     return Outcome.STOP in outcomes or Outcome.INCONCLUSIVE not in outcomes
 
 
-def number(value: float | None) -> float:
-    """Return a positive number as it is, and all else as not-a-number."""
-    return value or float("nan")
+def _share(part: int, whole: int) -> Estimate:
+    """Return a share with its 95 % interval (Wilson 1927), which is sound near zero."""
+    if whole == 0:
+        return _UNKNOWN
+    z, p = 1.96, part / whole
+    middle, scale = p + z * z / (2 * whole), 1 + z * z / whole
+    half = z * ((p * (1 - p) + z * z / (4 * whole)) / whole) ** 0.5
+    return Estimate(p, max(0.0, (middle - half) / scale), (middle + half) / scale)
 
 
 def _answering(
@@ -210,30 +255,20 @@ def _kinds(failures: Counter[str]) -> str:
     return f" ({kinds})" if kinds else ""
 
 
-def _shown(rounds: list[Round]) -> tuple[list[Table], list[Chart]]:
-    """Return the medians by target, their quantiles drawn, and throughput by round."""
-    names, keys = list(rounds[0]) if rounds else [], ["p50", "p95", "p99"]
-
-    def middle(name: str, key: str, load: str = "busy") -> float | None:
-        values = [number(each[name][load].get(key)) for each in rounds]
-        return round(median(values), 2) if all(map(finite, values)) else None
-
-    waits = {name: [middle(name, key) for key in keys] for name in names}
-    answers = {name: [round(each[name]["busy"]["qps"], 1) for each in rounds] for name in names}
-    rows: list[list[Any]] = []
+def _shown(rounds: list[Round], names: list[str]) -> tuple[Table, Chart]:
+    """Return what each target did, medians over rounds, and its latencies as bars."""
+    keys, rows = ["p50", "p95", "p99"], list[list[Any]]()
+    waits = {name: [_middle(rounds, name, key) for key in keys] for name in names}
     for name in names:
         failures, requests = _counts(rounds, name)
-        counts = [name, requests, failures.total(), middle(name, "qps")]
-        rows.append([*counts, *waits[name], middle(name, "p50", "quiet")])
-    columns = ["target", "requests", "failures", "QPS", "p50 ms", "p95", "p99", "1 user: p50"]
+        counts = [name, requests, failures.total(), _middle(rounds, name, "qps")]
+        rows.append([*counts, *waits[name]])
+    columns = ["target", "requests", "failures", "QPS", "p50 ms", "p95", "p99"]
     table = Table(title=f"Load, medians of {len(rounds)} rounds", columns=columns, rows=rows)
-    bars = Chart(title="Latency under load", kind="bar", x=list(keys), series=waits, y_label="ms")
-    lines = Chart(
-        title="Throughput by round",
-        kind="line",
-        x=[float(place + 1) for place in range(len(rounds))],
-        series={name: list(values) for name, values in answers.items()},
-        x_label="round",
-        y_label="answers a second",
-    )
-    return [table], [bars, lines]
+    title = "Latency under load"
+    return table, Chart(title=title, kind="bar", x=list(keys), series=waits, y_label="ms")
+
+
+def _middle(rounds: list[Round], name: str, key: str) -> float | None:
+    values = [float(each[name]["busy"].get(key) or "nan") for each in rounds]
+    return round(median(values), 2) if values and all(map(finite, values)) else None

@@ -21,7 +21,6 @@ import random
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import gevent
@@ -54,16 +53,7 @@ class Rows(FastHttpUser):
 
 
 def mistake(status: int, content: bytes | None, release: str | None) -> str | None:
-    """Return what is wrong with an answer to one row, or None; no release accepts any.
-
-    Examples
-    --------
-    >>> mistake(200, b'{"release": "a", "probability": [0.5]}', "a")
-    >>> mistake(200, b'{"release": "a", "probability": [NaN]}', "a")
-    'not one probability from 0 to 1'
-    >>> mistake(503, b"", "a")
-    'HTTP 503'
-    """
+    """Return what is wrong with an answer to one row, or None; no release accepts any."""
     if status != 200:
         return f"HTTP {status}" if status else "no answer: refused, closed or timed out"
     try:
@@ -87,12 +77,12 @@ def draw_bodies(**_: Any) -> None:
     Rows.bodies = [json.dumps({"rows": [row]}).encode() for row in rows]
 
 
-@dataclass
 class Recorder:
     """What the users of one slice saw."""
 
-    answers: list[tuple[float, float]] = field(default_factory=list)
-    failures: Counter[str] = field(default_factory=Counter)
+    def __init__(self) -> None:
+        self.answers: list[tuple[float, float]] = []
+        self.failures = Counter[str]()
 
     def __call__(self, response_time: float, exception: Exception | None, **_: Any) -> None:
         """Take one answer, as Locust's event `request` tells it; milliseconds."""
