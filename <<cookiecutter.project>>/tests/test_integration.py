@@ -17,7 +17,7 @@ from model_delivery.bundle.environment import service_environment
 from model_delivery.bundle.make import make_candidate
 from model_delivery.errors import UserError
 from model_delivery.project import Project
-from model_delivery.serving.launch import running
+from model_delivery.bundle.launch import running
 from model_delivery.training.snapshot import Snapshot, take_snapshot
 
 from <<cookiecutter.package>>.model import Model

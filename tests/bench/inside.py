@@ -29,7 +29,7 @@ from model_delivery.gates.load import run_rounds
 from model_delivery.project import find_project
 from model_delivery.protocols import user_module
 from model_delivery.report.verdict import Outcome
-from model_delivery.serving.launch import Running, start
+from model_delivery.bundle.launch import Running, start
 from model_delivery.training.snapshot import current_snapshot
 
 USERS, TIMEOUT = 8, 10.0

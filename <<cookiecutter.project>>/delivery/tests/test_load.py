@@ -10,12 +10,12 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from model_delivery.bundle.launch import Running, free_port, identity
 from model_delivery.contract.settings import LoadLimits
 from model_delivery.gates import load
 from model_delivery.gates.load import BrokenError, Round, judge_rounds, judge_targets, run_rounds
 from model_delivery.project import Project, find_project
 from model_delivery.report.verdict import Check, Outcome, Verdict
-from model_delivery.serving.launch import Running, free_port, identity
 
 # Limits of its own: a project's change of config/gates.yaml must not turn these tests red.
 LIMITS = LoadLimits.model_validate(
@@ -98,7 +98,7 @@ def fakes() -> Iterator[dict[str, Running]]:
         port = free_port()
         process = subprocess.Popen([sys.executable, "-c", FAKE, str(port), fault, DIGEST])
         processes.append(process)
-        found[fault] = Running(f"http://127.0.0.1:{port}", process.pid, DIGEST, "here")
+        found[fault] = Running(f"http://127.0.0.1:{port}", DIGEST, "here", Path("nowhere"))
     deadline = time.monotonic() + 20
     while any(identity(fake.url) is None for fake in found.values()):
         assert time.monotonic() < deadline, "the fakes do not start"
@@ -199,7 +199,7 @@ def test_a_champion_that_dies_under_load_is_named_and_inconclusive(
 def test_a_candidate_that_no_longer_answers_stops(
     project: Project, fakes: dict[str, Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gone = Running(f"http://127.0.0.1:{free_port()}", 0, DIGEST, "here")
+    gone = Running(f"http://127.0.0.1:{free_port()}", DIGEST, "here", Path("nowhere"))
     monkeypatch.setattr(load, "run_rounds", lambda *_: (each for each in alike(4)))
     found = outcomes(judged(project, candidate=gone, twin=fakes["twin"]).checks)
     assert found["candidate_answers"] is Outcome.STOP

@@ -19,21 +19,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import test_registry
 from model_delivery.bundle.candidate import Candidate, save_data_verdict
+from model_delivery.bundle.launch import Running, end, free_port, identity, processes
 from model_delivery.errors import UserError
 from model_delivery.files import SUMS, sha256_file
 from model_delivery.project import Project
 from model_delivery.registry.champion import champion, event_log
 from model_delivery.report.verdict import Check, Outcome, Verdict
-from model_delivery.rollout import admission, host, target
-from model_delivery.rollout.processes import end, processes
+from model_delivery.rollout import host, target
 from model_delivery.rollout.target import Target
-from model_delivery.serving.launch import free_port, identity
 
 STRIDE = int(os.environ.get("FAULT_STRIDE", "10"))
 """Faults are tried at every so many durable writes; 1 for all of them."""
@@ -69,11 +67,11 @@ ThreadingHTTPServer(("127.0.0.1", int(port)), Handler).serve_forever()
 """A release's service that is ready in milliseconds, and bad in the ways a test asks for."""
 
 
-def fake_start(ship: Path, python: Path, log: Path, timeout: float) -> SimpleNamespace:
+def fake_start(ship: Path, python: Path, log: Path, timeout: float) -> Running:
     """Start the fake service as the real launcher does: ready and itself, or an error."""
     port, digest, launch = free_port(), sha256_file(ship / SUMS), secrets.token_hex(4)
     home = log.with_name(f"{log.stem}-{launch}")
-    home.mkdir()
+    home.mkdir(parents=True)
     words = [str(python), "-c", FAKE, str(port), digest, launch, (ship / "fault").read_text()]
     with log.open("wb") as output:
         environment = os.environ | {"TMPDIR": str(home)}
@@ -86,14 +84,14 @@ def fake_start(ship: Path, python: Path, log: Path, timeout: float) -> SimpleNam
             end(home)
             raise UserError(f"{digest[:12]} was not ready; see {log}")
         time.sleep(0.01)
-    return SimpleNamespace(url=url, launch=launch)
+    return Running(url, digest, launch, home)
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
     monkeypatch.setattr(target, "start", fake_start)
     monkeypatch.setattr(target, "service_environment", lambda *_: Path(sys.executable))
-    monkeypatch.setattr(admission, "limits_hash", lambda *_: "limits")
+    monkeypatch.setattr(host, "limits_hash", lambda *_: "limits")
     made = make_project(tmp_path / "project")
     yield made
     host.stop(made, "production")
@@ -124,7 +122,7 @@ def make_candidate(
     **outcomes: str,
 ) -> Candidate:
     candidate = test_registry.make_candidate(project, name, as_of, fault=fault)
-    for gate in admission.GATES:
+    for gate in host.GATES:
         outcome = Outcome(outcomes.get(gate, "pass"))
         compared = against.digest if against and gate in ("model", "load") else None
         verdict = Verdict(
@@ -260,7 +258,7 @@ def test_a_verdict_that_misses_or_is_on_something_else_does_not_count(project: P
         candidate.save(found.model_copy(update=changes))
         with pytest.raises(UserError, match=f"gate load: .*{message}"):
             deploy(project, candidate)
-    for gate in reversed(admission.GATES):
+    for gate in reversed(host.GATES):
         kept = project.work / "verdicts" if gate == "data" else candidate.folder / "verdicts"
         next(kept.glob(f"{gate}*.json")).unlink()
         with pytest.raises(UserError, match=f"gate {gate}: no verdict.*`ml check {gate}`"):

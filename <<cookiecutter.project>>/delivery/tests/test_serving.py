@@ -6,9 +6,7 @@ import contextlib
 import http.client
 import json
 import logging
-import os
 import shutil
-import signal
 import socket
 import sys
 from collections.abc import Iterator
@@ -18,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from model_delivery.bundle.launch import Running, free_port, processes, start
 from model_delivery.contract.data import DataContract
 from model_delivery.contract.draw import JsonRow, columns_of, draw_rows
 from model_delivery.contract.request import most_bytes, request_json, request_model
@@ -26,9 +25,15 @@ from model_delivery.files import SUMS, seal, sha256_file
 from model_delivery.gates.api import Client, Wrong, judge_service, wrong_requests
 from model_delivery.protocols import Floats
 from model_delivery.report.verdict import Outcome
-from model_delivery.serving import launch, score
-from model_delivery.serving.launch import Running, identity, start
-from model_delivery.serving.service import answerer, create, start_model, twin
+from model_delivery.serving import score
+from model_delivery.serving.service import (
+    REFUSAL,
+    answerer,
+    create,
+    start_model,
+    twin,
+    twin_identity,
+)
 from stub_service import ABOVE, BOOM, NAN, SHORT, STRICT, Stub
 
 N = 40
@@ -134,7 +139,7 @@ def test_the_gate_sees_a_schema_that_is_not_the_contracts(case: Case) -> None:
 def test_the_gate_sees_a_stranger_and_a_dead_service(case: Case) -> None:
     stranger = replace(case.service, launch="another start")
     assert set(case._replace(service=stranger).failed()) == {"identity"}
-    dead = replace(case.service, url=f"http://127.0.0.1:{launch.free_port()}")
+    dead = replace(case.service, url=f"http://127.0.0.1:{free_port()}")
     assert len(case._replace(service=dead).failed()) == 5
 
 
@@ -245,7 +250,7 @@ def fake_python(folder: Path, script: str) -> Path:
     ("script", "said"),
     [
         ("echo no such module >&2; exit 3", r"(?s)code 3 .*no such module"),
-        (f"echo '[E] {launch.REFUSAL}: no memory'; sleep 60", "cannot start: no memory"),
+        (f"echo '[E] {REFUSAL}: no memory'; sleep 60", "cannot start: no memory"),
         ("echo still loading; sleep 60", r"(?s)not ready within 0.5 s.*still loading"),
     ],
 )
@@ -254,9 +259,8 @@ def test_a_service_that_does_not_come_up_says_why_and_is_gone(
 ) -> None:
     log = tmp_path / "logs" / "log"
     with pytest.raises(UserError, match=said):
-        start(ship, fake_python(tmp_path, f"echo $$ > {tmp_path}/pid; {script}"), log, timeout=0.5)
-    with pytest.raises(ProcessLookupError):
-        os.killpg(int((tmp_path / "pid").read_text()), 0)
+        start(ship, fake_python(tmp_path, script), log, timeout=0.5)
+    assert processes(log.parent) == []
     assert list(log.parent.iterdir()) == [log]
 
 
@@ -270,10 +274,10 @@ def test_a_stranger_that_takes_the_port_is_not_taken_for_the_service(
     )
     (tmp_path / "stranger.py").write_text(program)
     python = fake_python(tmp_path, f'exec {sys.executable} {tmp_path}/stranger.py "$@"')
-    port = launch.free_port()
+    port = free_port()
     with pytest.raises(UserError, match=f"{port}: another service answers there"):
         start(ship, python, tmp_path / "log", port)
-    assert launch._is_free(port)
+    assert free_port(port) == port
 
 
 def test_a_model_that_does_not_load_or_score_is_refused_at_start(
@@ -291,7 +295,7 @@ def test_a_model_that_does_not_load_or_score_is_refused_at_start(
         caplog.clear()
         with caplog.at_level(logging.ERROR), pytest.raises(Exception, match=reason):
             start_model(cls, ship, request_json(contract), "r")
-        assert launch.REFUSAL in caplog.text
+        assert REFUSAL in caplog.text
         assert reason in caplog.text
 
 
@@ -305,7 +309,7 @@ def test_the_twin_differs_in_score_alone_and_never_has_the_digest(
     read = request_model(request).model_validate_json(json.dumps({"rows": rows})).rows
     assert answerer(made, request, "r")(read).probability == [0.5] * N
     digest = sha256_file(ship / SUMS)
-    assert launch.twin_identity(digest) != digest
+    assert twin_identity(digest) != digest
 
 
 def test_a_scorer_gives_the_services_scores(
@@ -339,10 +343,9 @@ def test_the_release_is_as_it_was_sealed(ship: Path, service: Running) -> None:
 
 def test_a_killed_arbiter_leaves_a_worker_and_stop_ends_that_too(service: Running) -> None:
     """The last test of this file: the service is gone after it."""
-    os.kill(service.pid, signal.SIGKILL)
-    assert identity(service.url) == (service.digest, service.launch)
+    min(processes(service.home), key=lambda process: process.create_time()).kill()
+    assert service.answers()
     service.stop()
-    assert identity(service.url) is None
-    assert not service.alive()
-    assert service.home is not None
+    assert not service.answers()
+    assert processes(service.home) == []
     assert not service.home.exists()

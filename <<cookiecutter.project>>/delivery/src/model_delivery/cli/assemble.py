@@ -8,9 +8,9 @@ from typing import Any
 
 from model_delivery.bundle.candidate import CURRENT, Candidate, candidate_folder, data_verdict
 from model_delivery.bundle.model_card import rows_of
-from model_delivery.cli.stages import GATES
 from model_delivery.errors import UserError
 from model_delivery.files import write_atomic
+from model_delivery.gates import GATES
 from model_delivery.project import Project
 from model_delivery.registry.champion import champion
 from model_delivery.report.render import render

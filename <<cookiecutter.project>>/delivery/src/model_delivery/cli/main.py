@@ -12,16 +12,17 @@ import typer
 
 from model_delivery.bundle.candidate import CURRENT, current_candidate
 from model_delivery.bundle.environment import service_environment
+from model_delivery.bundle.launch import processes, running
 from model_delivery.cli import screen, stages
 from model_delivery.cli.assemble import write_report
 from model_delivery.cli.doctor import diagnose
 from model_delivery.errors import UserError
+from model_delivery.gates import GATES
 from model_delivery.gates.prove import prove
 from model_delivery.project import find_project
 from model_delivery.registry.champion import event_log
 from model_delivery.report.verdict import EVENTS, USAGE
 from model_delivery.rollout import host
-from model_delivery.serving.launch import running
 from model_delivery.training.snapshot import BrokenStructureError, current_snapshot
 
 HELP = (
@@ -82,7 +83,7 @@ def train(force: Force = False, event: Why = "", as_json: Json = False) -> None:
 @app.command()
 def check(
     gates: Annotated[
-        list[str] | None, typer.Argument(help=f"Any of {', '.join(stages.GATES)}; default: all.")
+        list[str] | None, typer.Argument(help=f"Any of {', '.join(GATES)}; default: all.")
     ] = None,
     seeded: Annotated[
         bool,
@@ -93,14 +94,14 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Ask gates for their verdicts on the current data and candidate."""
-    _known(gates or [], stages.GATES, "gate")
+    _known(gates or [], GATES, "gate")
     with _run(event, force=force) as run:
         if seeded:
             trained = (run.project.work / CURRENT).exists()
             candidate = current_candidate(run.project) if trained else None
             verdicts = [prove(run.project, current_snapshot(run.project), candidate)]
         else:
-            verdicts = [stages.gate(run, gate) for gate in gates or stages.GATES]
+            verdicts = [stages.gate(run, gate) for gate in gates or GATES]
         code = screen.show_verdicts(verdicts, run.event, as_json)
     raise typer.Exit(code)
 
@@ -125,7 +126,7 @@ def serve(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 3001) 
     with running(candidate.ship, python, log, port=port) as service:
         screen.progress.print(f"{candidate.short} answers at {service.url}/predict, log in {log}")
         try:
-            while service.alive():
+            while processes(service.home):
                 time.sleep(0.5)
         except KeyboardInterrupt:
             return

@@ -18,12 +18,13 @@ from model_delivery.bundle.candidate import (
 )
 from model_delivery.bundle.environment import service_environment
 from model_delivery.bundle.image import build_image
+from model_delivery.bundle.launch import Running, running
 from model_delivery.bundle.make import make_candidate
 from model_delivery.bundle.package import build_package
 from model_delivery.cli.screen import say, step
 from model_delivery.errors import UserError
 from model_delivery.files import write_atomic
-from model_delivery.gates import limits_hash, make_verdict
+from model_delivery.gates import COMPARED, GATES, limits_hash, make_verdict
 from model_delivery.gates.api import check_api
 from model_delivery.gates.data import check_data, refused
 from model_delivery.gates.load import check_load
@@ -34,7 +35,6 @@ from model_delivery.registry.champion import champion
 from model_delivery.report.verdict import Check, Event, Outcome, Verdict, allows_promotion
 from model_delivery.rollout.host import Moved
 from model_delivery.rollout.host import deploy as deploy_on_host
-from model_delivery.serving.launch import Running, running
 from model_delivery.training.snapshot import (
     BrokenStructureError,
     Snapshot,
@@ -42,9 +42,7 @@ from model_delivery.training.snapshot import (
     take_snapshot,
 )
 
-GATES = ("data", "model", "package", "api", "load")
 STAGES = ("data", "train", "model", "package", "api", "load", "deploy")
-_COMPARING = ("model", "load")
 _UNSURE = (Outcome.INCONCLUSIVE, Outcome.CRASH)
 
 
@@ -161,7 +159,7 @@ def _data_gate(run: Run, fresh: bool) -> Verdict:
 
 def _candidate_gate(run: Run, name: str, candidate: Candidate) -> Verdict:
     project = run.project
-    old = champion(project) if name in _COMPARING else None
+    old = champion(project) if name in COMPARED else None
     old = None if old is not None and old.digest == candidate.digest else old
     checks: dict[str, tuple[str, Callable[[], Verdict]]] = {
         "model": (

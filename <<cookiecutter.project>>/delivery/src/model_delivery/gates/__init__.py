@@ -13,6 +13,10 @@ from model_delivery.project import Project
 from model_delivery.report.verdict import Chart, Check, Outcome, Table, Verdict, finite
 from model_delivery.training.metrics import Estimate
 
+GATES = ("data", "model", "package", "api", "load")
+COMPARED = ("model", "load")
+"""The gates that judge beside the champion."""
+
 
 def judge(name: str, limit: Limit, value: float | None, sentence: str, **more: Any) -> Check:
     """Judge a value: within the limit `pass`, beyond it the limit's outcome, unknown never a pass.

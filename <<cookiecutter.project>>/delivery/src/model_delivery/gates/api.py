@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from model_delivery.bundle.candidate import Candidate
+from model_delivery.bundle.launch import Running
 from model_delivery.contract.data import DataContract
 from model_delivery.contract.draw import JsonRow, columns_of, draw_rows, invalid_rows
 from model_delivery.contract.request import MOST_ROWS, most_bytes, request_json, request_model
@@ -19,7 +20,6 @@ from model_delivery.gates import fixed, make_verdict
 from model_delivery.project import Project
 from model_delivery.protocols import Floats, user_module
 from model_delivery.report.verdict import Check, Form, Verdict
-from model_delivery.serving.launch import Running
 
 JSON = "application/json"
 

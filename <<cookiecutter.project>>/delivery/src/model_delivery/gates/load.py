@@ -23,11 +23,11 @@ import numpy as np
 
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.environment import service_environment
+from model_delivery.bundle.launch import Running, identity, running
 from model_delivery.contract.settings import Limit, LoadLimits
 from model_delivery.gates import judge, make_verdict
 from model_delivery.project import Project
 from model_delivery.report.verdict import Chart, Check, Outcome, Table, Verdict, finite
-from model_delivery.serving.launch import Running, identity, running
 from model_delivery.training.metrics import Estimate
 
 CANDIDATE, TWIN, CHAMPION = "candidate", "twin", "champion"

@@ -10,15 +10,16 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from model_delivery.bundle.candidate import Candidate
+from model_delivery.bundle.candidate import Candidate, data_verdict
+from model_delivery.bundle.launch import Running, processes
 from model_delivery.errors import UserError
+from model_delivery.gates import COMPARED, GATES, limits_hash
 from model_delivery.project import Project
 from model_delivery.registry.champion import register
 from model_delivery.registry.log import Event
 from model_delivery.report.verdict import Event as Trigger
-from model_delivery.rollout.admission import admit
-from model_delivery.rollout.processes import processes
-from model_delivery.rollout.target import EnvironmentName, Service, State, Target
+from model_delivery.report.verdict import Outcome, allows_promotion
+from model_delivery.rollout.target import EnvironmentName, State, Target
 
 
 class Moved(NamedTuple):
@@ -44,6 +45,35 @@ def deploy(
         said = admit(project, candidate, trigger, current)
         goal = register(project, candidate, said, trigger)
         return _move(target, goal, type="promoted", verdicts=said, trigger=trigger)
+
+
+def admit(
+    project: Project, candidate: Candidate, trigger: Trigger, current: Event | None
+) -> dict[str, Outcome]:
+    """Return what the gates said of a candidate; a UserError names what speaks against it."""
+    as_of, said = str(candidate.lineage["data"]["as_of"]), {}
+    if current is not None and as_of < current.as_of:
+        raise UserError(
+            f"candidate {candidate.short}: its data ends {as_of}, before that of "
+            f"{current.release} ({current.as_of}); run `ml ship --as-of {current.as_of}`"
+        )
+    for gate in GATES:
+        data = data_verdict(project, str(candidate.lineage["snapshot"]))
+        verdict = data if gate == "data" else candidate.verdict(gate)
+        again = f"run `ml check {gate}`"
+        if verdict is None:
+            raise UserError(f"gate {gate}: no verdict on candidate {candidate.short}; {again}")
+        if gate != "data" and verdict.subject != f"sha256:{candidate.digest}":
+            raise UserError(f"gate {gate}: its verdict is on another candidate; {again}")
+        if verdict.limits != limits_hash(project, gate):
+            raise UserError(f"gate {gate}: config/gates.yaml changed after its verdict; {again}")
+        if gate in COMPARED and verdict.against != (current.digest if current else None):
+            raise UserError(f"gate {gate}: judged beside another champion than is served; {again}")
+        if not allows_promotion(verdict.outcome, trigger):
+            why = verdict.decisive.sentence
+            raise UserError(f"gate {gate} says {verdict.outcome}, nothing was deployed: {why}")
+        said[gate] = verdict.outcome
+    return said
 
 
 def rollback(
@@ -96,7 +126,7 @@ def status(project: Project, environment: EnvironmentName) -> dict[str, Any]:
     mine = [service for service in services if service.digest == current.digest]
     if not any(service.answers() for service in mine):
         problem = f"the service of {current.release} does not answer; run `ml deploy` again"
-    elif not any(service.answers(target.address) for service in mine):
+    elif not any(service.answers(target.url) for service in mine):
         problem = f"the proxy does not lead to {current.release}; run `ml deploy` again"
     stopped = not services and not processes(target.folder)
     return {
@@ -106,7 +136,7 @@ def status(project: Project, environment: EnvironmentName) -> dict[str, Any]:
         "release": current.release,
         "digest": current.digest,
         "since": f"{current.time}, {current.type} by {current.who}",
-        "clients": f"http://{target.address}/predict",
+        "clients": f"{target.url}/predict",
         "services": [f"{service.digest[:12]} at {service.address}" for service in services],
         "installed": [move.release for move in state.moves],
         "untold": len(state.untold),
@@ -133,7 +163,7 @@ def _move(target: Target, goal: Event, **facts: Any) -> Moved:
 
 def _finish(target: Target, changed: bool) -> Moved:
     _converge(target)
-    return Moved(target.state().moves[0], f"http://{target.address}", changed, target.tell())
+    return Moved(target.state().moves[0], target.url, changed, target.tell())
 
 
 def _converge(target: Target) -> None:
@@ -146,12 +176,12 @@ def _converge(target: Target) -> None:
     target.clear(kept=service)
 
 
-def _switch(target: Target, move: Event) -> Service:
+def _switch(target: Target, move: Event) -> Running:
     """Start a release unless it runs, and lead the clients to it."""
     service = target.serve(move)
     for _ in range(2):  # a proxy that hangs is replaced
         target.proxy.route(move.release, service.address)
-        if service.answers(target.address):
+        if service.answers(target.url):
             return service
         target.proxy.stop()
     raise UserError(f"port {target.proxy.port} does not lead to {move.release}: who holds it?")

@@ -26,9 +26,9 @@ from typing import Any
 
 import psutil
 
+from model_delivery.bundle.launch import end, processes
 from model_delivery.errors import UserError
 from model_delivery.files import write_atomic
-from model_delivery.rollout.processes import end, processes
 
 _DRAIN_SECONDS = 5.0
 

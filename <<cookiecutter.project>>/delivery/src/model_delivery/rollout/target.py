@@ -21,15 +21,14 @@ from typing import Literal
 from pydantic import Field
 
 from model_delivery.bundle.environment import service_environment
+from model_delivery.bundle.launch import Running, end, start
 from model_delivery.errors import UserError
-from model_delivery.files import verify, write_atomic
+from model_delivery.files import read_json, verify, write_atomic, write_json
 from model_delivery.project import Project
 from model_delivery.registry.champion import blob_store, event_log
 from model_delivery.registry.log import Event
 from model_delivery.report.verdict import Form
-from model_delivery.rollout.processes import end
 from model_delivery.rollout.proxy import Caddy
-from model_delivery.serving.launch import identity, start
 
 EnvironmentName = Literal["production"]
 
@@ -46,19 +45,6 @@ class State(Form):
         return self.moves[0] if self.moves else None
 
 
-class Service(Form):
-    """One started service and how it is recognised: readiness alone would not tell."""
-
-    digest: str
-    address: str
-    launch: str
-
-    def answers(self, address: str | None = None) -> bool:
-        """Return whether this very service answers, at its own address or behind a proxy's."""
-        found = identity(f"http://{address or self.address}", timeout=5.0)
-        return found == (self.digest, self.launch)
-
-
 @dataclass(frozen=True)
 class Target:
     """One environment of a project on this machine."""
@@ -72,9 +58,9 @@ class Target:
         return self.project.work / self.name
 
     @property
-    def address(self) -> str:
+    def url(self) -> str:
         """Where its clients find it."""
-        return f"127.0.0.1:{self.proxy.port}"
+        return f"http://127.0.0.1:{self.proxy.port}"
 
     @property
     def proxy(self) -> Caddy:
@@ -119,16 +105,12 @@ class Target:
             return str(error)
         return None
 
-    def services(self) -> list[Service]:
+    def services(self) -> list[Running]:
         """Return the services that became ready and were not stopped, dead or alive."""
         records = sorted(self.folder.glob("services/*.json"))
-        return [Service.model_validate_json(path.read_bytes()) for path in records]
+        return [Running(**read_json(path), home=path.with_suffix("")) for path in records]
 
-    def home(self, service: Service) -> Path:
-        """Return the folder that the launcher made for a service: its processes carry it."""
-        return self.folder / "services" / f"{service.digest[:12]}-{service.launch}"
-
-    def serve(self, move: Event) -> Service:
+    def serve(self, move: Event) -> Running:
         """Return a healthy service of a release, checked: the one that runs, else a new one."""
         for service in self.services():
             if service.digest == move.digest and service.answers():
@@ -139,18 +121,16 @@ class Target:
         verify(release / "ship", move.digest)
         python = service_environment(self.project, release / "ship" / "requirements.txt")
         log = self.folder / "services" / f"{move.digest[:12]}.log"
-        log.parent.mkdir(exist_ok=True)
         limit = self.project.delivery.start_timeout_seconds
-        started = start(release / "ship", python, log, timeout=limit)
-        address = started.url.removeprefix("http://")
-        service = Service(digest=move.digest, address=address, launch=started.launch)
-        write_atomic(self.home(service).with_suffix(".json"), service.model_dump_json())
+        service = start(release / "ship", python, log, timeout=limit)
+        record = {"url": service.url, "digest": service.digest, "launch": service.launch}
+        write_json(service.home.with_suffix(".json"), record)
         return service
 
-    def clear(self, kept: Service | None = None) -> None:
+    def clear(self, kept: Running | None = None) -> None:
         """Stop all services but one, half started ones too; uninstall what is not to be kept."""
-        homes = {p.with_suffix("") for p in self.folder.glob("services/*-*")}
-        for home in homes - ({self.home(kept)} if kept else set()):
+        homes = {path.with_suffix("") for path in self.folder.glob("services/*-*")}
+        for home in homes - ({kept.home} if kept else set()):
             end(home)
             home.with_suffix(".json").unlink(missing_ok=True)
             shutil.rmtree(home, ignore_errors=True)

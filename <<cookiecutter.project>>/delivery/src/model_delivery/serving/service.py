@@ -21,11 +21,14 @@ from pydantic import BaseModel, Field, ValidationError
 from model_delivery.contract.request import Row, request_model, to_columns
 from model_delivery.files import read_json, verify
 from model_delivery.protocols import Columns, Floats
-from model_delivery.serving.launch import LAUNCH, NOOP, REFUSAL, twin_identity
 
 if TYPE_CHECKING:
     from _bentoml_sdk import Service
 
+LAUNCH, NOOP = "MODEL_LAUNCH", "MODEL_NOOP"
+"""Environment variables of a service: the token of its start, and whether it is the twin."""
+REFUSAL = "this release cannot start"
+"""What a service logs before it gives up; its arbiter would try again for ever."""
 _TIMEOUT_SECONDS = 2.0  # BentoML never cancels a request's timer: long ones feed the collector
 _GC_THRESHOLDS = (50_000, 20, 100)
 _logger = logging.getLogger("bentoml.model_delivery")
@@ -57,34 +60,24 @@ class ScoreError(Exception):
 Answer = Callable[[Sequence[Row]], Prediction]
 
 
-def create(cls: type[ModelService], ship: Path, noop: bool = False) -> Service[Any]:
+def create(cls: type[ModelService], ship: Path) -> Service[Any]:
     """Return the BentoML service of a release, after its bytes were checked.
 
-    Parameters
-    ----------
-    cls
-        The user's service.
-    ship
-        The release's folder, with its `SHA256SUMS`.
-    noop
-        Make the twin instead: the same in everything, but `score` answers 0.5 without
-        looking. What a service costs beyond its twin is the model's. `MODEL_NOOP=1` in the
-        environment does the same. A twin never shows the digest as its identity.
+    `MODEL_NOOP=1` in the environment makes the twin instead: the same in everything, but
+    `score` answers 0.5 without looking. What a service costs beyond its twin is the model's.
 
     Raises
     ------
     UserError
         When a file was changed, added or removed since the release was sealed.
     """
-    digest = verify(ship)
+    digest, noop = verify(ship), os.environ.get(NOOP) == "1"
     os.environ.setdefault("OTEL_SDK_DISABLED", "true")  # read when BentoML builds its app
     import bentoml
 
     from model_delivery.serving.front import Guard, identified
 
-    request = read_json(ship / "request.json")
-    noop = noop or os.environ.get(NOOP) == "1"
-    served = twin(cls) if noop else cls
+    request, served = read_json(ship / "request.json"), twin(cls) if noop else cls
 
     class Endpoint:
         """Scores rows: `POST /predict`."""
@@ -121,9 +114,8 @@ def answerer(service: ModelService, request: Mapping[str, Any], release: str) ->
         except Exception as error:
             raise ScoreError(f"release {release} failed on {len(rows)} rows") from error
         if scores.shape != (len(rows),):
-            raise ScoreError(
-                f"release {release} gave scores of shape {scores.shape} for {len(rows)} rows"
-            )
+            gave = f"gave scores of shape {scores.shape} for {len(rows)} rows"
+            raise ScoreError(f"release {release} {gave}")
         values = scores.tolist()
         for place, value in enumerate(values, 1):
             if not 0.0 <= value <= 1.0:  # true for not-a-number as well
@@ -137,7 +129,7 @@ def start_model(
     cls: type[ModelService], ship: Path, request: Mapping[str, Any], release: str
 ) -> Answer:
     """Load the model and score the example row, so that ready means able to score."""
-    _quieten()
+    logging.getLogger("bentoml._internal.server.http_app").addFilter(_worth_a_line)
     example = {name: spec["example"] for name, spec in request["columns"].items()}
     rows = request_model(request).model_validate_json(json.dumps({"rows": [example]})).rows
     try:
@@ -164,15 +156,13 @@ def twin(cls: type[ModelService]) -> type[ModelService]:
     return Twin
 
 
-def _quieten() -> None:
-    """Keep a caller's mistakes out of BentoML's log."""
-    logger = logging.getLogger("bentoml._internal.server.http_app")
-    if _worth_a_line not in logger.filters:
-        logger.addFilter(_worth_a_line)
+def twin_identity(digest: str) -> str:
+    """Return what the no-op twin of a release says it is: never the release."""
+    return f"noop-{digest}"
 
 
 def _worth_a_line(record: logging.LogRecord) -> bool:
-    """Return whether an error is ours; a score that is no probability becomes one line."""
+    """Leave a caller's mistakes out of BentoML's log; our own bad score becomes one line."""
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, ScoreError) and error.__cause__ is None:
         record.msg, record.args, record.exc_info = str(error), (), None

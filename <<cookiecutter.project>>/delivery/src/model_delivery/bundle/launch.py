@@ -6,7 +6,6 @@ has a token, and a service counts as started when digest and token come back.
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import os
 import secrets
@@ -16,65 +15,50 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+
+import psutil
 
 from model_delivery.errors import UserError
 from model_delivery.files import verify
+from model_delivery.serving.service import LAUNCH, NOOP, REFUSAL, twin_identity
 
 HOST = "127.0.0.1"
-LAUNCH, NOOP = "MODEL_LAUNCH", "MODEL_NOOP"
-"""Environment variables of a service: the token of its start, and whether it is the twin."""
-REFUSAL = "this release cannot start"
-"""What a service logs before it gives up; its arbiter would try again for ever."""
 _POLL_SECONDS = 0.05
-_GRACE_SECONDS = 10.0
 _TAIL_LINES = 8
-# BentoML's workers would leave the group of their arbiter and outlive it when it is killed.
-_PROGRAM = """\
-import os, runpy, shutil
-os.setsid = os.getpid
-try:
-    runpy.run_module("bentoml", run_name="__main__", alter_sys=True)
-finally:
-    shutil.rmtree(os.environ["BENTOML_HOME"], ignore_errors=True)
-"""
 
 
 @dataclass(frozen=True)
 class Running:
-    """A service that has shown its identity."""
+    """A service that has shown its identity; its processes are known by their home."""
 
     url: str
-    pid: int
     digest: str
     launch: str
-    home: Path | None = None
+    home: Path
 
-    def alive(self) -> bool:
-        """Return whether a process of the group still runs."""
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(self.pid, os.WNOHANG)
-        return _signal(self.pid, 0)
+    @property
+    def address(self) -> str:
+        """Host and port."""
+        return self.url.removeprefix("http://")
+
+    def answers(self, url: str | None = None) -> bool:
+        """Return whether this very start answers, at its own address or behind a proxy's."""
+        return identity(url or self.url) == (self.digest, self.launch)
 
     def stop(self) -> None:
-        """End the whole process group: asked first, forced where that takes too long."""
-        for sign in (signal.SIGTERM, signal.SIGKILL):
-            deadline = time.monotonic() + _GRACE_SECONDS
-            _signal(self.pid, sign)
-            while self.alive() and time.monotonic() < deadline:
-                time.sleep(_POLL_SECONDS)
-        if self.home is not None:
-            shutil.rmtree(self.home, ignore_errors=True)
+        """End all of its processes, and take their home away."""
+        end(self.home)
+        shutil.rmtree(self.home, ignore_errors=True)
 
 
 def start(
     ship: Path,
     python: Path,
     log: Path,
-    port: int | None = None,
+    port: int = 0,
     timeout: float = 60.0,
     noop: bool = False,
 ) -> Running:
@@ -89,7 +73,7 @@ def start(
     log
         Where the service's output goes; an earlier one is overwritten.
     port
-        Where to listen on this machine; None takes a free one.
+        Where to listen on this machine; 0 takes a free one.
     timeout
         Seconds until it must be ready.
     noop
@@ -101,22 +85,13 @@ def start(
         When bytes do not match, the port is taken, or the service does not come up: with the
         last lines of its log. Nothing is left running.
     """
-    digest, launch = verify(ship), secrets.token_hex(8)
-    if port is None:
-        port = free_port()
-    elif not _is_free(port):
-        raise UserError(f"port {port}: in use by another process; stop it, or choose another port")
+    digest, launch, port = verify(ship), secrets.token_hex(8), free_port(port)
     home = log.with_name(f"{log.stem}-{launch}")
     home.mkdir(parents=True)
-    try:
-        process = _spawn(ship, python, log, port, _environment(ship, home, launch, noop))
-    except OSError as error:
-        shutil.rmtree(home)
-        raise UserError(f"{python}: cannot be started ({error.strerror})") from error
     answers = twin_identity(digest) if noop else digest
-    service = Running(f"http://{HOST}:{port}", process.pid, answers, launch, home)
+    service = Running(f"http://{HOST}:{port}", answers, launch, home)
     try:
-        _wait(service, process, log, timeout)
+        _wait(service, _spawn(ship, python, log, service, noop), log, timeout)
     except BaseException:
         service.stop()
         raise
@@ -125,28 +100,22 @@ def start(
 
 @contextmanager
 def running(
-    ship: Path,
-    python: Path,
-    log: Path,
-    port: int | None = None,
-    timeout: float = 60.0,
-    noop: bool = False,
+    ship: Path, python: Path, log: Path, port: int = 0, noop: bool = False
 ) -> Iterator[Running]:
     """Yield a started service and stop it at the end; parameters as of `start`."""
-    service = start(ship, python, log, port, timeout, noop)
+    service = start(ship, python, log, port, noop=noop)
     try:
         yield service
     finally:
         service.stop()
 
 
-def identity(url: str, timeout: float = 2.0) -> tuple[str, str] | None:
+def identity(url: str, timeout: float = 5.0) -> tuple[str, str] | None:
     """Return digest and token of the service that is ready at `url`; None where none is."""
-    address = urlsplit(url)
-    with contextlib.suppress(OSError, http.client.HTTPException):
-        connection = http.client.HTTPConnection(address.netloc, timeout=timeout)
-        with contextlib.closing(connection):
-            connection.request("GET", f"{address.path.rstrip('/')}/readyz")
+    with suppress(OSError, http.client.HTTPException):
+        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=timeout)
+        with closing(connection):
+            connection.request("GET", "/readyz")
             answer = connection.getresponse()
             digest, launch = answer.getheader("x-model-digest"), answer.getheader("x-launch")
             if answer.status == 200 and digest is not None and launch is not None:
@@ -154,30 +123,44 @@ def identity(url: str, timeout: float = 2.0) -> tuple[str, str] | None:
     return None
 
 
-def twin_identity(digest: str) -> str:
-    """Return what the no-op twin of a release says it is: never the release."""
-    return f"noop-{digest}"
-
-
-def free_port() -> int:
-    """Return a port that nobody listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
-
-
-def _is_free(port: int) -> bool:
+def free_port(port: int = 0) -> int:
+    """Return a port that nobody listens on; a UserError where that is not the one asked for."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # past connections may linger
         try:
             probe.bind((HOST, port))
         except OSError:
-            return False
-        return True
+            why = f"port {port}: in use by another process; stop it, or choose another port"
+            raise UserError(why) from None
+        return int(probe.getsockname()[1])
 
 
-def _environment(ship: Path, home: Path, launch: str, noop: bool) -> dict[str, str]:
-    """Return the service's environment: this one, without what would change Python or BentoML.
+def processes(home: Path) -> list[psutil.Process]:
+    """Return the living processes whose temporary folder is `home` or lies below it.
+
+    A process gets `TMPDIR` when it is made and hands it to its children, so whoever of them or
+    of their starters is killed, none is forgotten. The dead that nobody has reaped have none.
+    """
+    found = psutil.process_iter(["environ"])
+    places = [(Path((p.info["environ"] or {}).get("TMPDIR", "/")), p) for p in found]
+    return [process for place, process in places if place.is_relative_to(home.resolve())]
+
+
+def end(home: Path) -> None:
+    """End the processes of a home: asked first, forced after ten seconds."""
+    for sign, patience in ((signal.SIGTERM, 10), (signal.SIGKILL, 5)):
+        deadline = time.monotonic() + patience
+        for process in processes(home):
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(sign)
+        while processes(home) and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+
+
+def _spawn(
+    ship: Path, python: Path, log: Path, service: Running, noop: bool
+) -> subprocess.Popen[bytes]:
+    """Start BentoML in this environment, without what would change Python or BentoML.
 
     Metrics lie below `BENTOML_HOME`, which BentoML empties at start: one for each service. Byte
     code would lie among the bytes that the digest names, unless the caller has a place for it;
@@ -185,27 +168,23 @@ def _environment(ship: Path, home: Path, launch: str, noop: bool) -> dict[str, s
     """
     strange = ("PYTHON", "BENTO", "PROMETHEUS", "MODEL_", "VIRTUAL_ENV")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(strange)}
-    prefix = os.environ.get("PYTHONPYCACHEPREFIX")
+    prefix, home = os.environ.get("PYTHONPYCACHEPREFIX"), str(service.home.resolve())
     own = {
         "PYTHONPATH": str((ship / "src").resolve()),
         **({"PYTHONPYCACHEPREFIX": prefix} if prefix else {"PYTHONDONTWRITEBYTECODE": "1"}),
-        "BENTOML_HOME": str(home.resolve()),
+        "BENTOML_HOME": home,
         "BENTOML_DO_NOT_TRACK": "True",
-        "TMPDIR": str(home.resolve()),
-        LAUNCH: launch,
+        "TMPDIR": home,
+        LAUNCH: service.launch,
+        NOOP: "1" if noop else "",
     }
-    return kept | own | ({NOOP: "1"} if noop else {})
-
-
-def _spawn(
-    ship: Path, python: Path, log: Path, port: int, environment: dict[str, str]
-) -> subprocess.Popen[bytes]:
-    where = ["--working-dir", str(ship.resolve()), "--host", HOST, "--port", str(port)]
+    where = ["--working-dir", str(ship.resolve()), "--host", HOST]
+    where += ["--port", service.url.rpartition(":")[2]]
     with log.open("wb") as output:
         return subprocess.Popen(
-            [str(python.absolute()), "-c", _PROGRAM, "serve", "service:service", *where],
-            cwd=environment["BENTOML_HOME"],
-            env=environment,
+            [str(python.absolute()), "-m", "bentoml", "serve", "service:service", *where],
+            cwd=home,
+            env=kept | own,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -217,10 +196,9 @@ def _wait(service: Running, process: subprocess.Popen[bytes], log: Path, timeout
     """Return when the service has shown its identity; raise when it cannot any more."""
     deadline = time.monotonic() + timeout
     while True:
-        found = identity(service.url)
-        if found == (service.digest, service.launch):
+        if service.answers():
             return
-        if found is not None:
+        if identity(service.url) is not None:
             raise UserError(f"{service.url}: another service answers there; stop it")
         said = log.read_text(errors="replace").strip().splitlines()
         refusal = next((line.partition(REFUSAL)[2] for line in said if REFUSAL in line), None)
@@ -232,11 +210,3 @@ def _wait(service: Running, process: subprocess.Popen[bytes], log: Path, timeout
         if time.monotonic() > deadline:
             raise UserError(f"the service was not ready within {timeout:g} s:\n{tail}")
         time.sleep(_POLL_SECONDS)
-
-
-def _signal(group: int, sign: int) -> bool:
-    try:
-        os.killpg(group, sign)
-    except (ProcessLookupError, PermissionError):
-        return False
-    return True
