@@ -17,9 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from model_delivery.bundle.candidate import Candidate
+from model_delivery.bundle.candidate import Candidate, write_ship
 from model_delivery.bundle.image import LABEL, build_image
-from model_delivery.bundle.make import write_ship
 from model_delivery.bundle.package import bento_path, build_package, pack, unpack
 from model_delivery.contract.draw import columns_of, draw_rows
 from model_delivery.contract.settings import Limit

@@ -1,7 +1,5 @@
 """Files that are either whole or absent, their hashes, and the digest of a folder that ships."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

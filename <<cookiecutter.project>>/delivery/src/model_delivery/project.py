@@ -1,7 +1,5 @@
 """A user's project as every verb sees it: its root, its four config files, its work folder."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path

@@ -1,26 +1,49 @@
 """A candidate: one trained model with what ships of it, what it scored, and its verdicts."""
 
-from __future__ import annotations
-
 import platform
+import shutil
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
+from model_delivery import files
+from model_delivery.bundle.environment import export, run
+from model_delivery.contract.request import request_json
 from model_delivery.errors import UserError
-from model_delivery.files import read_json, sha256_file, sha256_json, verify, write_atomic
 from model_delivery.project import Project
 from model_delivery.report.verdict import Verdict
+from model_delivery.training.fit import Trained, fit
 from model_delivery.training.snapshot import Snapshot
 
 CURRENT = "candidate"
+RUNTIME = ("__init__.py", "contract", "errors.py", "files.py", "protocols.py", "serving")
+"""The part of the machinery that a service imports; nothing else of it ships."""
+_ENTRY = """\
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "src"))  # a Bento starts with nothing but its requirements
+from model_delivery.serving.service import create
+from {package}.service import Service
+
+service = create(Service, HERE)
+"""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """The folder of one candidate, named by its digest."""
+    """The folder of one candidate, named by its digest.
+
+    `ship` holds the bytes whose hash is the digest, `package` Bento, SBOM, card and checksums;
+    the tables are a sample of training rows and all test rows, with a column `score`.
+    """
 
     folder: Path
 
@@ -30,33 +53,28 @@ class Candidate:
 
     @property
     def short(self) -> str:
-        """The digest's first 12 digits, for people."""
         return self.digest[:12]
 
     @property
     def ship(self) -> Path:
-        """The bytes that ship; their hash is the digest."""
         return self.folder / "ship"
 
     @property
     def package(self) -> Path:
-        """Bento, SBOM, card and checksums."""
         return self.folder / "package"
 
     @property
     def train_path(self) -> Path:
-        """A sample of the training rows with the column `score`."""
         return self.folder / "evaluation" / "train.parquet"
 
     @property
     def test_path(self) -> Path:
-        """All rows of the test window with the column `score`."""
         return self.folder / "evaluation" / "test.parquet"
 
     @cached_property
     def lineage(self) -> dict[str, Any]:
         """Commit, data, environment, parameters, timings and metrics of the training."""
-        return dict(read_json(self.folder / "lineage.json"))
+        return dict(files.read_json(self.folder / "lineage.json"))
 
     def verdict(self, gate: str) -> Verdict | None:
         """Return a gate's verdict of this candidate, if it was given."""
@@ -64,7 +82,7 @@ class Candidate:
 
     def save(self, verdict: Verdict) -> None:
         path = self.folder / "verdicts" / f"{verdict.gate}.json"
-        write_atomic(path, verdict.model_dump_json(indent=2))
+        files.write_atomic(path, verdict.model_dump_json(indent=2))
 
 
 def candidate_folder(project: Project, digest: str) -> Path:
@@ -77,7 +95,7 @@ def load_candidate(project: Project, digest: str) -> Candidate:
     candidate = Candidate(candidate_folder(project, digest))
     if not candidate.ship.is_dir():
         raise UserError(f"no candidate {digest[:12]} here; run `ml train`")
-    verify(candidate.ship, digest)
+    files.verify(candidate.ship, digest)
     return candidate
 
 
@@ -97,11 +115,41 @@ def data_verdict(project: Project, snapshot: str) -> Verdict | None:
 def save_data_verdict(project: Project, snapshot: str, verdict: Verdict) -> None:
     """Keep the verdict of the gate `data`."""
     path = project.work / "verdicts" / f"data-{snapshot}.json"
-    write_atomic(path, verdict.model_dump_json(indent=2))
+    files.write_atomic(path, verdict.model_dump_json(indent=2))
 
 
-def _read(path: Path) -> Verdict | None:
-    return Verdict.read(path.read_text()) if path.exists() else None
+def make_candidate(
+    project: Project, snapshot: Snapshot, trigger: str, force: bool = False
+) -> Candidate:
+    """Train, unless the key was trained before and its candidate is whole."""
+    key = training_key(project, snapshot)
+    record = project.work / "keys" / key
+    digest = record.read_text() if record.exists() and not force else ""
+    ship = candidate_folder(project, digest) / "ship"
+    if not digest or files.changed_files(ship, digest):
+        digest = _train(project, snapshot, {"key": key, "trigger": trigger})
+        files.write_atomic(record, digest)
+    files.write_atomic(project.work / CURRENT, digest)
+    return Candidate(candidate_folder(project, digest))
+
+
+def training_key(project: Project, snapshot: Snapshot) -> str:
+    """Return the SHA-256 over all that training depends on; limits, docs and workflows do not."""
+    root, lock = project.root, project.root / "uv.lock"
+    if not lock.exists():
+        raise UserError("uv.lock: missing; run `uv sync` and commit the file it makes")
+    read = [*tree(root / "src" / project.package), *tree(root / "delivery" / "src"), lock]
+    read += [root / "config" / name for name in ("data.yaml", "model.yaml")]
+    hashes = {str(path.relative_to(root)): files.sha256_file(path) for path in read}
+    python = [*sys.version_info[:2], sys.platform, platform.machine()]
+    return files.sha256_json([hashes, snapshot.name, python])
+
+
+def git(project: Project, *arguments: str) -> str | None:
+    """Return what a git command prints, or None outside a repository or before a commit."""
+    with suppress(UserError):
+        return run(["git", *arguments], project.root).strip()
+    return None
 
 
 def tree(folder: Path) -> list[Path]:
@@ -111,13 +159,59 @@ def tree(folder: Path) -> list[Path]:
     return sorted(path for path in found if not any(p.startswith(hidden) for p in found[path]))
 
 
-def training_key(project: Project, snapshot: Snapshot) -> str:
-    """Return the SHA-256 over all that training depends on; limits, docs and workflows do not."""
-    root, lock = project.root, project.root / "uv.lock"
-    if not lock.exists():
-        raise UserError("uv.lock: missing; run `uv sync` and commit the file it makes")
-    files = [*tree(root / "src" / project.package), *tree(root / "delivery" / "src"), lock]
-    files += [root / "config" / name for name in ("data.yaml", "model.yaml")]
-    hashes = {str(path.relative_to(root)): sha256_file(path) for path in files}
-    python = [*sys.version_info[:2], sys.platform, platform.machine()]
-    return sha256_json([hashes, snapshot.name, python])
+def write_ship(project: Project, trained: Trained, ship: Path) -> None:
+    """Gather what ships: model, features, request schema, pinned requirements, sources."""
+    (ship / "model").mkdir(parents=True)
+    trained.model.save(ship / "model")
+    trained.features.save(ship / "model")
+    files.write_json(ship / "request.json", request_json(project.contract))
+    pins = export(project, "--no-header", "--no-annotate")
+    files.write_atomic(ship / "requirements.txt", pins)
+    files.write_atomic(ship / "service.py", _ENTRY.format(package=project.package))
+    for home in (project.root / "src" / project.package, Path(files.__file__).parent):
+        for path in tree(home):
+            name = path.relative_to(home)
+            if home.name != "model_delivery" or name.parts[0] in RUNTIME:
+                target = ship / "src" / home.name / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
+
+
+def _train(project: Project, snapshot: Snapshot, about: dict[str, str]) -> str:
+    trained = fit(project, snapshot)
+    with files.temporary_folder(project.work / "candidates") as folder:
+        write_ship(project, trained, folder / "ship")
+        (folder / "evaluation").mkdir()
+        pq.write_table(trained.train, folder / "evaluation" / "train.parquet")
+        pq.write_table(trained.test, folder / "evaluation" / "test.parquet")
+        files.write_json(folder / "curve.json", trained.model.curve)
+        files.write_json(folder / "lineage.json", about | _lineage(project, snapshot, trained))
+        digest = files.seal(folder / "ship")
+        final = candidate_folder(project, digest)
+        if files.changed_files(final / "ship", digest):  # damaged since it was first trained
+            shutil.rmtree(final, ignore_errors=True)
+        files.settle(folder, final)
+    return digest
+
+
+def _lineage(project: Project, snapshot: Snapshot, trained: Trained) -> dict[str, Any]:
+    config = project.root / "config"
+    return {
+        "trained": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": git(project, "rev-parse", "HEAD"),
+        "branch": git(project, "rev-parse", "--abbrev-ref", "HEAD"),
+        "changed_files": len((git(project, "status", "--porcelain") or "").splitlines()),
+        "snapshot": snapshot.name,
+        "data": snapshot.manifest,
+        "config": {path.name: files.sha256_file(path) for path in sorted(config.glob("*.yaml"))},
+        "parameters": project.parameters.model_dump(),
+        "features": list(trained.features.names),
+        "metrics": trained.metrics,
+        "environment": [platform.python_version(), sys.platform, platform.machine()],
+        "lock": files.sha256_file(project.root / "uv.lock"),
+        "seconds": {name: round(value, 2) for name, value in trained.seconds.items()},
+    }
+
+
+def _read(path: Path) -> Verdict | None:
+    return Verdict.read(path.read_text()) if path.exists() else None

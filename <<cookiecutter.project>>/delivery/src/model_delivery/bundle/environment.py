@@ -1,12 +1,9 @@
 """Clean environments: what a service runs in, with the pins that ship and nothing else."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,18 +17,24 @@ PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 _OFFLINE = ("error sending request", "dns error", "failed to fetch", "connect error")
 
 
-def run(command: list[str], cwd: Path, **options: Any) -> str:
+def run(
+    command: list[str],
+    cwd: Path,
+    env: dict[str, str] | None = None,
+    timeout: float | None = None,
+) -> str:
     """Run a program and return what it printed; of one that fails, UserError has the last lines."""
     name = " ".join([Path(command[0]).name, *command[1:3]])
-    options |= {"cwd": cwd, "capture_output": True, "text": True}
     try:
-        done = subprocess.run(command, check=False, **options)
+        done = subprocess.run(
+            command, cwd=cwd, env=env, timeout=timeout, capture_output=True, text=True, check=False
+        )
     except FileNotFoundError:
         raise UserError(f"{command[0]} is not installed; see `ml doctor`") from None
-    except subprocess.TimeoutExpired as error:
-        raise UserError(f"`{name}` took more than {error.timeout} s, and was ended") from None
+    except subprocess.TimeoutExpired:
+        raise UserError(f"`{name}` took more than {timeout} s, and was ended") from None
     if done.returncode == 0:
-        return str(done.stdout)
+        return done.stdout
     said = done.stdout + done.stderr
     tail = "\n".join(said.strip().splitlines()[-8:])
     offline = any(hint in said.lower() for hint in _OFFLINE)
@@ -39,15 +42,10 @@ def run(command: list[str], cwd: Path, **options: Any) -> str:
     raise UserError(f"`{name}` failed:\n{tail}{hint}")
 
 
-def run_uv(arguments: list[str], cwd: Path) -> str:
-    """Run uv and return what it printed."""
-    return run(["uv", *arguments], cwd)
-
-
 def export(project: Project, *form: str) -> str:
     """Return the service's part of the lock as uv writes it: every version with its hashes."""
     scope = ["--locked", "--no-default-groups", "--no-emit-workspace"]
-    return run_uv(["export", "-q", *scope, *form], project.root)
+    return run(["uv", "export", "-q", *scope, *form], project.root)
 
 
 def service_environment(project: Project, requirements: Path) -> Path:
@@ -60,10 +58,12 @@ def service_environment(project: Project, requirements: Path) -> Path:
     if not final.exists():
         with temporary_folder(final.parent) as folder:
             made, python = folder / "v", str(folder / "v" / "bin" / "python")
-            run_uv(["venv", "-q", "--relocatable", "--python", sys.executable, str(made)], folder)
+            run(
+                ["uv", "venv", "-q", "--relocatable", "--python", sys.executable, str(made)], folder
+            )
             pins = ["--require-hashes", "--no-deps", "-r", str(requirements.resolve())]
             install = ["pip", "install", "-q", "--compile-bytecode", "--python", python]
-            run_uv([*install, *pins], folder)
+            run(["uv", *install, *pins], folder)
             settle(made, final)
     return final / "bin" / "python"
 

@@ -1,7 +1,5 @@
 """An OCI image of a release: the base, the pinned packages, the bytes that shipped, no root."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import tarfile

@@ -4,8 +4,6 @@ Readiness is not identity: whatever listens on a port may say that it is ready. 
 has a token, and a service counts as started when digest and token come back.
 """
 
-from __future__ import annotations
-
 import http.client
 import os
 import secrets

@@ -1,24 +1,23 @@
 """The package: a Bento of exactly what ships, with its SBOM, model card and checksums."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil
 import tarfile
 import tempfile
+import tomllib
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from model_delivery import files
-from model_delivery.bundle.candidate import Candidate
+from model_delivery.bundle.candidate import Candidate, data_verdict, git
 from model_delivery.bundle.environment import export, run_cleanly
-from model_delivery.bundle.make import git
-from model_delivery.bundle.model_card import model_card
 from model_delivery.errors import UserError
 from model_delivery.project import Project
+from model_delivery.report.render import render
+from model_delivery.report.verdict import Report, Verdict
 
 SBOM, CARD = "sbom.cdx.json", "card.md"
 _PIN = re.compile(r"([\w.-]+)==([^\s;]+)( ;.*?)?( --hash=sha256:\w{64})+")
@@ -70,31 +69,19 @@ def unpack(bento: Path, destination: Path) -> Path:
     """
     try:
         with tarfile.open(bento) as archive:
-            members = archive.getmembers()
-            reason = _unsafe(members)
-            if reason:
-                raise UserError(f"{bento.name}: {reason}; refused before unpacking")
-            for member in members:
-                target, content = destination / member.name, archive.extractfile(member)
-                assert content is not None, "a plain file has content"
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with target.open("xb") as stream:
-                    shutil.copyfileobj(content, stream)
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+            members = {PurePosixPath(member.name): member for member in archive.getmembers()}
+            plain = [
+                m.isfile() and ".." not in p.parts and not p.is_absolute()
+                for p, m in members.items()
+            ]
+            if not all(plain) or len(members) < len(archive.getmembers()):
+                why = "holds a link, a device, a file twice or one outside of it"
+                raise UserError(f"{bento.name}: {why}; refused before unpacking")
+            archive.extraction_filter = getattr(tarfile, "data_filter", None)
+            archive.extractall(destination)  # noqa: S202 - looked at above
+    except (tarfile.TarError, EOFError, OSError) as error:
         raise UserError(f"{bento.name}: cannot be unpacked ({error})") from error
     return destination / "src"
-
-
-def _unsafe(members: list[tarfile.TarInfo]) -> str | None:
-    for member in members:
-        path = PurePosixPath(member.name)
-        if path.is_absolute() or ".." in path.parts or "\\" in member.name:
-            return f"`{member.name}` lies outside of the archive"
-        if not member.isfile():
-            return f"`{member.name}` is a link or a device, not a file"
-    if len({PurePosixPath(member.name) for member in members}) < len(members):
-        return "a file is in it twice"
-    return None
 
 
 def _write_bento(project: Project, candidate: Candidate, final: Path) -> None:
@@ -166,3 +153,31 @@ def read_pins(requirements: str) -> dict[str, bool]:
 def pinned(name: str, version: str) -> str:
     """Return `name==version`, the name in its one spelling (PEP 503)."""
     return f"{re.sub(r'[-_.]+', '-', name).lower()}=={version}"
+
+
+def model_card(project: Project, candidate: Candidate) -> str:
+    """Return the card of a candidate as Markdown; it is about the gates before packaging."""
+    subject, lineage = f"sha256:{candidate.digest}", candidate.lineage
+    found = [data_verdict(project, lineage["snapshot"]), candidate.verdict("model")]
+    gates = zip(("data", "model"), found, strict=True)
+    report = Report(
+        project=project.package.replace("_", "-"),
+        subject=subject,
+        event="delivery",
+        verdicts=[v or Verdict(gate=gate, subject=subject, limits="") for gate, v in gates],
+        commit=lineage["commit"] or "",
+        branch=lineage["branch"] or "",
+        data=rows_of(lineage["snapshot"], lineage["data"]),
+    )
+    about = tomllib.loads((project.root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return render("card.md", report, about=about, contract=project.contract, lineage=lineage)
+
+
+def rows_of(snapshot: str, manifest: dict[str, Any]) -> dict[str, str]:
+    """Return what a report says of the rows in a snapshot, by name."""
+    facts = {"known before": manifest["as_of"]}
+    for part, count in manifest["rows"].items():
+        span = [time.replace("T", " ")[:16] for time in manifest["spans"].get(part, [])]
+        facts[part] = f"{' to '.join(span)}, {count:,} rows".lstrip(", ")
+    excluded = [f"{rule} ({count:,})" for rule, count in manifest["excluded"].items()]
+    return {**facts, "excluded": ", ".join(excluded) or "none", "snapshot": snapshot}

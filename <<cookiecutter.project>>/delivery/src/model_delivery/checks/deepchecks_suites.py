@@ -49,52 +49,134 @@ Values = dict[str | None, tuple[Any, str]]
 
 @dataclass(frozen=True)
 class Measure:
-    """How a check of Deepchecks becomes findings, and what its number is in words."""
+    """How a check of Deepchecks becomes numbers."""
 
-    says: str
     make: Callable[[], Any]
     read: Callable[[Any], Values]
     pair: bool = False  # train and test are compared; else test alone is looked at
     spread: bool = False  # each training period is measured against the other rows too
 
-    def findings(self, tables: Tables) -> list[dict[str, Any]]:
-        """Measure the test rows, and for reference the training periods."""
-        past = [self._values(tables, *parts) for parts in tables.periods] if self.spread else []
-        found = []
-        for column, (value, detail) in self._values(tables, tables.train, tables.test).items():
-            told = [n for old in past if (n := number(old[column][0])) is not None]
-            behind = f"{max(told):.3f} at most in a training period" if told else detail
-            shown = "unknown" if number(value) is None else f"{value:.3f}"
-            about = f"`{column}`: {self.says}" if column else self.says
-            sentence = f"{about} {shown}" + (f", {behind}" if behind else "")
-            finding = {"column": column, "value": number(value), "sentence": sentence}
-            found.append(finding | {"past": told if self.spread else None})
-        return found
 
-    def _values(self, tables: Tables, before: pd.DataFrame, after: pd.DataFrame) -> Values:
-        values = self.read(tables.run(self.make(), *([before, after] if self.pair else [after])))
-        return values or {None: (0.0, "for there is no column of this kind")}
+def plain(values: dict[str | None, Any]) -> Values:
+    """Return values behind which there is no more to say."""
+    return {column: (value, "") for column, value in values.items()}
+
+
+def new_categories(value: Any) -> Values:
+    """Return the share of test rows with a category that training does not have."""
+    words = {n: ", ".join(map(str, found[:5])) for n, found in value["New categories"].items()}
+    return {n: (value["Ratio of New Categories"][n], words[n]) for n in words}
+
+
+def gain(value: Any) -> Values:
+    """Return the share of the way from a small tree's ROC AUC to 1 that the model goes."""
+    own, tree = (value["scores"]["roc_auc"][kind] for kind in ("Origin", "Simple"))
+    return {None: ((own - tree) / (1 - tree), f"ROC AUC {own:.3f} where a tree has {tree:.3f}")}
+
+
+def relative_loss(value: Any) -> Values:
+    """Return the share of ROC AUC that is lost from training to test."""
+    train, test = value.set_index("Dataset")["Value"][["Train", "Test"]]
+    return {None: (1 - test / train, f"ROC AUC {train:.3f} in training, {test:.3f} in test")}
+
+
+def weakest_segment(value: Any) -> Values:
+    """Return the ROC AUC of the weakest pair of ranges, relative to that of all test rows."""
+    worst = value["weak_segments_list"].sort_values("roc_auc Score").iloc[0]
+    score, average = worst["roc_auc Score"], value["avg_score"]
+    pairs = [(worst[name], worst[f"{name} Range"]) for name in ("Feature1", "Feature2")]
+    where = " and ".join(sorted(f"`{name}` in {span!s:.80}" for name, span in pairs if name))
+    return {None: (score / average, f"ROC AUC {score:.3f} where {where}, {average:.3f} in all")}
+
+
+DRIFT = {"pair": True, "spread": True}
+MEASURES: dict[str, dict[str, Measure]] = {
+    "data": {
+        "PercentOfNulls": Measure(
+            checks.PercentOfNulls, lambda v: plain(v.iloc[:, 0].to_dict()), spread=True
+        ),
+        "IsSingleValue": Measure(
+            checks.IsSingleValue, lambda v: plain({n: float(kinds == 1) for n, kinds in v.items()})
+        ),
+        "NewCategoryTrainTest": Measure(checks.NewCategoryTrainTest, new_categories, pair=True),
+        "DateTrainTestLeakageOverlap": Measure(
+            checks.DateTrainTestLeakageOverlap, lambda v: plain({None: v}), pair=True
+        ),
+        "FeatureLabelCorrelation": Measure(checks.FeatureLabelCorrelation, plain),
+        "FeatureDrift": Measure(
+            checks.FeatureDrift,
+            lambda v: plain({name: one["Drift score"] for name, one in v.items()}),
+            **DRIFT,
+        ),
+        "LabelDrift": Measure(
+            checks.LabelDrift, lambda v: plain({None: v["Drift score"]}), **DRIFT
+        ),
+    },
+    "model": {
+        "SimpleModelComparison": Measure(
+            lambda: checks.SimpleModelComparison(strategy="tree", scorers=["roc_auc"]),
+            gain,
+            pair=True,
+        ),
+        "TrainTestPerformance": Measure(
+            lambda: checks.TrainTestPerformance(scorers=["roc_auc"]), relative_loss, pair=True
+        ),
+        "RocReport": Measure(checks.RocReport, lambda v: plain({None: v[1]})),
+        "CalibrationScore": Measure(checks.CalibrationScore, lambda v: plain({None: v[0]})),
+        "WeakSegmentsPerformance": Measure(
+            # The search grows with the square of the features: all of them take a minute.
+            lambda: checks.WeakSegmentsPerformance(
+                n_top_features=4, alternative_scorer={"roc_auc": "roc_auc"}
+            ),
+            weakest_segment,
+        ),
+        "PredictionDrift": Measure(
+            checks.PredictionDrift, lambda v: plain({None: v["Drift score"]}), **DRIFT
+        ),
+    },
+}
 
 
 @dataclass
 class Tables:
-    """Sampled rows of both files, and how a check runs on them."""
+    """Sampled rows of both files, and how checks run on them."""
 
     request: dict[str, Any]
     train: pd.DataFrame
     test: pd.DataFrame
 
-    def run(self, check: Any, *parts: pd.DataFrame) -> Any:
-        """Run a check and return its value."""
+    def findings(self, name: str, measure: Measure) -> list[dict[str, Any]]:
+        """Measure the test rows, and for reference the training periods, by column.
+
+        Whatever the library raises is a finding without a value: the other checks still run.
+        """
+        try:
+            values = self._values(measure, self.train, self.test)
+            spread = self._periods() if measure.spread else []
+            past = [self._values(measure, *parts) for parts in spread]
+        except Exception as error:
+            said = f"did not run: {type(error).__name__}: {str(error).strip():.200}"
+            return [{"check": name, "column": None, "value": None, "past": None, "behind": said}]
+        found = []
+        for column, (value, behind) in values.items():
+            told = [n for old in past if (n := number(old[column][0])) is not None]
+            one = {"check": name, "column": column, "value": number(value), "behind": behind}
+            found.append(one | {"past": told if measure.spread else None})
+        return found
+
+    def _values(self, measure: Measure, before: pd.DataFrame, after: pd.DataFrame) -> Values:
+        parts = [before, after] if measure.pair else [after]
         options: dict[str, Any] = {"with_display": False}
         if self.request["suite"] == "model":
             options |= {"model_classes": [0, 1], "feature_importance": self.importance}
-            names = ("_train", "_test") if len(parts) == 2 else ("",)
-            for part, which in zip(parts, names, strict=True):
+            for part, which in zip(
+                parts, ("_train", "_test") if measure.pair else ("",), strict=True
+            ):
                 scores = part[self.request["score"]].to_numpy(float)
                 options[f"y_pred{which}"] = (scores >= 0.5).astype(int)
                 options[f"y_proba{which}"] = np.column_stack([1 - scores, scores])
-        return check.run(*(self._dataset(part) for part in parts), **options).value
+        result = measure.make().run(*(self._dataset(part) for part in parts), **options)
+        return measure.read(result.value) or {None: (0.0, "there is no column of this kind")}
 
     @cached_property
     def importance(self) -> pd.Series:
@@ -103,8 +185,7 @@ class Tables:
         power = pd.Series(check.run(self._dataset(self.test), with_display=False).value) + 1e-6
         return power / power.sum()
 
-    @cached_property
-    def periods(self) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
+    def _periods(self) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
         """For each training period with enough rows, the other rows and its own."""
         times = self.train[self.request["time"]]
         spans = [map(pd.Timestamp, span) for span in self.request["periods"]]
@@ -129,109 +210,6 @@ def number(value: Any) -> float | None:
     return float(value) if good else None
 
 
-def plain(values: dict[str | None, Any]) -> Values:
-    """Return values behind which there is no more to say."""
-    return {column: (value, "") for column, value in values.items()}
-
-
-def new_categories(value: Any) -> Values:
-    """Return the share of test rows with a category that training does not have."""
-    words = {n: ", ".join(map(str, found[:5])) for n, found in value["New categories"].items()}
-    return {n: (value["Ratio of New Categories"][n], words[n]) for n in words}
-
-
-def gain(value: Any) -> Values:
-    """Return the share of the way from a small tree's ROC AUC to 1 that the model goes."""
-    own, tree = (value["scores"]["roc_auc"][kind] for kind in ("Origin", "Simple"))
-    return {None: ((own - tree) / (1 - tree), f"{own:.3f} where the tree has {tree:.3f}")}
-
-
-def relative_loss(value: Any) -> Values:
-    """Return the share of ROC AUC that is lost from training to test."""
-    train, test = value.set_index("Dataset")["Value"][["Train", "Test"]]
-    return {None: (1 - test / train, f"{train:.3f} in training, {test:.3f} in test")}
-
-
-def weakest_segment(value: Any) -> Values:
-    """Return the ROC AUC of the weakest pair of ranges, relative to that of all test rows."""
-    worst = value["weak_segments_list"].sort_values("roc_auc Score").iloc[0]
-    score, average = worst["roc_auc Score"], value["avg_score"]
-    pairs = [(worst[name], worst[f"{name} Range"]) for name in ("Feature1", "Feature2")]
-    where = " and ".join(sorted(f"`{name}` in {span!s:.80}" for name, span in pairs if name))
-    return {None: (score / average, f"{score:.3f} where {where}, {average:.3f} in all")}
-
-
-def one_drift(value: Any) -> Values:
-    """Return the drift of the label or the score."""
-    return {None: (value["Drift score"], "")}
-
-
-DRIFT = {"pair": True, "spread": True}
-MEASURES: dict[str, dict[str, Measure]] = {
-    "data": {
-        "PercentOfNulls": Measure(
-            "share without a value",
-            checks.PercentOfNulls,
-            lambda v: plain(v.iloc[:, 0].to_dict()),
-            spread=True,
-        ),
-        "IsSingleValue": Measure(
-            "1 if there is a single value:",
-            checks.IsSingleValue,
-            lambda v: plain({name: float(kinds == 1) for name, kinds in v.items()}),
-        ),
-        "NewCategoryTrainTest": Measure(
-            "share of new categories", checks.NewCategoryTrainTest, new_categories, pair=True
-        ),
-        "DateTrainTestLeakageOverlap": Measure(
-            "share of test rows before the last training row",
-            checks.DateTrainTestLeakageOverlap,
-            lambda v: plain({None: v}),
-            pair=True,
-        ),
-        "FeatureLabelCorrelation": Measure(
-            "power to predict the label alone", checks.FeatureLabelCorrelation, plain
-        ),
-        "FeatureDrift": Measure(
-            "drift",
-            checks.FeatureDrift,
-            lambda v: plain({name: one["Drift score"] for name, one in v.items()}),
-            **DRIFT,
-        ),
-        "LabelDrift": Measure("drift of the label", checks.LabelDrift, one_drift, **DRIFT),
-    },
-    "model": {
-        "SimpleModelComparison": Measure(
-            "ROC AUC, as a share of the way from a tree of depth 3 to 1,",
-            lambda: checks.SimpleModelComparison(strategy="tree", scorers=["roc_auc"]),
-            gain,
-            pair=True,
-        ),
-        "TrainTestPerformance": Measure(
-            "share of ROC AUC lost",
-            lambda: checks.TrainTestPerformance(scorers=["roc_auc"]),
-            relative_loss,
-            pair=True,
-        ),
-        "RocReport": Measure("ROC AUC", checks.RocReport, lambda v: plain({None: v[1]})),
-        "CalibrationScore": Measure(
-            "Brier score", checks.CalibrationScore, lambda v: plain({None: v[0]})
-        ),
-        "WeakSegmentsPerformance": Measure(
-            "ROC AUC of the weakest segment as a share of that of all rows",
-            # The search grows with the square of the features: all of them take a minute.
-            lambda: checks.WeakSegmentsPerformance(
-                n_top_features=4, alternative_scorer={"roc_auc": "roc_auc"}
-            ),
-            weakest_segment,
-        ),
-        "PredictionDrift": Measure(
-            "drift of the score", checks.PredictionDrift, one_drift, **DRIFT
-        ),
-    },
-}
-
-
 def columns_of(request: dict[str, Any]) -> list[str]:
     """Return the names of features, label and time."""
     return [*request["numeric"], *request["categorical"], request["label"], request["time"]]
@@ -245,23 +223,14 @@ def read_rows(request: dict[str, Any], part: str) -> pd.DataFrame:
     return rows.astype({request["label"]: int} | dict.fromkeys(request["categorical"], object))
 
 
-def measured(measure: Measure, tables: Tables) -> list[dict[str, Any]]:
-    """Run one check; what it raises becomes a finding that says so."""
-    try:
-        return measure.findings(tables)
-    except Exception as error:  # whatever the library raises, the other checks still run
-        said = f"did not run: {type(error).__name__}: {str(error).strip():.200}"
-        return [{"column": None, "value": None, "past": None, "sentence": said}]
-
-
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """Return a finding for each check and column, or why there is none."""
     known = MEASURES[request["suite"]]
     if unknown := [name for name in request["checks"] if name not in known]:
         return {"refused": f"no check `{unknown[0]}`; there are {', '.join(known)}"}
     tables = Tables(request, read_rows(request, "train"), read_rows(request, "test"))
-    found = {name: measured(known[name], tables) for name in request["checks"]}
-    return {"findings": [{"check": name} | one for name in found for one in found[name]]}
+    found = [tables.findings(name, known[name]) for name in request["checks"]]
+    return {"findings": [one for findings in found for one in findings]}
 
 
 if __name__ == "__main__":

@@ -1,13 +1,11 @@
 """Gather what a report says of the current data and candidate, and write its renderings."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any
 
 from model_delivery.bundle.candidate import CURRENT, Candidate, candidate_folder, data_verdict
-from model_delivery.bundle.model_card import rows_of
+from model_delivery.bundle.package import rows_of
 from model_delivery.errors import UserError
 from model_delivery.files import write_atomic
 from model_delivery.gates import GATES

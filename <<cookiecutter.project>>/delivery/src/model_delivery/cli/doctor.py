@@ -1,14 +1,12 @@
 """What this machine or project lacks, and the command that mends it."""
 
-from __future__ import annotations
-
 import importlib
 import shutil
 import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
-from model_delivery.bundle.make import git
+from model_delivery.bundle.candidate import git
 from model_delivery.errors import UserError
 from model_delivery.project import Project
 from model_delivery.rollout.target import Target

@@ -1,7 +1,5 @@
 """The command `ml`: every step of a delivery, alone or all in order."""
 
-from __future__ import annotations
-
 import datetime as dt
 import os
 import sys

@@ -1,7 +1,5 @@
 """What the user sees: progress on standard error, results on standard output."""
 
-from __future__ import annotations
-
 import json
 import sys
 import time

@@ -1,11 +1,8 @@
 """The stages of a delivery, in order. Each can run alone and skips what is up to date."""
 
-from __future__ import annotations
-
 import datetime as dt
 import time
 import traceback
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Self
@@ -14,12 +11,12 @@ from model_delivery.bundle.candidate import (
     Candidate,
     current_candidate,
     data_verdict,
+    make_candidate,
     save_data_verdict,
 )
 from model_delivery.bundle.environment import service_environment
 from model_delivery.bundle.image import build_image
 from model_delivery.bundle.launch import Running, running
-from model_delivery.bundle.make import make_candidate
 from model_delivery.bundle.package import build_package
 from model_delivery.cli.screen import say, step
 from model_delivery.errors import UserError
@@ -84,13 +81,13 @@ def ship(run: Run, last: str) -> list[Verdict]:
     """
     verdicts: list[Verdict] = []
     for stage in STAGES[: STAGES.index(last) + 1]:
-        if stage in GATES:
-            verdicts.append(gate(run, stage, fresh=True))
-            say(verdicts[-1], run.event)
-            if not allows_promotion(verdicts[-1].outcome, run.event):
-                break
-        else:
+        if stage not in GATES:
             {"train": train, "deploy": deploy}[stage](run)
+            continue
+        verdicts.append(gate(run, stage, fresh=True))
+        say(verdicts[-1], run.event)
+        if not allows_promotion(verdicts[-1].outcome, run.event):
+            break
     return verdicts
 
 
@@ -104,7 +101,7 @@ def train(run: Run) -> Candidate:
     """Train, unless the same key was trained before."""
     with step("train: features, model, scores"):
         snapshot = current_snapshot(run.project)
-        return make_candidate(run.project, snapshot, run.event, run.force)[0]
+        return make_candidate(run.project, snapshot, run.event, run.force)
 
 
 def package(run: Run, candidate: Candidate) -> None:
@@ -124,19 +121,24 @@ def deploy(run: Run) -> Moved:
 
 
 def gate(run: Run, name: str, fresh: bool = False) -> Verdict:
-    """Return a gate's verdict on the current data or candidate.
+    """Return a gate's verdict on the current data or candidate, given now or before.
 
-    Parameters
-    ----------
-    fresh
-        Whether to make first what the gate looks at: the snapshot, or the package.
+    `fresh` makes first what the gate looks at: the snapshot, or the package.
     """
     if name == "data":
         return _data_gate(run, fresh)
     candidate = current_candidate(run.project)
     if name == "package" and fresh:
         package(run, candidate)
-    return _candidate_gate(run, name, candidate)
+    old = champion(run.project) if name in COMPARED else None
+    old = None if old and old.digest == candidate.digest else old
+    known, against = candidate.verdict(name), old.digest if old else None
+    if known and _stands(run, known, against):
+        return known
+    with step(f"check {name}"):
+        verdict = _judge(run, name, candidate, old).model_copy(update={"against": against})
+    candidate.save(verdict)
+    return verdict
 
 
 def _data_gate(run: Run, fresh: bool) -> Verdict:
@@ -149,61 +151,35 @@ def _data_gate(run: Run, fresh: bool) -> Verdict:
         return verdict
     refusal.unlink(missing_ok=True)
     known = data_verdict(run.project, snapshot.name)
-    if known is not None and _stands(run, known, None):
+    if known and _stands(run, known):
         return known
-    with step("data: contract, then Deepchecks in its own environment"):
+    with step("check data: contract, then Deepchecks in its own environment"):
         verdict = check_data(run.project, snapshot)
     save_data_verdict(run.project, snapshot.name, verdict)
     return verdict
 
 
-def _candidate_gate(run: Run, name: str, candidate: Candidate) -> Verdict:
-    project = run.project
-    old = champion(project) if name in COMPARED else None
-    old = None if old is not None and old.digest == candidate.digest else old
-    checks: dict[str, tuple[str, Callable[[], Verdict]]] = {
-        "model": (
-            "quality, segments, champion",
-            lambda: check_model(project, candidate, old),
-        ),
-        "package": ("contents and equality", lambda: check_package(project, candidate)),
-        "api": (
-            "right and wrong requests",
-            lambda: check_api(project, candidate, run.service(candidate)),
-        ),
-        "load": (
-            "Locust, beside a twin that predicts nothing",
-            lambda: check_load(project, candidate, old, run.service(candidate)),
-        ),
-    }
-    title, check = checks[name]
-    against = old.digest if old else None
-    known = candidate.verdict(name)
-    if known is not None and _stands(run, known, against):
-        return known
-    with step(f"{name}: {title}"):
-        verdict = _survive(run, name, candidate, check)
-    verdict = verdict.model_copy(update={"against": against})
-    candidate.save(verdict)
-    return verdict
-
-
-def _survive(run: Run, name: str, candidate: Candidate, check: Callable[[], Verdict]) -> Verdict:
-    """Return the verdict; a crash is one too, so that the report shows it."""
-    started = time.perf_counter()
+def _judge(run: Run, name: str, candidate: Candidate, old: Candidate | None) -> Verdict:
+    """Ask a gate; a crash is a verdict too, so that the report shows it."""
+    project, started = run.project, time.perf_counter()
     try:
-        return check()
+        if name == "model":
+            return check_model(project, candidate, old)
+        if name == "package":
+            return check_package(project, candidate)
+        if name == "api":
+            return check_api(project, candidate, run.service(candidate))
+        return check_load(project, candidate, old, run.service(candidate))
     except UserError:
         raise
     except Exception as error:
         traceback.print_exc()
         said = f"{type(error).__name__}: {error}"
         crashed = Check(name="ran", outcome=Outcome.CRASH, sentence=said)
-        return make_verdict(run.project, name, candidate.digest, [crashed], started)
+        return make_verdict(project, name, candidate.digest, [crashed], started)
 
 
-def _stands(run: Run, verdict: Verdict, against: str | None) -> bool:
+def _stands(run: Run, verdict: Verdict, against: str | None = None) -> bool:
     """Return whether an earlier verdict still counts: same limits, same champion, decided."""
-    limits = limits_hash(run.project, verdict.gate)
-    same = verdict.limits == limits and verdict.against == against
+    same = verdict.limits == limits_hash(run.project, verdict.gate) and verdict.against == against
     return same and not run.force and verdict.outcome not in _UNSURE

@@ -1,7 +1,5 @@
 """A table against the data contract: vectorised, and precise about column, row and value."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,11 +25,6 @@ class Finding:
     rule: str
     breaches: list[str]
     kept: str = ""
-
-    @property
-    def value(self) -> float:
-        """The number of breaches."""
-        return float(len(self.breaches))
 
     @property
     def sentence(self) -> str:
@@ -64,24 +57,20 @@ def check_content(table: pa.Table, contract: DataContract) -> list[Finding]:
 
     `table` must have passed `check_structure`.
     """
-    missing: list[str] = []
-    outside: list[str] = []
+    breaches: dict[str, list[str]] = {"missing": [], "outside": []}
     for name, spec in contract.columns.items():
         column = table.column(name).combine_chunks()
         absent = pc.is_null(column, nan_is_null=True).to_numpy(zero_copy_only=False)
-        wrong = _outside(column, spec) & ~absent
-        rules = (
-            (missing, absent, spec.missing, "missing"),
-            (outside, wrong, spec.outside, "outside"),
-        )
-        for breaches, marked, most, word in rules:
-            share, row = float(np.mean(marked)), int(np.argmax(marked))
+        found = {"missing": absent, "outside": _outside(column, spec) & ~absent}
+        for word, marked in found.items():
+            share, row, most = float(np.mean(marked)), int(np.argmax(marked)), getattr(spec, word)
             if share > most:
                 where = f"{column[row].as_py()!r} in {_where(table, contract, row)}"
-                breaches.append(f"`{name}`: {share:.2%} {word}, at most {most:.2%}, e.g. {where}")
+                said = f"`{name}`: {share:.2%} {word}, at most {most:.2%}, e.g. {where}"
+                breaches[word].append(said)
     return [
-        Finding("missing", missing, "no column misses too many values"),
-        Finding("domain", outside, "values lie in their domain"),
+        Finding("missing", breaches["missing"], "no column misses too many values"),
+        Finding("domain", breaches["outside"], "values lie in their domain"),
         _duplicates(table, contract),
     ]
 
@@ -93,30 +82,23 @@ def _outside(column: pa.Array, spec: Column) -> Any:
         low = -np.finfo(float).max if spec.min is None else spec.min
         high = np.finfo(float).max if spec.max is None else spec.max
         return (values < low) | (values > high)
-    if spec.type == "category":
-        encoded = column.dictionary_encode()
-        words = encoded.dictionary
-        if spec.values is not None:
-            good = pc.is_in(words, pa.array(spec.values, words.type))
-        else:
-            good = pc.match_substring_regex(words, f"^(?:{spec.pattern})$")
-        bad = ~good.to_numpy(zero_copy_only=False)
-        codes = encoded.indices.fill_null(0).to_numpy(zero_copy_only=False)
-        return bad[codes] if len(bad) else np.zeros(len(column), bool)
-    return np.zeros(len(column), bool)
+    if spec.type != "category":
+        return np.zeros(len(column), bool)
+    if spec.values is not None:
+        good = pc.is_in(column, pa.array(spec.values, column.type))
+    else:
+        good = pc.match_substring_regex(column, f"^(?:{spec.pattern})$")
+    return ~good.fill_null(True).to_numpy(zero_copy_only=False)
 
 
 def _duplicates(table: pa.Table, contract: DataContract) -> Finding:
-    rows = pa.array(range(table.num_rows))
-    counted = table.select(contract.key).append_column("_row", rows)
+    counted = table.select(contract.key).append_column("_row", pa.array(range(table.num_rows)))
     groups = counted.group_by(contract.key).aggregate([("_row", "count"), ("_row", "max")])
-    twice = groups.filter(pc.greater(groups["_row_count"], 1))
     key = ", ".join(contract.key)
     breaches = [
-        f"the key {key} stands {count} times, last in {_where(table, contract, row)}"
-        for count, row in zip(
-            *(twice[n].to_pylist() for n in ("_row_count", "_row_max")), strict=True
-        )
+        f"the key {key} stands {twice['_row_count']} times, "
+        f"last in {_where(table, contract, twice['_row_max'])}"
+        for twice in groups.filter(pc.greater(groups["_row_count"], 1)).to_pylist()
     ]
     return Finding("key", breaches, f"the key {key} is unique")
 

@@ -1,7 +1,5 @@
 """Strict YAML: every mistake is named with its file, its line and the nearest valid key."""
 
-from __future__ import annotations
-
 import difflib
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,9 +46,7 @@ def load(path: Path, model: type[Config]) -> Config:
     lines: dict[Location, int] = {(): 1}
     try:
         text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        if node is not None:
-            _collect(node, (), lines, path)
+        _collect(yaml.compose(text, Loader=yaml.SafeLoader), (), lines, path)
         return model.model_validate(yaml.safe_load(text) or {})
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run `git checkout -- {path}`") from None
@@ -65,20 +61,20 @@ def load(path: Path, model: type[Config]) -> Config:
         raise UserError("\n".join(messages)) from error
 
 
-def _collect(node: yaml.Node, at: Location, lines: dict[Location, int], path: Path) -> None:
+def _collect(node: yaml.Node | None, at: Location, lines: dict[Location, int], path: Path) -> None:
     """Record the line of every key and item; refuse a key that stands twice."""
+    items = list(enumerate(node.value)) if isinstance(node, yaml.SequenceNode) else []
     if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
+        items = [(key.value, value) for key, value in node.value]
+        for key, _ in node.value:
             where, line = (*at, key.value), key.start_mark.line + 1
             if where in lines:
                 twice = f"`{key.value}` stands twice (first on line {lines[where]})"
                 raise UserError(f"{path}:{line}: {twice}")
             lines[where] = line
-            _collect(value, where, lines, path)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            lines[(*at, index)] = item.start_mark.line + 1
-            _collect(item, (*at, index), lines, path)
+    for name, value in items:
+        lines.setdefault((*at, name), value.start_mark.line + 1)
+        _collect(value, (*at, name), lines, path)
 
 
 def _message(path: Path, problem: dict[str, Any], lines: dict[Location, int]) -> str:

@@ -1,7 +1,5 @@
 """The data contract: columns as types, and what a table of them must hold."""
 
-from __future__ import annotations
-
 import datetime as dt
 import re
 from typing import Annotated, Literal, Self

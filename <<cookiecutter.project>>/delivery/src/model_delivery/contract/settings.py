@@ -1,7 +1,5 @@
 """What `config/gates.yaml` and `config/delivery.yaml` may hold: limits, environments."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator

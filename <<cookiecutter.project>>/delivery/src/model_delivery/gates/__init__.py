@@ -1,11 +1,8 @@
 """Gates: each turns values and limits into checks, and checks into a verdict."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from model_delivery.contract.settings import Limit
 from model_delivery.files import sha256_json
@@ -18,22 +15,20 @@ COMPARED = ("model", "load")
 """The gates that judge beside the champion."""
 
 
-def judge(name: str, limit: Limit, value: float | None, sentence: str, **more: Any) -> Check:
+def judge(name: str, limit: Limit, value: float | Estimate | None, sentence: str) -> Check:
     """Judge a value: within the limit `pass`, beyond it the limit's outcome, unknown never a pass.
 
-    `more` are further fields of the check: `low`, `high`, `champion`.
+    An estimate is judged by its value, and its interval is shown.
     """
+    low = high = None
+    if isinstance(value, Estimate):
+        low, high, value = value.low, value.high, value.value
     if not finite(value):
         return unjudged(name, limit, f"{sentence}: no number came out, so it cannot be judged")
     outcome = Outcome.PASS if limit.holds(value) else Outcome(limit.outcome)
-    more = {key: number for key, number in more.items() if finite(number)}
-    form: dict[str, Any] = {"name": name, "outcome": outcome, "sentence": sentence}
-    return Check(**form, value=value, limit=str(limit), **more)
-
-
-def judge_estimate(name: str, limit: Limit, estimate: Estimate, sentence: str) -> Check:
-    """Judge an estimate by its value, and show its interval."""
-    return judge(name, limit, estimate.value, sentence, low=estimate.low, high=estimate.high)
+    ends = {"low": low, "high": high} if finite(low) and finite(high) else {}
+    form = {"name": name, "outcome": outcome, "sentence": sentence, "limit": str(limit)}
+    return Check.model_validate(form | ends | {"value": value})
 
 
 def unjudged(name: str, limit: Limit, why: str, outcome: Outcome = Outcome.INCONCLUSIVE) -> Check:
@@ -72,5 +67,4 @@ def make_verdict(
 def limits_hash(project: Project, gate: str) -> str:
     """Return the SHA-256 that names the limits a gate judges by; of no gate's name, all limits."""
     limits = project.gates.model_dump(mode="json")
-    own = [limits.get(gate, limits), limits["deepchecks"].get(gate)]
-    return sha256_json(own)
+    return sha256_json([limits.get(gate, limits), limits["deepchecks"].get(gate)])

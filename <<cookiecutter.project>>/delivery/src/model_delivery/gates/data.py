@@ -4,14 +4,11 @@ Schema skew (the contract, new categories) stops. Value skew, a drift beyond the
 the training span's own months, is a reason to train again.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from model_delivery.contract.check import Finding, check_content, check_structure
@@ -44,8 +41,12 @@ def check_data(project: Project, snapshot: Snapshot) -> Verdict:
 
 def refused(project: Project, findings: list[Finding]) -> Verdict:
     """Return the verdict on an extraction whose structure is broken."""
-    checks = [_as_check(finding) for finding in findings]
+    checks = _as_checks(findings)
     return make_verdict(project, "data", sha256_bytes(b"refused"), checks, time.perf_counter())
+
+
+def _as_checks(findings: list[Finding]) -> list[Check]:
+    return [fixed(f.rule, not f.breaches, f.sentence, float(len(f.breaches))) for f in findings]
 
 
 def contract_checks(
@@ -56,16 +57,12 @@ def contract_checks(
     for part in (train, test):
         findings = check_structure(part, contract)
         if any(finding.breaches for finding in findings):
-            return [_as_check(finding) for finding in findings]
+            return _as_checks(findings)
     findings += check_content(pa.concat_tables([train, test]), contract)
-    checks = [_as_check(finding) for finding in findings]
+    checks = _as_checks(findings)
     checks += [_excluded(project, snapshot), _scale(project, train, test)]
     sentence = f"{train.num_rows:,} rows to train on"
     return [*checks, judge("rows", limits.rows, train.num_rows, sentence)]
-
-
-def _as_check(finding: Finding) -> Check:
-    return fixed(finding.rule, not finding.breaches, finding.sentence, finding.value)
 
 
 def _excluded(project: Project, snapshot: Snapshot) -> Check:
@@ -80,7 +77,7 @@ def _excluded(project: Project, snapshot: Snapshot) -> Check:
 def _scale(project: Project, train: pa.Table, test: pa.Table) -> Check:
     """Judge whether a number came in another unit."""
     times = train.column(project.contract.time).to_numpy()
-    months = [(times >= start) & (times < end) for _, start, end in periods(times)]
+    months = [(times >= start) & (times < end) for start, end in periods(times)]
     ratios = {}
     for name in project.contract.of_type("number"):
         values = train.column(name).to_numpy()
@@ -125,10 +122,5 @@ def scale_ratio(train: Sequence[Floats], test: Floats) -> float:
     if len(past) < 2 or len(now) < FEWEST_VALUES:
         return wider
     known, seen = np.unique(np.concatenate([np.unique(v) for v in past]), return_counts=True)
-    least = min(_share(part, known[seen > 1]) for part in past)
-    return max(wider, (least + TINY) / (_share(now, known) + TINY))
-
-
-def _share(values: Floats, known: Floats) -> float:
-    """Return the share of values that are known."""
-    return float(pc.mean(pc.is_in(pa.array(values), pa.array(known))).as_py())
+    least = min(np.isin(part, known[seen > 1]).mean() for part in past)
+    return float(max(wider, (least + TINY) / (np.isin(now, known).mean() + TINY)))

@@ -4,11 +4,8 @@ A drift is judged against the spread between the training months themselves: rea
 seasons, and the library's own fixed thresholds fail on every honest July.
 """
 
-from __future__ import annotations
-
 import math
 import os
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +14,7 @@ from typing import Any, Literal
 import pyarrow.parquet as pq
 
 from model_delivery.bundle.candidate import Candidate
-from model_delivery.bundle.environment import run_uv
+from model_delivery.bundle.environment import run
 from model_delivery.contract.settings import Limit
 from model_delivery.errors import UserError
 from model_delivery.files import read_json, write_json
@@ -34,41 +31,6 @@ SMALLEST_DRIFT = 0.05
 """A period's drift below this counts as this: two samples of one month differ by about 0.02."""
 
 
-def deepchecks(
-    project: Project, suite: Literal["data", "model"], rows: Snapshot | Candidate
-) -> list[Check]:
-    """Judge a snapshot's rows, or a candidate's scores, by the checks that have a limit."""
-    limits: dict[str, Limit] = getattr(project.gates.deepchecks, suite)
-    if not limits:
-        return []
-    request = request_of(project, suite, rows.train_path, rows.test_path)
-    found = ask(project.work / "deepchecks", request)
-    return [judge_findings(name, limit, found) for name, limit in limits.items()]
-
-
-def request_of(project: Project, suite: str, train: Path, test: Path) -> dict[str, Any]:
-    """Return what the program is asked: files, columns by role, training periods, checks.
-
-    Integers of the key are names of rows, such as an order's number, and not features.
-    """
-    contract = project.contract
-    numbers = contract.of_type("number", "integer", "boolean")
-    keys = [name for name in contract.key if contract.columns[name].type != "number"]
-    times = pq.read_table(train, columns=[contract.time]).column(0).to_numpy()
-    return {
-        "suite": suite,
-        "checks": list(getattr(project.gates.deepchecks, suite)),
-        "train": str(train),
-        "test": str(test),
-        "periods": [[str(start), str(end)] for _, start, end in periods(times)],
-        "numeric": [name for name in numbers if name not in keys],
-        "categorical": contract.of_type("category"),
-        "label": contract.target,
-        "time": contract.time,
-        "score": SCORE,
-    }
-
-
 @dataclass(frozen=True)
 class Finding:
     """What a check said of a column, and of each training period where that is its measure."""
@@ -77,7 +39,7 @@ class Finding:
     column: str | None
     value: float | None
     past: list[float] | None
-    sentence: str
+    behind: str = ""
 
     @property
     def judged(self) -> float:
@@ -87,6 +49,48 @@ class Finding:
         usual = max(self.past or [0.0])
         drift = self.check.endswith("Drift")
         return self.value / max(usual, SMALLEST_DRIFT) if drift else self.value - usual
+
+    @property
+    def sentence(self) -> str:
+        """What was found, in words."""
+        parts = ["unknown" if self.value is None else f"{self.value:.3f}"]
+        parts += [f"{max(self.past):.3f} at most in a training period"] if self.past else []
+        parts += [self.behind] if self.behind else []
+        return (f"`{self.column}`: " if self.column else "") + ", ".join(parts)
+
+
+def deepchecks(
+    project: Project, suite: Literal["data", "model"], rows: Snapshot | Candidate
+) -> list[Check]:
+    """Judge a snapshot's rows, or a candidate's scores, by the checks that have a limit."""
+    limits: dict[str, Limit] = getattr(project.gates.deepchecks, suite)
+    if not limits:
+        return []
+    found = ask(project.work / "deepchecks", request_of(project, suite, rows))
+    return [judge_findings(name, limit, found) for name, limit in limits.items()]
+
+
+def request_of(project: Project, suite: str, rows: Snapshot | Candidate) -> dict[str, Any]:
+    """Return what the program is asked: files, columns by role, training periods, checks.
+
+    Integers of the key are names of rows, such as an order's number, and not features.
+    """
+    contract = project.contract
+    numbers = contract.of_type("number", "integer", "boolean")
+    keys = [name for name in contract.key if contract.columns[name].type != "number"]
+    times = pq.read_table(rows.train_path, columns=[contract.time]).column(0).to_numpy()
+    return {
+        "suite": suite,
+        "checks": list(getattr(project.gates.deepchecks, suite)),
+        "train": str(rows.train_path),
+        "test": str(rows.test_path),
+        "periods": [[str(start), str(end)] for start, end in periods(times)],
+        "numeric": [name for name in numbers if name not in keys],
+        "categorical": contract.of_type("category"),
+        "label": contract.target,
+        "time": contract.time,
+        "score": SCORE,
+    }
 
 
 def ask(folder: Path, request: dict[str, Any]) -> list[Finding] | str:
@@ -99,32 +103,23 @@ def ask(folder: Path, request: dict[str, Any]) -> list[Finding] | str:
     """
     asked, answered = (folder / f"{request['suite']}-{end}.json" for end in ("request", "answer"))
     write_json(asked, request)
+    script = ["--script", str(PROGRAM)]
+    try:  # from uv's cache if it can be, else from the index
+        run(["uv", "sync", "--offline", *script], folder)
+    except UserError:
+        run(["uv", "sync", *script], folder)
+    python = run(["uv", "python", "find", *script], folder).strip()
     # Without compiled modules every start would take 20 seconds more.
     env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    options: dict[str, Any] = {"env": env, "capture_output": True, "timeout": RUN_SECONDS}
-    command = [_python(folder), str(PROGRAM), str(asked), str(answered)]
     try:
-        done = subprocess.run(command, check=False, text=True, **options)
-    except subprocess.TimeoutExpired:
-        return f"Deepchecks had no answer after {RUN_SECONDS} seconds"
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["nothing said"])[-1]
-        return f"Deepchecks ended with exit code {done.returncode} ({last})"
+        run([python, str(PROGRAM), str(asked), str(answered)], folder, env, RUN_SECONDS)
+    except UserError as error:
+        return f"Deepchecks did not answer: {error}"
     answer = read_json(answered)
     if "refused" in answer:
         where = f"config/gates.yaml: `deepchecks.{request['suite']}`"
         raise UserError(f"{where}: {answer['refused']}")
     return [Finding(**finding) for finding in answer["findings"]]
-
-
-def _python(cwd: Path) -> str:
-    """Return the program's interpreter; made from uv's cache if it can be, else from the index."""
-    script = ["--script", str(PROGRAM)]
-    try:
-        run_uv(["sync", "--offline", *script], cwd)
-    except UserError:
-        run_uv(["sync", *script], cwd)
-    return run_uv(["python", "find", *script], cwd).strip()
 
 
 def judge_findings(name: str, limit: Limit, findings: Sequence[Finding] | str) -> Check:

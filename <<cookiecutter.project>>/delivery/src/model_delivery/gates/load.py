@@ -4,8 +4,6 @@ Absolute limits are generous, since they judge the machine too. Ratios to the tw
 service without its model) and to the champion are sharp: the machine's noise falls on all.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -27,7 +25,7 @@ from model_delivery.bundle.launch import Running, identity, running
 from model_delivery.contract.settings import Limit, LoadLimits
 from model_delivery.gates import judge, make_verdict
 from model_delivery.project import Project
-from model_delivery.report.verdict import Chart, Check, Outcome, Table, Verdict, finite
+from model_delivery.report.verdict import Check, Outcome, Table, Verdict, finite
 from model_delivery.training.metrics import Estimate
 
 CANDIDATE, TWIN, CHAMPION = "candidate", "twin", "champion"
@@ -128,8 +126,8 @@ def judge_targets(
     if CHAMPION not in targets:
         said = "no other release is in production: there is no champion to compare with"
         checks.append(Check(name=CHAMPION, outcome=Outcome.PASS, sentence=said, value="none"))
-    table, chart = _shown(rounds, list(targets))
-    return make_verdict(project, "load", subject, checks, started, [table], [chart])
+    table = _table(rounds, list(targets))
+    return make_verdict(project, "load", subject, checks, started, [table])
 
 
 def run_rounds(
@@ -200,7 +198,7 @@ def _measured(measure: Measure, limit: Limit, rounds: list[Round]) -> Check:
 def _judge(name: str, limit: Limit, found: Estimate, said: str) -> Check:
     if finite(found.value):
         said = f"{said}, 95 % interval {found.low:.4g} to {found.high:.4g}"
-    check = judge(name, limit, found.value, said, low=found.low, high=found.high)
+    check = judge(name, limit, found, said)
     if limit.holds(found.low) == limit.holds(found.high):
         return check
     return _undecided(check, "on both sides of the limit, so undecided")
@@ -255,18 +253,15 @@ def _kinds(failures: Counter[str]) -> str:
     return f" ({kinds})" if kinds else ""
 
 
-def _shown(rounds: list[Round], names: list[str]) -> tuple[Table, Chart]:
-    """Return what each target did, medians over rounds, and its latencies as bars."""
-    keys, rows = ["p50", "p95", "p99"], list[list[Any]]()
-    waits = {name: [_middle(rounds, name, key) for key in keys] for name in names}
+def _table(rounds: list[Round], names: list[str]) -> Table:
+    """Return what each target did, medians over rounds."""
+    rows: list[list[Any]] = []
     for name in names:
         failures, requests = _counts(rounds, name)
-        counts = [name, requests, failures.total(), _middle(rounds, name, "qps")]
-        rows.append([*counts, *waits[name]])
+        middles = [_middle(rounds, name, key) for key in ("qps", "p50", "p95", "p99")]
+        rows.append([name, requests, failures.total(), *middles])
     columns = ["target", "requests", "failures", "QPS", "p50 ms", "p95", "p99"]
-    table = Table(title=f"Load, medians of {len(rounds)} rounds", columns=columns, rows=rows)
-    title = "Latency under load"
-    return table, Chart(title=title, kind="bar", x=list(keys), series=waits, y_label="ms")
+    return Table(title=f"Load, medians of {len(rounds)} rounds", columns=columns, rows=rows)
 
 
 def _middle(rounds: list[Round], name: str, key: str) -> float | None:

@@ -9,8 +9,6 @@ take turns in random order within each round, so that whatever else the machine 
 all of them alike. Each turn has new users, and so new connections.
 """
 
-from __future__ import annotations
-
 # Locust patches the standard library: nothing may be imported before it.
 from locust import FastHttpUser, constant, events, task  # isort: split
 

@@ -1,7 +1,5 @@
 """The gate `model`: quality with intervals, segments, calibration, and the champion."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 
@@ -15,20 +13,14 @@ from model_delivery.bundle.environment import score_cleanly
 from model_delivery.contract.settings import Limit
 from model_delivery.errors import UserError
 from model_delivery.files import read_json
-from model_delivery.gates import judge, judge_estimate, make_verdict
+from model_delivery.gates import judge, make_verdict
 from model_delivery.gates.deepchecks import deepchecks
 from model_delivery.project import Project
 from model_delivery.protocols import Floats
 from model_delivery.report.verdict import Chart, Check, Outcome, Table, Verdict, finite
+from model_delivery.training import metrics
 from model_delivery.training.fit import SCORE
-from model_delivery.training.metrics import (
-    Estimate,
-    calibration_curve,
-    calibration_error,
-    estimate,
-    log_loss,
-    roc_auc,
-)
+from model_delivery.training.metrics import Estimate, estimate, roc_auc
 
 FEWEST_ROWS = 1_000
 
@@ -46,23 +38,17 @@ class Scored:
     table: pa.Table
     champion: Floats | None = None
 
-    def part(self, rows: NDArray[np.bool_]) -> Scored:
-        """Return some of the rows."""
-        champion = None if self.champion is None else self.champion[rows]
-        columns = self.labels[rows], self.scores[rows], self.days[rows]
-        return Scored(*columns, self.table.filter(pa.array(rows)), champion)
+    def auc(self, rows: NDArray[np.bool_] | slice = slice(None)) -> Estimate:
+        """Return the area under the ROC curve of some rows."""
+        return estimate(roc_auc, self.labels[rows], self.scores[rows], self.days[rows])
 
-    def auc(self) -> Estimate:
-        """Return the area under the ROC curve."""
-        return estimate(roc_auc, self.labels, self.scores, self.days)
-
-    def change(self) -> Estimate | None:
+    def change(self, rows: NDArray[np.bool_] | bool = True) -> Estimate | None:
         """Return by how much it exceeds the champion's, on rows that can judge both."""
         if self.champion is None:
             return None
-        both = np.isfinite(self.champion)
-        rows = self.labels[both], self.scores[both], self.days[both]
-        return estimate(roc_auc, *rows, other=self.champion[both])
+        both = np.isfinite(self.champion) & rows
+        parts = self.labels[both], self.scores[both], self.days[both]
+        return estimate(roc_auc, *parts, other=self.champion[both])
 
 
 def check_model(project: Project, candidate: Candidate, champion: Candidate | None) -> Verdict:
@@ -93,54 +79,49 @@ def read_scored(project: Project, candidate: Candidate, champion: Floats | None)
 
 def _quality(project: Project, candidate: Candidate, scored: Scored) -> list[Check]:
     limits, train = project.gates.model, pq.read_table(candidate.train_path)
-    labels = train.column(project.contract.target).to_numpy().astype(float)
-    base, own = float(labels.mean()), train.column(SCORE).to_numpy()
+    labels, own = (train.column(name).to_numpy() for name in (project.contract.target, SCORE))
+    base, own_auc = float(labels.mean()), roc_auc(labels.astype(float), own, np.ones(len(own)))
 
     def gain(y: Floats, p: Floats, w: Floats) -> float:
-        return 1 - log_loss(y, p, w) / log_loss(y, np.full(len(y), base), w)
+        trivial = np.full(len(y), base)
+        return 1 - metrics.log_loss(y, p, w) / metrics.log_loss(y, trivial, w)
 
     rows = scored.labels, scored.scores, scored.days
-    auc, change, own_auc = scored.auc(), scored.change(), roc_auc(labels, own, np.ones(len(own)))
-    found = {
-        "roc_auc": (auc, "how well rows with and without the target are told apart"),
-        "log_loss_gain": (
-            estimate(gain, *rows),
-            f"share of the log loss of always answering the training share, {base:.3f}, saved",
-        ),
-        "calibration_error": (estimate(calibration_error, *rows), "scores against frequencies"),
-        "overfit_gap": (
-            Estimate(own_auc - auc.value, own_auc - auc.high, own_auc - auc.low),
-            f"ROC AUC {own_auc:.3f} on training rows, less that on the test window",
-        ),
-    }
-    if change is not None:
-        found["champion_difference"] = (change, "ROC AUC less the champion's, on the same rows")
-    checks = [judge_estimate(name, getattr(limits, name), *found[name]) for name in found]
+    auc, change = scored.auc(), scored.change()
+    gap = Estimate(own_auc - auc.value, own_auc - auc.high, own_auc - auc.low)
+    saved = f"share of the log loss of always answering the training share, {base:.3f}, saved"
+    over = f"ROC AUC {own_auc:.3f} on training rows, less that on the test window"
+    error = estimate(metrics.calibration_error, *rows)
+    checks = [
+        judge("roc_auc", limits.roc_auc, auc, "how well rows with the target are told apart"),
+        judge("log_loss_gain", limits.log_loss_gain, estimate(gain, *rows), saved),
+        judge("calibration_error", limits.calibration_error, error, "scores against frequencies"),
+        judge("overfit_gap", limits.overfit_gap, gap, over),
+    ]
     if change is None:
         sentence = "first delivery, or the champion itself: nothing to compare with"
         first = Check(name="champion", outcome=Outcome.PASS, sentence=sentence, value="none")
         return [*checks, first]
     checks[0] = checks[0].model_copy(update={"champion": auc.value - change.value})
-    return checks
+    name, said = "champion_difference", "ROC AUC less the champion's, on the same rows"
+    return [*checks, judge(name, limits.champion_difference, change, said)]
 
 
 def _segments(project: Project, scored: Scored) -> tuple[list[Check], Table]:
     """Judge each large segment; of many, some are low by chance, so the whole interval counts."""
-    limits = project.gates.model
-    aucs: dict[str, Estimate] = {}
-    changes: dict[str, Estimate] = {}
-    rows: list[list[str | int | float | None]] = []
+    limits, rows = project.gates.model, list[list[str | int | float | None]]()
+    aucs, changes = dict[str, Estimate](), dict[str, Estimate]()
     for column in project.contract.segments:
         values = scored.table.column(column).to_numpy()
         for value in sorted({value for value in values if value is not None}):
-            part = scored.part(values == value)
-            if len(part.labels) < limits.segment_rows:
+            inside = values == value
+            if inside.sum() < limits.segment_rows:
                 continue
-            name, auc, change = f"{column} {value}", part.auc(), part.change()
+            name, auc, change = f"{column} {value}", scored.auc(inside), scored.change(inside)
             aucs |= {name: auc}
             changes |= {name: change} if change else {}
-            numbers = auc.value, auc.low, auc.high, change.value if change else None
-            rows.append([name, len(part.labels), *numbers])
+            shown = auc.value, auc.low, auc.high, change.value if change else None
+            rows.append([name, int(inside.sum()), *shown])
     columns = ["segment", "rows", "ROC AUC", "low", "high", "change to champion"]
     checks = [_worst("segment_roc_auc", limits.segment_roc_auc, aucs)]
     if scored.champion is not None:
@@ -156,52 +137,37 @@ def _worst(name: str, limit: Limit, found: dict[str, Estimate]) -> Check:
         return Check(name=name, outcome=Outcome.WARN, sentence=sentence, limit=str(limit))
     segment, worst = min(found.items(), key=lambda pair: np.nan_to_num(pair[1].high, nan=-np.inf))
     said = f"worst of {len(found)} segments: {segment}; judged by the upper end of its interval"
-    check = judge(name, limit, worst.high, said, low=worst.low, high=worst.high)
+    check = judge(name, limit, Estimate(worst.high, worst.low, worst.high), said)
     return check.model_copy(update={"value": worst.value if finite(worst.high) else None})
 
 
 def _curve(candidate: Candidate) -> Chart:
     curve = read_json(candidate.folder / "curve.json")
-    rounds = max((len(values) for values in curve.values()), default=0)
-    return Chart(
-        title="Learning curve",
-        kind="line",
-        x=list(range(1, rounds + 1)),
-        series=curve,
-        x_label="round",
-        y_label="loss",
-    )
+    x: list[float | str] = [*range(1, 1 + max(map(len, curve.values()), default=0))]
+    return Chart(title="Learning curve", x=x, series=curve, x_label="round", y_label="loss")
 
 
 def _calibration(scored: Scored) -> Chart:
     ones = np.ones(len(scored.labels))
-    expected, observed, _ = calibration_curve(scored.labels, scored.scores, ones)
-    return Chart(
-        title="Calibration",
-        kind="line",
-        x=[round(float(value), 4) for value in expected],
-        series={"observed": observed.tolist(), "ideal": expected.tolist()},
-        x_label="mean score",
-        y_label="share of positives",
-    )
+    expected, observed, _ = metrics.calibration_curve(scored.labels, scored.scores, ones)
+    series = {"observed": observed.tolist(), "ideal": expected.tolist()}
+    x, label = expected.round(4).tolist(), "share of positives"
+    return Chart(title="Calibration", x=x, series=series, x_label="mean score", y_label=label)
 
 
 def champion_scores(
     project: Project, candidate: Candidate, champion: Candidate | None
 ) -> Floats | None:
-    """Return the champion's scores, not-a-number on rows that it may have been trained on.
+    """Return the champion's scores of test rows, shape (n,); None where there is no champion.
 
-    Returns
-    -------
-    numpy.ndarray or None
-        Shape (n test rows,); None where there is no champion, or it is the candidate itself.
+    They are not-a-number on rows that it may have been trained on.
 
     Raises
     ------
     UserError
         When fewer than 1,000 rows are later than both training spans.
     """
-    if champion is None or champion.digest == candidate.digest:
+    if champion is None:
         return None
     table, contract = pq.read_table(candidate.test_path), project.contract
     learned_until = np.datetime64(champion.lineage["data"]["spans"]["train"][1])

@@ -3,8 +3,6 @@
 Only rows and scores are broken, in memory, and judged by the user's own contract and limits.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,17 +24,17 @@ from model_delivery.training.snapshot import Snapshot
 
 def prove(project: Project, snapshot: Snapshot, candidate: Candidate | None) -> Verdict:
     """Return a verdict with one check a defect: it passes where a gate noticed the defect."""
-    started = time.perf_counter()
+    started, contract = time.perf_counter(), project.contract
     train, test = pq.read_table(snapshot.train_path), pq.read_table(snapshot.test_path)
     checks = [
         _noticed(f"data: {name}", contract_checks(project, snapshot, train, broken))
-        for name, broken in table_defects(test, project.contract).items()
+        for name, broken in table_defects(test, contract).items()
     ]
     if candidate:
         scored = read_scored(project, candidate, None)
         checks += [
             _noticed(f"model: {name}", score_checks(project, candidate, spoilt)[0])
-            for name, spoilt in score_defects(scored, project.contract).items()
+            for name, spoilt in score_defects(scored, contract).items()
         ]
     subject = candidate.digest if candidate else snapshot.name
     return make_verdict(project, "prove", subject, checks, started)
@@ -44,22 +42,19 @@ def prove(project: Project, snapshot: Snapshot, candidate: Candidate | None) -> 
 
 def table_defects(table: pa.Table, contract: DataContract) -> dict[str, pa.Table]:
     """Return broken copies of a table by what is wrong with them."""
-    fifth = np.arange(table.num_rows) % 5 == 0
+    frame, fifth = table.to_pandas(), np.arange(table.num_rows) % 5 == 0
     numbers, words = contract.of_type("number"), contract.of_type("category")
     required = [name for name in [*words, *numbers] if not contract.columns[name].missing]
+    target, first = contract.target, next(iter(contract.inputs))
+    often = "in a fifth of rows"
     changes: list[tuple[list[str], str, Callable[[Any], Any]]] = [
         (numbers, "became text", lambda x: x.astype(str)),
         (numbers, "is in another unit (times 1.8)", lambda x: x * 1.8),
-        (numbers, "is infinite in a fifth of rows", lambda x: x.mask(fifth, np.inf)),
-        (words, "has a new value in a fifth of rows", lambda x: x.mask(fifth, "never seen")),
-        (required, "is missing in a fifth of rows", lambda x: x.mask(fifth, None)),
-        (
-            [contract.target],
-            "is missing in a fifth of rows",
-            lambda x: x.astype("boolean").mask(fifth),
-        ),
+        (numbers, f"is infinite {often}", lambda x: x.mask(fifth, np.inf)),
+        (words, f"has a new value {often}", lambda x: x.mask(fifth, "never seen")),
+        (required, f"is missing {often}", lambda x: x.mask(fifth, None)),
+        ([target], f"is missing {often}", lambda x: x.astype("boolean").mask(fifth)),
     ]
-    first = next(iter(contract.inputs))
     broken = {
         f"`{first}` is renamed": table.rename_columns({first: f"{first}_new"}),
         "a column is added": table.append_column("surprise", pa.nulls(table.num_rows)),
@@ -67,7 +62,7 @@ def table_defects(table: pa.Table, contract: DataContract) -> dict[str, pa.Table
     }
     for names, what, change in changes:
         for name in names[:1]:
-            column = pa.Array.from_pandas(change(table.column(name).to_pandas()))
+            column = pa.Array.from_pandas(change(frame[name]))
             place = table.column_names.index(name)
             broken[f"`{name}` {what}"] = table.set_column(place, name, column)
     return broken
@@ -76,8 +71,7 @@ def table_defects(table: pa.Table, contract: DataContract) -> dict[str, pa.Table
 def score_defects(scored: Scored, contract: DataContract) -> dict[str, Scored]:
     """Return spoilt copies of scores by what is wrong with them."""
     random, scores = np.random.default_rng(0), scored.scores
-    shuffled = random.permutation(scores)
-    most = random.random(len(scores)) < 0.6
+    shuffled, most = random.permutation(scores), random.random(len(scores)) < 0.6
     spoilt = {
         "every score is the mean": np.full_like(scores, scores.mean()),
         "60 % of scores are exchanged": np.where(most, shuffled, scores),

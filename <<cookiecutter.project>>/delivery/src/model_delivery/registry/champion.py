@@ -1,7 +1,5 @@
 """What enters the registry and comes out of it: bytes by digest, and an environment's champion."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import tarfile
@@ -10,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from model_delivery.bundle.candidate import Candidate, candidate_folder, load_candidate
-from model_delivery.bundle.make import git
+from model_delivery.bundle.candidate import Candidate, candidate_folder, git, load_candidate
 from model_delivery.errors import UserError
 from model_delivery.files import (
     settle,

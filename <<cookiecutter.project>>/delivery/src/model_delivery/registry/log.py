@@ -5,8 +5,6 @@ edited one is named. Taking the next number is a compare-and-set: of two writers
 the other decides again.
 """
 
-from __future__ import annotations
-
 import getpass
 import os
 from collections.abc import Callable, Sequence

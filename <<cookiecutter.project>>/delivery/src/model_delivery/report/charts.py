@@ -1,7 +1,5 @@
 """Where the lines and marks of the report's pictures lie; `report.html` draws them as SVG."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable
 from typing import Any

@@ -3,8 +3,6 @@
 Whatever a template prints is shown as data: a finalizer cleans it, and escapes it for its format.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Sequence

@@ -101,11 +101,11 @@ class Chart(Form):
     """A small line or bar chart."""
 
     title: str
-    kind: Literal["line", "bar"]
     x: list[float | str]
     series: dict[str, list[float | None]]
     x_label: str = ""
     y_label: str = ""
+    kind: Literal["line", "bar"] = "line"
 
 
 def _ran(checks: list[Check]) -> list[Check]:

@@ -5,8 +5,6 @@ the proxy in one step, and replaces the state. `_converge` makes the machine wha
 it ends every move, undoes every failed one, and mends after a crash.
 """
 
-from __future__ import annotations
-
 from contextlib import suppress
 from typing import Any, NamedTuple
 

@@ -12,8 +12,6 @@ Caddy reads on each request where it goes, from the file `route`. Measured traps
 - Passive health with a single service turns one error into ten seconds of outage.
 """
 
-from __future__ import annotations
-
 import shutil
 import socket
 import subprocess

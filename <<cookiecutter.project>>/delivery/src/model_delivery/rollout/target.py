@@ -7,8 +7,6 @@ proxy/       the proxy before them
 lock         held while a command changes any of it
 """
 
-from __future__ import annotations
-
 import fcntl
 import os
 import shutil

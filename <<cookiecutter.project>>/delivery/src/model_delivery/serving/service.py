@@ -4,16 +4,14 @@ Tuned as measured for BentoML 1.4: `async` and inline scoring, no access log, a 
 no tracing, garbage collection held back. BentoML is imported only to serve.
 """
 
-from __future__ import annotations
-
 import gc
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
@@ -22,16 +20,16 @@ from model_delivery.contract.request import Row, request_model, to_columns
 from model_delivery.files import read_json, verify
 from model_delivery.protocols import Columns, Floats
 
-if TYPE_CHECKING:
-    from _bentoml_sdk import Service
-
 LAUNCH, NOOP = "MODEL_LAUNCH", "MODEL_NOOP"
 """Environment variables of a service: the token of its start, and whether it is the twin."""
 REFUSAL = "this release cannot start"
 """What a service logs before it gives up; its arbiter would try again for ever."""
 _TIMEOUT_SECONDS = 2.0  # BentoML never cancels a request's timer: long ones feed the collector
 _GC_THRESHOLDS = (50_000, 20, 100)
+_JSON = b"application/json"
 _logger = logging.getLogger("bentoml.model_delivery")
+Message = MutableMapping[str, Any]
+Send = Callable[[Message], Awaitable[None]]
 
 
 class ModelService:
@@ -60,22 +58,15 @@ class ScoreError(Exception):
 Answer = Callable[[Sequence[Row]], Prediction]
 
 
-def create(cls: type[ModelService], ship: Path) -> Service[Any]:
-    """Return the BentoML service of a release, after its bytes were checked.
+def create(cls: type[ModelService], ship: Path) -> Any:
+    """Return the BentoML service of a release; UserError where its bytes are not as sealed.
 
     `MODEL_NOOP=1` in the environment makes the twin instead: the same in everything, but
     `score` answers 0.5 without looking. What a service costs beyond its twin is the model's.
-
-    Raises
-    ------
-    UserError
-        When a file was changed, added or removed since the release was sealed.
     """
     digest, noop = verify(ship), os.environ.get(NOOP) == "1"
     os.environ.setdefault("OTEL_SDK_DISABLED", "true")  # read when BentoML builds its app
     import bentoml
-
-    from model_delivery.serving.front import Guard, identified
 
     request, served = read_json(ship / "request.json"), twin(cls) if noop else cls
 
@@ -92,37 +83,43 @@ def create(cls: type[ModelService], ship: Path) -> Service[Any]:
     # BentoML reads schema and documentation from the annotations, here made of the contract.
     Endpoint.predict.__annotations__ |= {"body": request_model(request), "return": Prediction}
     Endpoint.predict = bentoml.api(Endpoint.predict)  # type: ignore[method-assign]
-    identity = twin_identity(digest) if noop else digest
     service = bentoml.service(
         name=cls.__module__.partition(".")[0],
-        service_class=identified(identity, os.environ.get(LAUNCH, "none")),
         workers=1,
         traffic={"timeout": _TIMEOUT_SECONDS},
         logging={"access": {"enabled": False}},
         tracing={"excluded_urls": ".*"},
     )(Endpoint)
-    service.add_asgi_middleware(Guard, columns=list(request["columns"]))
+    service.add_asgi_middleware(Front, identity=twin_identity(digest) if noop else digest)
     return service
 
 
-def answerer(service: ModelService, request: Mapping[str, Any], release: str) -> Answer:
-    """Return the function that scores rows, and lets nothing out but probabilities."""
+class Front:
+    """What stands before BentoML: identity on every response, and JSON or nothing.
 
-    def answer(rows: Sequence[Row]) -> Prediction:
-        try:
-            scores = np.asarray(service.score(to_columns(rows, request)), np.float64)
-        except Exception as error:
-            raise ScoreError(f"release {release} failed on {len(rows)} rows") from error
-        if scores.shape != (len(rows),):
-            gave = f"gave scores of shape {scores.shape} for {len(rows)} rows"
-            raise ScoreError(f"release {release} {gave}")
-        values = scores.tolist()
-        for place, value in enumerate(values, 1):
-            if not 0.0 <= value <= 1.0:  # true for not-a-number as well
-                raise ScoreError(f"release {release} gave {value} for row {place} of {len(rows)}")
-        return Prediction(release=release, probability=values)
+    BentoML would read forms and pickles too.
+    """
 
-    return answer
+    def __init__(self, app: Any, identity: str) -> None:
+        launch = os.environ.get(LAUNCH, "none")
+        self.app = app
+        self.own = [(b"x-model-digest", identity.encode()), (b"x-launch", launch.encode())]
+
+    async def __call__(self, scope: Message, receive: Any, send: Send) -> Any:
+        """Pass on what is no body, and what says that it is JSON."""
+
+        async def signed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), *self.own]
+            await send(message)
+
+        kind = dict(scope.get("headers", ())).get(b"content-type", b"").partition(b";")[0]
+        if scope.get("method") != "POST" or kind.strip().lower() == _JSON:
+            return await self.app(scope, receive, signed)
+        content = b'{"error": "send the rows as `Content-Type: application/json`"}'
+        headers = [(b"content-type", _JSON), (b"content-length", str(len(content)).encode())]
+        await signed({"type": "http.response.start", "status": 415, "headers": headers})
+        return await signed({"type": "http.response.body", "body": content})
 
 
 def start_model(
@@ -143,6 +140,26 @@ def start_model(
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
+    return answer
+
+
+def answerer(service: ModelService, request: Mapping[str, Any], release: str) -> Answer:
+    """Return the function that scores rows, and lets nothing out but probabilities."""
+
+    def answer(rows: Sequence[Row]) -> Prediction:
+        try:
+            scores = np.asarray(service.score(to_columns(rows, request)), np.float64)
+        except Exception as error:
+            raise ScoreError(f"release {release} failed on {len(rows)} rows") from error
+        if scores.shape != (len(rows),):
+            gave = f"gave scores of shape {scores.shape} for {len(rows)} rows"
+            raise ScoreError(f"release {release} {gave}")
+        values = scores.tolist()
+        for place, value in enumerate(values, 1):
+            if not 0.0 <= value <= 1.0:  # true for not-a-number as well
+                raise ScoreError(f"release {release} gave {value} for row {place} of {len(rows)}")
+        return Prediction(release=release, probability=values)
+
     return answer
 
 

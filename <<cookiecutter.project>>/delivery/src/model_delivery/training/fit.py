@@ -1,7 +1,5 @@
 """Fit features and model on training rows, and score every row the gates will look at."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 

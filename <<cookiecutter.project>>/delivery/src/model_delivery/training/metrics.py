@@ -4,8 +4,6 @@ Rows of one day share weather and congestion: resampling single rows would make 
 too narrow. Days are resampled instead (cluster bootstrap; Field & Welsh 2007, JRSS B 69:369).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 
