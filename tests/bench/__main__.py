@@ -32,7 +32,7 @@ def service(subject: Subject) -> list[Figure]:
     subject.raw["rounds"] = rounds
 
     def values(name: str, key: str) -> list[float]:
-        return [each[name]["busy"].get(key) or float("nan") for each in rounds]
+        return [each[name].get(key) or float("nan") for each in rounds]
 
     def ratio(other: str) -> tuple[float, str]:
         own, its = values("candidate", "qps"), values(other, "qps")

@@ -3,7 +3,7 @@
 import importlib
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from model_delivery.bundle.candidate import git
@@ -22,29 +22,24 @@ class Finding(NamedTuple):
     sentence: str
 
 
-def diagnose(project: Project) -> list[Finding]:
+def diagnose(project: Project) -> Iterator[Finding]:
     """Look at everything a delivery needs here, and go on after a finding."""
     python = ".".join(str(part) for part in sys.version_info[:3])
     supported = (3, 11) <= sys.version_info[:2] < (3, 14)
-    uv, locked = shutil.which("uv"), (project.root / "uv.lock").exists()
-    commit = git(project, "rev-parse", "--short", "HEAD")
+    yield _found("Python", supported, python, "run `uv python install 3.13`")
+    uv = shutil.which("uv") or ""
+    yield _found("uv", bool(uv), uv, "not found; run `pipx install uv`")
+    lock = project.root / "uv.lock"
+    yield _found("uv.lock", lock.exists(), "is there", "run `uv sync` and commit uv.lock")
+    commit, start = git(project, "rev-parse", "--short", "HEAD"), "git add . && git commit -m Start"
+    yield _found("git", bool(commit), f"at {commit}", f"no commit; run `git init && {start}`")
+    yield _tried("config", project.check_config, "four files, no mistake")
+    yield _tried("model", lambda: _import_model(project), "can be imported")
     free = shutil.disk_usage(project.root).free // 10**9
-    start = "no commit yet; run `git init && git add . && git commit -m Start`"
-    return [
-        _found("Python", supported, python, f"{python}; run `uv python install 3.13`"),
-        _found("uv", bool(uv), f"{uv}", "not found; run `pipx install uv`"),
-        _found("uv.lock", locked, "is there", "missing; run `uv sync` and commit uv.lock"),
-        _found("git", bool(commit), f"at commit {commit}", start),
-        _tried("config", project.check_config, "four files, no mistake"),
-        _tried("model", lambda: _import_model(project), "can be imported"),
-        _found(
-            "disk",
-            free >= FREE_GIGABYTES,
-            f"{free} GB free",
-            f"{free} GB free, {FREE_GIGABYTES} needed; delete old candidates in .ml/candidates",
-        ),
-        _tried("port", lambda: _check_port(project), "free, or ours"),
-    ]
+    mend = f"{FREE_GIGABYTES} needed; delete old candidates in .ml/candidates"
+    yield _found("disk", free >= FREE_GIGABYTES, f"{free} GB free", f"{free} GB free, {mend}")
+    proxy = Target(project, "production").proxy
+    yield _tried("port", proxy.check_port, "free, or ours")
 
 
 def _found(subject: str, ok: bool, good: str, bad: str) -> Finding:
@@ -66,7 +61,3 @@ def _import_model(project: Project) -> None:
     except (ImportError, OSError) as error:
         hint = "; run `apt-get install libgomp1`" if "libgomp" in str(error) else ""
         raise UserError(f"{project.package}.model cannot be imported: {error}{hint}") from error
-
-
-def _check_port(project: Project) -> None:
-    Target(project, "production").proxy.check_port()

@@ -32,26 +32,15 @@ HELP = (
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich", help=HELP
 )
+_WHY = f"Why this runs, which decides what an outcome means: {', '.join(EVENTS)}."
+_NOW = {"metavar": "EVENT", "show_default": "from GITHUB_EVENT_NAME, else local"}
+_DAY = {"metavar": "DAY", "show_default": "`as_of` in config/data.yaml"}
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Force = Annotated[bool, typer.Option("--force", help="Do it again, even if up to date.")]
 Image = Annotated[bool, typer.Option("--image", help="Build an OCI image too.")]
-Why = Annotated[
-    str,
-    typer.Option(
-        "--event",
-        metavar="EVENT",
-        help=f"Why this runs, which decides what an outcome means: {', '.join(EVENTS)}.",
-        show_default="from GITHUB_EVENT_NAME, else local",
-    ),
-]
+Why = Annotated[str, typer.Option("--event", help=_WHY, **_NOW)]
 Day = Annotated[
-    str,
-    typer.Option(
-        "--as-of",
-        metavar="DAY",
-        help="First day that is not known yet, as 2013-08-01.",
-        show_default="`as_of` in config/data.yaml",
-    ),
+    str, typer.Option("--as-of", help="First day not known yet, as 2013-08-01.", **_DAY)
 ]
 PRODUCTION: Final = "production"
 UNHEALTHY = 20
@@ -168,11 +157,7 @@ def deploy(
     event: Why = "",
     as_json: Json = False,
 ) -> None:
-    """Make production serve the current candidate, if its gates allow it.
-
-    The release is checked, started beside the present one and switched to in one step; the one
-    before stays installed. Safe to interrupt and to call again, also after --stop.
-    """
+    """Make production serve the current candidate, if its gates allow it; in one step."""
     run = _run(event)
     if stop:
         ran = host.stop(run.project, PRODUCTION)
@@ -199,7 +184,9 @@ def rollback(
 def status(as_json: Json = False) -> None:
     """Say what production serves, whether it answers, and what else is installed."""
     found = host.status(_run(checked=False).project, PRODUCTION)
-    screen.show(found, as_json, screen.status_text(found))
+    facts = {k: ", ".join(v) if isinstance(v, list) else v for k, v in found.items()}
+    lines = [f"{name:12} {value}" for name, value in facts.items() if value]
+    screen.show(found, as_json, "\n".join(lines))
     raise typer.Exit(UNHEALTHY if found["state"] == "unhealthy" else 0)
 
 
@@ -218,7 +205,7 @@ def history(
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Say what this machine or project lacks, and the command that mends it."""
-    findings = diagnose(find_project())
+    findings = list(diagnose(find_project()))
     lines = [f"{'ok' if f.ok else 'NO':3} {f.subject}: {f.sentence}" for f in findings]
     screen.show([finding._asdict() for finding in findings], as_json, "\n".join(lines))
     raise typer.Exit(0 if all(finding.ok for finding in findings) else USAGE)

@@ -39,26 +39,24 @@ def show(value: Any, as_json: bool, text: str) -> None:
 
 def show_verdicts(verdicts: Sequence[Verdict], event: Event, as_json: bool) -> int:
     """Print verdicts and return the exit code they lead to in this event."""
+    code = exit_code([verdict.outcome for verdict in verdicts], event)
     if as_json:
         show([verdict.model_dump(mode="json") for verdict in verdicts], True, "")
-    else:
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        for column in ("gate", "outcome", "check that decided", "value", "limit"):
-            table.add_column(column, overflow="fold")
-        for verdict in verdicts:
-            check, outcome = verdict.decisive, _outcome(verdict.outcome, event)
-            value, ends = value_of(check)
-            shown = check.name, f"{value} ({ends})" if ends else value, check.limit
-            table.add_row(clean(verdict.gate), outcome, *map(clean, shown))
-        results.print(table, markup=False)
-        for verdict, check in [(v, c) for v in verdicts for c in v.checks]:
-            if check.outcome is not Outcome.PASS:
-                results.print(
-                    _outcome(check.outcome, event),
-                    clean(f"{verdict.gate} {check.name}: {check.sentence}"),
-                    markup=False,
-                )
-    return exit_code([verdict.outcome for verdict in verdicts], event)
+        return code
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("gate", "outcome", "check that decided", "value", "limit"):
+        table.add_column(column, overflow="fold")
+    for verdict in verdicts:
+        check, outcome = verdict.decisive, _outcome(verdict.outcome, event)
+        value, ends = value_of(check)
+        shown = check.name, f"{value} ({ends})" if ends else value, check.limit
+        table.add_row(clean(verdict.gate), outcome, *map(clean, shown))
+    results.print(table, markup=False)
+    for verdict, check in [(v, c) for v in verdicts for c in v.checks]:
+        if check.outcome is not Outcome.PASS:
+            said = clean(f"{verdict.gate} {check.name}: {check.sentence}")
+            results.print(_outcome(check.outcome, event), said, markup=False)
+    return code
 
 
 def say(verdict: Verdict, event: Event) -> None:
@@ -83,12 +81,6 @@ def show_move(moved: Moved, as_json: bool) -> None:
     text += f"\nthe log will be told later: {moved.untold}" if moved.untold else ""
     more = {"url": moved.url, "changed": moved.changed, "untold": moved.untold}
     show(event.model_dump(mode="json") | more, as_json, text)
-
-
-def status_text(found: dict[str, Any]) -> str:
-    """Return the state of an environment as lines, one for each fact that there is."""
-    facts = {k: ", ".join(v) if isinstance(v, list) else v for k, v in found.items()}
-    return "\n".join(f"{name:12} {value}" for name, value in facts.items() if value)
 
 
 def event_line(event: LogEvent) -> str:

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from statistics import median
 from threading import Timer
 from typing import Any, NamedTuple
 
@@ -25,12 +24,13 @@ from model_delivery.bundle.launch import Running, identity, running
 from model_delivery.contract.settings import Limit, LoadLimits
 from model_delivery.gates import judge, make_verdict
 from model_delivery.project import Project
+from model_delivery.protocols import Floats
 from model_delivery.report.verdict import Check, Outcome, Table, Verdict, finite
 from model_delivery.training.metrics import Estimate
 
 CANDIDATE, TWIN, CHAMPION = "candidate", "twin", "champion"
-Round = dict[str, dict[str, dict[str, Any]]]
-"""By target, then `quiet` (one user) or `busy` (all): requests, failures, qps, p50, p95, p99."""
+Round = dict[str, dict[str, Any]]
+"""By target: requests, failures by kind, qps, and p50, p95, p99 in milliseconds."""
 LOCUST = (sys.executable, "-m", "model_delivery.gates.locustfile")
 TIMEOUT = 5.0
 """Seconds after which a request failed."""
@@ -52,7 +52,6 @@ class Measure(NamedTuple):
     key: str
     phrase: str
     other: str | None = None
-    load: str = "busy"
 
     def interval(self, rounds: list[Round], target: str = CANDIDATE) -> Estimate:
         """Return the median over rounds with its 95 % bootstrap interval.
@@ -60,17 +59,14 @@ class Measure(NamedTuple):
         Rounds are resampled, not requests: those of one round share what the machine was doing.
         Where a target did not answer in one round, nothing is known.
         """
-        values = np.array([self._value(each[target]) for each in rounds])
+        values = _values(rounds, target, self.key)
         if self.other is not None:
-            values /= [self._value(each[self.other]) for each in rounds]
+            values = values / _values(rounds, self.other, self.key)
         if not len(values) or not np.isfinite(values).all():
             return _UNKNOWN
         draws = np.random.default_rng(0).choice(values, (2_000, len(values)))
         low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
         return Estimate(float(np.median(values)), float(low), float(high))
-
-    def _value(self, found: dict[str, dict[str, Any]]) -> float:
-        return found[self.load].get(self.key) or float("nan")
 
 
 MEASURES = (
@@ -78,7 +74,7 @@ MEASURES = (
     Measure("p95_ms", "p95", "ms that 95 % of the answers to all users took at most"),
     Measure("p99_ms", "p99", "ms that 99 % of the answers to all users took at most"),
     Measure("qps_to_twin", "qps", "times the answers of the service without its model", TWIN),
-    Measure("p50_to_twin", "p50", "times its median wait, for one user", TWIN, "quiet"),
+    Measure("p50_to_twin", "p50", "times its median wait", TWIN),
     Measure("qps_to_champion", "qps", "times the champion's answers", CHAMPION),
     Measure("p95_to_champion", "p95", "times the champion's 95 % wait", CHAMPION),
 )
@@ -155,7 +151,7 @@ def run_rounds(
             for _ in range(plan["rounds"]):
                 turns = [json.loads(next(process.stdout, "")) for _ in names]
                 by_name = {turn["target"]: turn for turn in turns}
-                yield {name: {k: by_name[name][k] for k in ("quiet", "busy")} for name in names}
+                yield {name: by_name[name] for name in names}
         except (ValueError, KeyError):
             code = process.wait()
             errors.seek(0)
@@ -243,9 +239,8 @@ def _answering(
 
 
 def _counts(rounds: list[Round], name: str) -> tuple[Counter[str], int]:
-    slices = [part for each in rounds for part in each[name].values()]
-    failures = sum((Counter(part["failures"]) for part in slices), Counter[str]())
-    return failures, sum(part["requests"] for part in slices)
+    failures = sum((Counter(each[name]["failures"]) for each in rounds), Counter[str]())
+    return failures, sum(each[name]["requests"] for each in rounds)
 
 
 def _kinds(failures: Counter[str]) -> str:
@@ -253,17 +248,18 @@ def _kinds(failures: Counter[str]) -> str:
     return f" ({kinds})" if kinds else ""
 
 
+def _values(rounds: list[Round], name: str, key: str) -> Floats:
+    """Return a quantity by round, shape (rounds,); not-a-number where a target did not answer."""
+    return np.array([each[name].get(key) or np.nan for each in rounds], float)
+
+
 def _table(rounds: list[Round], names: list[str]) -> Table:
     """Return what each target did, medians over rounds."""
     rows: list[list[Any]] = []
     for name in names:
         failures, requests = _counts(rounds, name)
-        middles = [_middle(rounds, name, key) for key in ("qps", "p50", "p95", "p99")]
+        by_key = [_values(rounds, name, key) for key in ("qps", "p50", "p95", "p99")]
+        middles = [round(float(np.median(v)), 2) if np.isfinite(v).all() else None for v in by_key]
         rows.append([name, requests, failures.total(), *middles])
     columns = ["target", "requests", "failures", "QPS", "p50 ms", "p95", "p99"]
     return Table(title=f"Load, medians of {len(rounds)} rounds", columns=columns, rows=rows)
-
-
-def _middle(rounds: list[Round], name: str, key: str) -> float | None:
-    values = [float(each[name]["busy"].get(key) or "nan") for each in rounds]
-    return round(median(values), 2) if values and all(map(finite, values)) else None

@@ -24,11 +24,10 @@ from typing import Any, ClassVar
 import gevent
 from locust.env import Environment
 
-HEADERS = {"content-type": "application/json"}
 BODIES = 500
 """Different requests; a service that remembers answers must not look fast."""
 RAMP = 0.1
-"""Seconds of each slice that do not count: users connect."""
+"""Seconds of each turn that do not count: users connect."""
 
 
 class Rows(FastHttpUser):
@@ -44,9 +43,9 @@ class Rows(FastHttpUser):
     def predict(self) -> None:
         """Send one row."""
         body = random.choice(self.bodies)  # noqa: S311 - not a secret
-        with self.client.post("/predict", body, headers=HEADERS, catch_response=True) as answer:
-            wrong = mistake(answer.status_code, answer.content, self.release)
-            if wrong:
+        kind = {"content-type": "application/json"}
+        with self.client.post("/predict", body, headers=kind, catch_response=True) as answer:
+            if wrong := mistake(answer.status_code, answer.content, self.release):
                 answer.failure(wrong)
 
 
@@ -75,49 +74,36 @@ def draw_bodies(**_: Any) -> None:
     Rows.bodies = [json.dumps({"rows": [row]}).encode() for row in rows]
 
 
-class Recorder:
-    """What the users of one slice saw."""
-
-    def __init__(self) -> None:
-        self.answers: list[tuple[float, float]] = []
-        self.failures = Counter[str]()
-
-    def __call__(self, response_time: float, exception: Exception | None, **_: Any) -> None:
-        """Take one answer, as Locust's event `request` tells it; milliseconds."""
-        if exception is not None:
-            self.failures[str(exception)[:120]] += 1
-        else:
-            self.answers.append((time.perf_counter(), response_time))
-
-    def summary(self, start: float, end: float) -> dict[str, Any]:
-        """Return counts, answers a second between two moments, and quantiles in milliseconds.
-
-        An answer that comes after the end counts, but not as throughput.
-        """
-        waits = sorted(wait for moment, wait in self.answers if moment > start)
-        quantiles = {f"p{q}": waits[(len(waits) * q - 1) // 100] for q in (50, 95, 99) if waits}
-        inside = sum(start < moment <= end for moment, _ in self.answers)
-        requests = len(self.answers) + self.failures.total()
-        failures = {"failures": dict(self.failures)}
-        return {"requests": requests, "qps": inside / (end - start)} | quantiles | failures
-
-
-def load_slice(
+def turn(
     environment: Environment, target: dict[str, Any], users: int, seconds: float
 ) -> dict[str, Any]:
-    """Load one target and return what was seen; requests under way at the end are awaited."""
-    Rows.host, Rows.release = target["url"], target["release"]
-    recorder, runner = Recorder(), environment.runner
-    assert runner is not None  # made in main
-    environment.events.request.add_listener(recorder)
+    """Load one target; return counts, answers a second, and quantiles in milliseconds.
+
+    Requests under way at the end are awaited and counted, but not as throughput. Locust's own
+    statistics round milliseconds.
+    """
+    answers, failures = list[tuple[float, float]](), Counter[str]()
+
+    def take(response_time: float, exception: Exception | None, **_: Any) -> None:
+        if exception is not None:
+            failures[str(exception)[:120]] += 1
+        else:
+            answers.append((time.perf_counter(), response_time))
+
+    Rows.host, Rows.release, runner = target["url"], target["release"], environment.runner
+    environment.events.request.add_listener(take)
     runner.start(users, spawn_rate=users)
     gevent.sleep(RAMP)
     start = time.perf_counter()
     gevent.sleep(seconds)
     end = time.perf_counter()
     runner.stop()
-    environment.events.request.remove_listener(recorder)
-    return recorder.summary(start, end)
+    environment.events.request.remove_listener(take)
+    waits = sorted(wait for moment, wait in answers if moment > start)
+    found = {f"p{q}": waits[(len(waits) * q - 1) // 100] for q in (50, 95, 99) if waits}
+    inside = sum(start < moment <= end for moment, _ in answers)
+    counts = {"requests": len(answers) + failures.total(), "failures": dict(failures)}
+    return {"target": target["name"], "qps": inside / (end - start)} | counts | found
 
 
 def main() -> None:
@@ -132,13 +118,10 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     for target in targets:
-        load_slice(environment, target, users, seconds / 3)  # to warm up
+        turn(environment, target, users, seconds / 3)  # to warm up
     for _ in range(plan["rounds"]):
         for target in random.sample(targets, len(targets)):
-            quiet = load_slice(environment, target, 1, seconds / 4)
-            busy = load_slice(environment, target, users, seconds)
-            line = json.dumps({"target": target["name"], "quiet": quiet, "busy": busy})
-            sys.stdout.write(f"{line}\n")
+            sys.stdout.write(json.dumps(turn(environment, target, users, seconds)) + "\n")
             sys.stdout.flush()
 
 
