@@ -34,13 +34,22 @@ def sha256_json(value: Any) -> str:
     return sha256_bytes(text.encode())
 
 
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader, a crash or a full disk sees the old bytes or the new ones.
-
-    A file that cannot be written, because the disk is full for example, is a UserError.
-    """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+@contextmanager
+def refused_writes(path: Path) -> Iterator[None]:
+    """Turn what the system refuses to write, because the disk is full for example, to UserError."""
     try:
+        yield
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
+        why = f"cannot be written ({error.strerror}); nothing was changed"
+        raise UserError(f"{path}: {why}") from error
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader, a crash or a full disk sees the old bytes or the new ones."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with refused_writes(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("xb") as stream:
@@ -51,9 +60,6 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
-    except OSError as error:
-        why = f"cannot be written ({error.strerror}); nothing was changed"
-        raise UserError(f"{path}: {why}") from error
 
 
 def sync_folder(folder: Path) -> None:
@@ -82,26 +88,18 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def temporary_folder(parent: Path) -> Iterator[Path]:
-    """Yield an empty folder inside `parent`, gone when the block ends unless `settle` moved it.
-
-    What cannot be written in the block, because the disk is full for example, is a UserError.
-    """
-    try:
+    """Yield an empty folder inside `parent`, gone when the block ends unless `settle` moved it."""
+    with refused_writes(parent):
         parent.mkdir(parents=True, exist_ok=True)
         options: dict[str, Any] = {"prefix": ".new-", "ignore_cleanup_errors": True}
         with tempfile.TemporaryDirectory(dir=parent, **options) as name:
             yield Path(name)
-    except OSError as error:
-        if error.errno not in _REFUSALS:
-            raise
-        why = f"cannot be written ({error.strerror}); nothing was changed"
-        raise UserError(f"{parent}: {why}") from error
 
 
 def settle(folder: Path, destination: Path) -> None:
-    """Make a finished temporary folder `destination`, in one step.
+    """Make a finished temporary folder `destination`, in one step, unless it is there.
 
-    An existing `destination` stays: folders are named by their content, so it is the same.
+    Folders are named by their content, so what is there is the same.
     """
     if not destination.exists():
         folder.chmod(0o755)
@@ -124,22 +122,15 @@ def changed_files(folder: Path, digest: str | None = None) -> list[str]:
         return [SUMS]
     listed = sums.read_text(errors="replace").splitlines()
     strange = sorted({line[66:] for line in {*listed} ^ {*_sums(folder)}})
-    foreign = digest not in (None, sha256_file(sums))
-    return strange or ([SUMS] if foreign else [])
+    return strange or ([] if digest in (None, sha256_file(sums)) else [SUMS])
 
 
 def verify(ship: Path, digest: str | None = None) -> str:
-    """Return the digest of a sealed folder; a UserError names the first file that was changed.
-
-    Every byte is checked, and so is whether a file was added or removed.
-    """
-    strange = changed_files(ship, digest)
-    if strange:
+    """Return the digest of a sealed folder; a UserError names the first file that was changed."""
+    for name in changed_files(ship, digest):
         whose = f"the candidate {digest[:12]}" if digest else "this release"
-        raise UserError(
-            f"{ship / strange[0]}: does not belong to {whose} (changed, added or removed); "
-            "refused before loading. Train again, or fetch it again"
-        )
+        why = f"does not belong to {whose} (changed, added or removed); refused before loading"
+        raise UserError(f"{ship / name}: {why}. Train again, or fetch it again")
     return sha256_file(ship / SUMS)
 
 

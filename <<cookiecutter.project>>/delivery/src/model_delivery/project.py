@@ -22,24 +22,21 @@ class Project:
         """Where everything that can be made again lives; ignored by git."""
         return self.root / ".ml"
 
-    @cached_property
+    @property
     def package(self) -> str:
         """The import name of the user's package."""
         return user_package()
 
     @cached_property
     def contract(self) -> DataContract:
-        """The data contract."""
         return self._read("data", DataContract)
 
     @cached_property
     def gates(self) -> Gates:
-        """The limits."""
         return self._read("gates", Gates)
 
     @cached_property
     def delivery(self) -> Delivery:
-        """The environments."""
         return self._read("delivery", Delivery)
 
     @cached_property
@@ -53,10 +50,8 @@ class Project:
         _ = self.contract, self.parameters, self.gates, self.delivery
 
     def _read(self, name: str, model: type[Config]) -> Config:
-        path = self.root / "config" / f"{name}.yaml"
-        return load(
-            path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path, model
-        )
+        path, here = self.root / "config" / f"{name}.yaml", Path.cwd()
+        return load(path.relative_to(here) if path.is_relative_to(here) else path, model)
 
 
 def find_project(start: Path | None = None) -> Project:

@@ -209,7 +209,7 @@ def _lineage(project: Project, snapshot: Snapshot, trained: Trained) -> dict[str
         "metrics": trained.metrics,
         "environment": [platform.python_version(), sys.platform, platform.machine()],
         "lock": files.sha256_file(project.root / "uv.lock"),
-        "seconds": {name: round(value, 2) for name, value in trained.seconds.items()},
+        "seconds": trained.seconds,
     }
 
 

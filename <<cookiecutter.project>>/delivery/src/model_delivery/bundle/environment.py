@@ -18,10 +18,7 @@ _OFFLINE = ("error sending request", "dns error", "failed to fetch", "connect er
 
 
 def run(
-    command: list[str],
-    cwd: Path,
-    env: dict[str, str] | None = None,
-    timeout: float | None = None,
+    command: list[str], cwd: Path, env: dict[str, str] | None = None, timeout: float | None = None
 ) -> str:
     """Run a program and return what it printed; of one that fails, UserError has the last lines."""
     name = " ".join([Path(command[0]).name, *command[1:3]])
@@ -57,14 +54,12 @@ def service_environment(project: Project, requirements: Path) -> Path:
     final = project.work / "environments" / name
     if not final.exists():
         with temporary_folder(final.parent) as folder:
-            made, python = folder / "v", str(folder / "v" / "bin" / "python")
-            run(
-                ["uv", "venv", "-q", "--relocatable", "--python", sys.executable, str(made)], folder
-            )
+            make = ["uv", "venv", "-q", "--relocatable", "--python", sys.executable, "made"]
+            run(make, folder)
+            into = ["--python", str(folder / "made" / "bin" / "python"), "--compile-bytecode"]
             pins = ["--require-hashes", "--no-deps", "-r", str(requirements.resolve())]
-            install = ["pip", "install", "-q", "--compile-bytecode", "--python", python]
-            run(["uv", *install, *pins], folder)
-            settle(made, final)
+            run(["uv", "pip", "install", "-q", *into, *pins], folder)
+            settle(folder / "made", final)
     return final / "bin" / "python"
 
 
@@ -77,18 +72,18 @@ def run_cleanly(
     quiet = {"BENTOML_DO_NOT_TRACK": "True", "OTEL_SDK_DISABLED": "true"}
     # Byte code would lie among the bytes that the digest names.
     env = kept | quiet | {"PYTHONDONTWRITEBYTECODE": "1"} | variables
-    run([str(python), *arguments], cwd, env=env, timeout=120)
+    run([str(python), *arguments], cwd, env, timeout=120)
 
 
 def score_cleanly(project: Project, ship: Path, rows: pa.Table) -> Floats:
     """Return the scores that a release gives to rows of the contract, shape (n,)."""
-    columns = {name: rows.column(name).to_numpy() for name in project.contract.inputs}
+    columns, ship = {n: rows.column(n).to_numpy() for n in project.contract.inputs}, ship.resolve()
     for name, values in columns.items():
         if values.dtype == object:  # without pickle, a missing category is the empty string
             columns[name] = np.array([value or "" for value in values], np.str_)
     with temporary_folder(project.work / "scores") as folder:
         given, scores = folder / "rows.npz", folder / "scores.npy"
         np.savez(given, allow_pickle=False, **columns)
-        program = ["-m", "model_delivery.serving.score", *map(str, (ship.resolve(), given, scores))]
-        run_cleanly(project, ship, program, folder, PYTHONPATH=f"{ship.resolve()}/src")
+        program = ["-m", "model_delivery.serving.score", str(ship), str(given), str(scores)]
+        run_cleanly(project, ship, program, folder, PYTHONPATH=f"{ship}/src")
         return np.asarray(np.load(scores, allow_pickle=False), np.float64)

@@ -1,7 +1,6 @@
 """The verdict: the one form in which every gate answers, and the report on several.
 
-A check that could not be judged is never a pass: not-a-number, an empty result and a check that
-did not run are `inconclusive`, and a verdict without checks is too.
+What was not judged is never a pass: a verdict without checks is `inconclusive` too.
 """
 
 from __future__ import annotations
@@ -30,20 +29,20 @@ Event = Literal["local", "pull_request", "delivery", "retraining", "monitoring"]
 EVENTS: tuple[Event, ...] = get_args(Event)
 USAGE = 2
 """The exit code of bad usage or bad input; worse than `stop`, better than a crash."""
-_NEXT: dict[Event, tuple[str, str]] = {
-    "local": ("This candidate", "deployed"),
-    "pull_request": ("This change", "merged"),
-    "delivery": ("This candidate", "promoted"),
-    "retraining": ("The retrained candidate", "promoted"),
-    "monitoring": ("The model in service", "kept"),
+_NEXT = {
+    "local": "This candidate deployed",
+    "pull_request": "This change merged",
+    "delivery": "This candidate promoted",
+    "retraining": "The retrained candidate promoted",
+    "monitoring": "The model in service kept",
 }
-_RANK = {outcome: rank for rank, outcome in enumerate(Outcome)}
+_RANK = list(Outcome)
 _EXIT = dict(zip(Outcome, (0, 0, 10, 30, 20, 1), strict=True))
 
 
 def worst(outcomes: list[Outcome]) -> Outcome:
     """Return the worst of `outcomes`; of none, `inconclusive`."""
-    return max(outcomes, key=_RANK.__getitem__, default=Outcome.INCONCLUSIVE)
+    return max(outcomes, key=_RANK.index, default=Outcome.INCONCLUSIVE)
 
 
 def decide(outcome: Outcome, event: Event) -> Outcome:
@@ -172,13 +171,13 @@ class Report(Form):
     def findings(self) -> list[tuple[Verdict, Check]]:
         """Every check that did not pass, with its verdict, the worst first."""
         found = [(v, c) for v in self.verdicts for c in v.checks if c.outcome is not Outcome.PASS]
-        ranks = [(-_RANK[decide(check.outcome, self.event)], not check.bound) for _, check in found]
-        return [found[at] for at in sorted(range(len(found)), key=ranks.__getitem__)]
+        rank = [(-_RANK.index(decide(c.outcome, self.event)), not c.bound) for _, c in found]
+        return [found[at] for at in sorted(range(len(found)), key=rank.__getitem__)]
 
     @property
     def headline(self) -> str:
         """What may happen next, in words; holds no text that came from data."""
-        what, done = _NEXT[self.event]
+        what, _, done = _NEXT[self.event].rpartition(" ")
         checks, found = sum(len(verdict.checks) for verdict in self.verdicts), len(self.findings)
         moved = f"may be {done}: its data has moved"
         said = {

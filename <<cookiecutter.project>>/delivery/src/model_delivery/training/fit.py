@@ -40,61 +40,46 @@ def fit(project: Project, snapshot: Snapshot) -> Trained:
         When features or scores are not what the service can use: infinite, not a number,
         or outside [0, 1].
     """
-    started = time.perf_counter()
-    contract = project.contract
+    contract, clock = project.contract, [time.perf_counter()]
     train, test = pq.read_table(snapshot.train_path), pq.read_table(snapshot.test_path)
-    columns, target = columns_of(train), contract.target
-    times = columns[contract.time]
+    columns, later = columns_of(train), columns_of(test)
     inputs = {name: columns[name] for name in contract.inputs}
     features: FeatureBuilder = user_module("features").Features.fit(inputs)
     matrix = checked_features(features, inputs)
-    labels = columns[target].astype(float)
-    prepared = time.perf_counter()
+    clock.append(time.perf_counter())
     model: Model = user_module("model").Model(project.parameters)
-    model.fit(matrix, labels, stopping_rows(times))
-    fitted = time.perf_counter()
+    labels = columns[contract.target].astype(float)
+    model.fit(matrix, labels, stopping_rows(columns[contract.time]))
+    clock.append(time.perf_counter())
     rows = np.sort(np.random.default_rng(0).permutation(train.num_rows)[:SAMPLE])
-    own = checked_scores(model, matrix[rows])
-    later = columns_of(test)
-    truth, inputs = later[target].astype(float), {name: later[name] for name in contract.inputs}
-    scores = checked_scores(model, checked_features(features, inputs))
+    sample = train.take(rows).append_column(SCORE, pa.array(checked_scores(model, matrix[rows])))
+    unseen = checked_features(features, {name: later[name] for name in contract.inputs})
+    scores, truth = checked_scores(model, unseen), later[contract.target].astype(float)
+    clock.append(time.perf_counter())
     ones = np.ones(len(scores))
     metrics = {"roc_auc": roc_auc(truth, scores, ones), "log_loss": log_loss(truth, scores, ones)}
-    sample = train.take(rows).append_column(SCORE, pa.array(own))
     scored = test.append_column(SCORE, pa.array(scores))
-    seconds = {"features": prepared - started, "fit": fitted - prepared}
-    seconds["score"] = time.perf_counter() - fitted
+    seconds = dict(zip(("features", "fit", "score"), np.diff(clock).round(2).tolist(), strict=True))
     return Trained(features, model, sample, scored, metrics, seconds)
 
 
 def checked_features(features: FeatureBuilder, columns: Columns) -> Floats:
     """Return the feature matrix, refusing infinity and a wrong shape by the feature's name."""
-    matrix = features.transform(columns)
-    rows = len(next(iter(columns.values())))
-    if matrix.shape != (rows, len(features.names)):
-        raise UserError(
-            f"features.Features.transform: shape {matrix.shape}, expected "
-            f"({rows}, {len(features.names)}): one column for each of `names`"
-        )
-    wild = np.isinf(matrix)
-    if wild.any():
-        row, column = np.argwhere(wild)[0]
-        raise UserError(
-            f"features.Features.transform: `{features.names[column]}` is infinite in row {row + 1}"
-        )
+    matrix, where = features.transform(columns), "features.Features.transform"
+    shape = len(next(iter(columns.values()))), len(features.names)
+    if matrix.shape != shape:
+        raise UserError(f"{where}: shape {matrix.shape}, expected {shape}: a column for each name")
+    for row, column in np.argwhere(np.isinf(matrix))[:1]:
+        raise UserError(f"{where}: `{features.names[column]}` is infinite in row {row + 1}")
     return matrix
 
 
 def checked_scores(model: Model, matrix: Floats) -> Floats:
     """Return the scores, refusing what is no probability by its row."""
-    scores = model.predict(matrix)
+    scores, where = model.predict(matrix), "model.Model.predict"
     if scores.shape != (len(matrix),):
-        raise UserError(f"model.Model.predict: shape {scores.shape}, expected ({len(matrix)},)")
-    wrong = ~((scores >= 0) & (scores <= 1))
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        raise UserError(
-            f"model.Model.predict: {scores[row]} in row {row + 1} is no probability; "
-            "look at the learning curve and the labels"
-        )
+        raise UserError(f"{where}: shape {scores.shape}, expected ({len(matrix)},)")
+    for row in np.flatnonzero(~((scores >= 0) & (scores <= 1)))[:1]:
+        why = "is no probability; look at the learning curve and the labels"
+        raise UserError(f"{where}: {scores[row]} in row {row + 1} {why}")
     return scores
