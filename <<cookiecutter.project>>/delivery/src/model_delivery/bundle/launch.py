@@ -43,7 +43,7 @@ class Running:
         return self.url.removeprefix("http://")
 
     def answers(self, url: str | None = None) -> bool:
-        """Return whether this very start answers, at its own address or behind a proxy's."""
+        """Return whether this very start answers, at its own address or a proxy's."""
         return identity(url or self.url) == (self.digest, self.launch)
 
     def stop(self) -> None:
@@ -53,35 +53,17 @@ class Running:
 
 
 def start(
-    ship: Path,
-    python: Path,
-    log: Path,
-    port: int = 0,
-    timeout: float = 60.0,
-    noop: bool = False,
+    ship: Path, python: Path, log: Path, port: int = 0, timeout: float = 60.0, noop: bool = False
 ) -> Running:
-    """Start the service of a release and wait until it is ready and itself.
+    """Start the service of a release, with its output in `log`, and wait until it is itself.
 
-    Parameters
-    ----------
-    ship
-        The release's folder; checked against its digest before anything of it runs.
-    python
-        The interpreter of the service's clean environment.
-    log
-        Where the service's output goes; an earlier one is overwritten.
-    port
-        Where to listen on this machine; 0 takes a free one.
-    timeout
-        Seconds until it must be ready.
-    noop
-        Start the twin that answers without its model.
+    Port 0 takes a free one; `timeout` is in seconds; `noop` starts the twin without its model.
 
     Raises
     ------
     UserError
-        When bytes do not match, the port is taken, or the service does not come up: with the
-        last lines of its log. Nothing is left running.
+        When bytes do not match (nothing of them runs), the port is taken, or the service does
+        not come up: with the last lines of its log. Nothing is left running.
     """
     digest, launch, port = verify(ship), secrets.token_hex(8), free_port(port)
     home = log.with_name(f"{log.stem}-{launch}")
@@ -134,11 +116,7 @@ def free_port(port: int = 0) -> int:
 
 
 def processes(home: Path) -> list[psutil.Process]:
-    """Return the living processes whose temporary folder is `home` or lies below it.
-
-    A process gets `TMPDIR` when it is made and hands it to its children, so whoever of them or
-    of their starters is killed, none is forgotten. The dead that nobody has reaped have none.
-    """
+    """Return the living processes whose `TMPDIR`, handed on from parent to child, is in `home`."""
     found = psutil.process_iter(["environ"])
     places = [(Path((p.info["environ"] or {}).get("TMPDIR", "/")), p) for p in found]
     return [process for place, process in places if place.is_relative_to(home.resolve())]
@@ -160,9 +138,7 @@ def _spawn(
 ) -> subprocess.Popen[bytes]:
     """Start BentoML in this environment, without what would change Python or BentoML.
 
-    Metrics lie below `BENTOML_HOME`, which BentoML empties at start: one for each service. Byte
-    code would lie among the bytes that the digest names, unless the caller has a place for it;
-    a clean environment is compiled when it is made.
+    Byte code would lie among the bytes that the digest names, unless the caller has a place.
     """
     strange = ("PYTHON", "BENTO", "PROMETHEUS", "MODEL_", "VIRTUAL_ENV")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(strange)}
@@ -199,9 +175,9 @@ def _wait(service: Running, process: subprocess.Popen[bytes], log: Path, timeout
         if identity(service.url) is not None:
             raise UserError(f"{service.url}: another service answers there; stop it")
         said = log.read_text(errors="replace").strip().splitlines()
-        refusal = next((line.partition(REFUSAL)[2] for line in said if REFUSAL in line), None)
-        if refusal is not None:
-            raise UserError(f"{REFUSAL}{refusal}; see {log}")
+        for line in said:
+            if REFUSAL in line:
+                raise UserError(f"{line[line.index(REFUSAL) :]}; see {log}")
         tail = "\n".join(said[-_TAIL_LINES:])
         if process.poll() is not None:
             raise UserError(f"the service ended with code {process.returncode} at start:\n{tail}")

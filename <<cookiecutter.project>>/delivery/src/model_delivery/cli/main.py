@@ -12,7 +12,6 @@ from model_delivery.bundle.candidate import CURRENT, current_candidate
 from model_delivery.bundle.environment import service_environment
 from model_delivery.bundle.launch import processes, running
 from model_delivery.cli import screen, stages
-from model_delivery.cli.assemble import write_report
 from model_delivery.cli.doctor import diagnose
 from model_delivery.errors import UserError
 from model_delivery.gates import GATES
@@ -124,7 +123,7 @@ def serve(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 3001) 
 def report(event: Why = "", as_json: Json = False) -> None:
     """Write the verdicts as one HTML page and one Markdown text."""
     run = _run(event)
-    written = [str(path) for path in write_report(run.project, run.event)]
+    written = [str(path) for path in stages.write_report(run.project, run.event)]
     screen.show(written, as_json, "\n".join(written))
 
 
@@ -144,7 +143,7 @@ def ship(
     with _run(event, force=force, as_of=as_of, image=image) as run:
         verdicts = stages.ship(run, until)
         code = screen.show_verdicts(verdicts, run.event, as_json)
-        page, _ = write_report(run.project, run.event)
+        page, _ = stages.write_report(run.project, run.event)
         screen.progress.print(f"report: {page}")
     raise typer.Exit(code)
 

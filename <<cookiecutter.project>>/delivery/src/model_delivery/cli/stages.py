@@ -1,14 +1,18 @@
 """The stages of a delivery, in order. Each can run alone and skips what is up to date."""
 
 import datetime as dt
+import os
 import time
 import traceback
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Self
+from pathlib import Path
+from typing import Any, Self
 
 from model_delivery.bundle.candidate import (
+    CURRENT,
     Candidate,
+    candidate_folder,
     current_candidate,
     data_verdict,
     make_candidate,
@@ -17,7 +21,7 @@ from model_delivery.bundle.candidate import (
 from model_delivery.bundle.environment import service_environment
 from model_delivery.bundle.image import build_image
 from model_delivery.bundle.launch import Running, running
-from model_delivery.bundle.package import build_package
+from model_delivery.bundle.package import build_package, rows_of
 from model_delivery.cli.screen import say, step
 from model_delivery.errors import UserError
 from model_delivery.files import write_atomic
@@ -29,7 +33,15 @@ from model_delivery.gates.model import check_model
 from model_delivery.gates.package import check_package
 from model_delivery.project import Project
 from model_delivery.registry.champion import champion
-from model_delivery.report.verdict import Check, Event, Outcome, Verdict, allows_promotion
+from model_delivery.report.render import render
+from model_delivery.report.verdict import (
+    Check,
+    Event,
+    Outcome,
+    Report,
+    Verdict,
+    allows_promotion,
+)
 from model_delivery.rollout.host import Moved
 from model_delivery.rollout.host import deploy as deploy_on_host
 from model_delivery.training.snapshot import (
@@ -39,6 +51,7 @@ from model_delivery.training.snapshot import (
     take_snapshot,
 )
 
+REFUSED = "refused.json"
 STAGES = ("data", "train", "model", "package", "api", "load", "deploy")
 _UNSURE = (Outcome.INCONCLUSIVE, Outcome.CRASH)
 
@@ -142,7 +155,7 @@ def gate(run: Run, name: str, fresh: bool = False) -> Verdict:
 
 
 def _data_gate(run: Run, fresh: bool) -> Verdict:
-    refusal = run.project.work / "refused.json"
+    refusal = run.project.work / REFUSED
     try:
         snapshot = extract(run) if fresh else current_snapshot(run.project)
     except BrokenStructureError as broken:
@@ -183,3 +196,46 @@ def _stands(run: Run, verdict: Verdict, against: str | None = None) -> bool:
     """Return whether an earlier verdict still counts: same limits, same champion, decided."""
     same = verdict.limits == limits_hash(run.project, verdict.gate) and verdict.against == against
     return same and not run.force and verdict.outcome not in _UNSURE
+
+
+def write_report(project: Project, event: Event) -> tuple[Path, Path]:
+    """Write `report.html`, `report.md` and, for programs, `report.json`; return the first two."""
+    refusal = project.work / REFUSED
+    broken = [Verdict.read(refusal.read_text())] if refusal.exists() else []
+    facts: dict[str, Any] = {"verdicts": broken} if broken else _facts(project)
+    verdicts = facts["verdicts"]
+    facts.setdefault("subject", verdicts[-1].subject)
+    old = champion(project)
+    if old and facts["subject"] != f"sha256:{old.digest}":  # after a deploy it is the champion
+        facts["champion"] = old.short
+    left = [gate for gate in GATES if gate not in {verdict.gate for verdict in verdicts}]
+    if all(allows_promotion(verdict.outcome, event) for verdict in verdicts):
+        verdicts += [Verdict(gate=gate, subject=facts["subject"], limits="") for gate in left]
+    elif left:
+        facts["notes"] = ["Later gates did not run: an earlier one does not allow it."]
+    report = Report(project=project.root.name, event=event, **facts)
+    folder = project.work / "report"
+    write_atomic(folder / "report.json", report.model_dump_json(indent=2))
+    for name in ("report.html", "report.md"):
+        write_atomic(folder / name, render(name, report))
+    return folder / "report.html", folder / "report.md"
+
+
+def _facts(project: Project) -> dict[str, Any]:
+    """Return verdicts, rows and lineage of the snapshot and of the candidate trained on it."""
+    snapshot = current_snapshot(project)
+    facts: dict[str, Any] = {"data": rows_of(snapshot.name, snapshot.manifest)}
+    found = [data_verdict(project, snapshot.name)]
+    pointer = project.work / CURRENT
+    if pointer.exists():
+        candidate = Candidate(candidate_folder(project, pointer.read_text().strip()))
+        lineage = candidate.lineage
+        if lineage["snapshot"] == snapshot.name:
+            found += [candidate.verdict(gate) for gate in GATES if gate != "data"]
+            branch = os.environ.get("GITHUB_HEAD_REF") or lineage["branch"] or ""
+            facts |= {"commit": lineage["commit"] or "", "branch": branch}
+            facts["subject"] = f"sha256:{candidate.digest}"
+    facts["verdicts"] = [verdict for verdict in found if verdict]
+    if not facts["verdicts"]:
+        raise UserError("nothing to report yet; run `ml ship`")
+    return facts

@@ -101,11 +101,11 @@ def moved(table: Table) -> Table:
 
 def prose(value: Any) -> Markup:
     """Return any text as Markdown that shows exactly it: no markup, mention or link comes alive."""
-    return Markup(_SPECIAL.sub(_inert, clean(value)))  # noqa: S704 - nothing in it is alive
 
+    def inert(found: re.Match[str]) -> str:
+        return f"{found[0]}&#8203;" if found["live"] else f"&#{ord(found[0])};"
 
-def _inert(found: re.Match[str]) -> str:
-    return f"{found[0]}&#8203;" if found["live"] else f"&#{ord(found[0])};"
+    return Markup(_SPECIAL.sub(inert, clean(value)))  # noqa: S704 - nothing in it is alive
 
 
 def code(value: Any) -> Markup:

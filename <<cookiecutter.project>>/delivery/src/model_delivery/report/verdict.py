@@ -47,9 +47,8 @@ def worst(outcomes: list[Outcome]) -> Outcome:
 
 def decide(outcome: Outcome, event: Event) -> Outcome:
     """Return what a raw outcome means in an event: old data only warns where code is delivered."""
-    if outcome is Outcome.RETRAIN and event in ("local", "pull_request", "delivery"):
-        return Outcome.WARN
-    return outcome
+    delivered = event in ("local", "pull_request", "delivery")
+    return Outcome.WARN if outcome is Outcome.RETRAIN and delivered else outcome
 
 
 def exit_code(outcomes: list[Outcome], event: Event) -> int:
@@ -61,6 +60,11 @@ def allows_promotion(outcome: Outcome, event: Event) -> bool:
     """Return whether a candidate with this outcome may go on to the next stage."""
     wanted = event == "retraining" and outcome is Outcome.RETRAIN
     return wanted or exit_code([outcome], event) == 0
+
+
+def finite(value: Any) -> TypeGuard[float]:
+    """Return whether `value` is a number a limit can judge."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 class Form(BaseModel):
@@ -113,16 +117,18 @@ def _ran(checks: list[Check]) -> list[Check]:
 
 
 class Verdict(Form):
-    """What one gate says of one candidate (or, for the gate `data`, of one snapshot)."""
+    """What one gate says of one candidate (or, for the gate `data`, of one snapshot).
+
+    `limits` is the hash of the limits used, `against` the champion's digest if it compared.
+    """
 
     gate: str
     subject: str
     limits: str
     against: str | None = None
-    """The champion's digest, where the gate compared with one."""
     checks: Annotated[list[Check], AfterValidator(_ran)] = Field(default=[], validate_default=True)
-    tables: list[Table] = Field(default_factory=list)
-    charts: list[Chart] = Field(default_factory=list)
+    tables: list[Table] = []
+    charts: list[Chart] = []
     seconds: float = 0
     finished: str = ""
 
@@ -144,9 +150,6 @@ class Verdict(Form):
         return cls.model_validate({k: v for k, v in json.loads(text).items() if k != "outcome"})
 
 
-Link = Annotated[str, Field(pattern=r"^https://[^\s<>()\"'\\]{1,200}$")]
-
-
 class Report(Form):
     """All that a report may say; `data` tells of the rows by name, such as `test`."""
 
@@ -157,10 +160,8 @@ class Report(Form):
     commit: str = ""
     branch: str = ""
     champion: str = "first delivery: nothing to compare with"
-    data: dict[str, str] = Field(default_factory=dict)
-    notes: list[str] = Field(default_factory=list)
-    lowered_limits: list[str] = Field(default_factory=list)
-    links: dict[str, Link] = Field(default_factory=dict)
+    data: dict[str, str] = {}
+    notes: list[str] = []
 
     @property
     def outcome(self) -> Outcome:
@@ -189,8 +190,3 @@ class Report(Form):
             Outcome.CRASH: f"cannot be {done}: a gate crashed",
         }
         return f"{what} {said[self.outcome]}"
-
-
-def finite(value: Any) -> TypeGuard[float]:
-    """Return whether `value` is a number a limit can judge."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
