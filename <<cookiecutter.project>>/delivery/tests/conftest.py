@@ -8,8 +8,8 @@ from pathlib import Path
 
 import model_delivery
 import pytest
-from model_delivery.contract.data import DataContract
 from model_delivery.contract.request import request_json
+from model_delivery.contract.settings import DataContract
 from model_delivery.files import seal
 
 STUB = Path(__file__).with_name("stub_service.py")

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_delivery.contract.data import Column, DataContract
 from model_delivery.contract.draw import (
     columns_of,
     draw_rows,
@@ -26,6 +25,7 @@ from model_delivery.contract.request import (
     request_model,
     to_columns,
 )
+from model_delivery.contract.settings import Column, DataContract
 from pydantic import ValidationError
 
 GOOD: dict[str, Any] = {

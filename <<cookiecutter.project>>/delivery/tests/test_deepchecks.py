@@ -10,8 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from model_delivery.contract.data import DataContract
-from model_delivery.contract.settings import DeepchecksLimits, Gates, Limit
+from model_delivery.contract.settings import DataContract, DeepchecksLimits, Gates, Limit
 from model_delivery.errors import UserError
 from model_delivery.gates import deepchecks
 from model_delivery.gates.deepchecks import Finding, ask, judge_findings, request_of

@@ -12,8 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from model_delivery.bundle.candidate import Candidate
-from model_delivery.contract.data import DataContract
-from model_delivery.contract.settings import DataLimits, DeepchecksLimits, Gates, Limit, ModelLimits
+from model_delivery.contract.settings import (
+    DataContract,
+    DataLimits,
+    DeepchecksLimits,
+    Gates,
+    Limit,
+    ModelLimits,
+)
 from model_delivery.gates import judge
 from model_delivery.gates.data import contract_checks, scale_ratio
 from model_delivery.gates.model import read_scored, score_checks

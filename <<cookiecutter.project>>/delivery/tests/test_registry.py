@@ -14,8 +14,15 @@ from model_delivery.bundle.candidate import Candidate, candidate_folder
 from model_delivery.errors import UserError
 from model_delivery.files import seal, sha256_file
 from model_delivery.project import Project
-from model_delivery.registry.champion import blob_store, champion, event_log, register
-from model_delivery.registry.log import DirectoryLog, Event, newest
+from model_delivery.registry import (
+    DirectoryLog,
+    Event,
+    blob_store,
+    champion,
+    event_log,
+    newest,
+    register,
+)
 
 
 def event(**fields: object) -> Event:

@@ -14,10 +14,18 @@ from xml.etree import ElementTree
 
 import pytest
 from model_delivery.cli import screen
-from model_delivery.contract.data import DataContract
+from model_delivery.contract.settings import DataContract
 from model_delivery.files import write_atomic
-from model_delivery.report import charts
-from model_delivery.report.render import LIMITS, aligned, change_of, columns_of, render, value_of
+from model_delivery.report.render import (
+    LIMITS,
+    aligned,
+    change_of,
+    columns_of,
+    limit_bar,
+    render,
+    ticks,
+    value_of,
+)
 from model_delivery.report.verdict import (
     EVENTS,
     Chart,
@@ -285,8 +293,8 @@ def test_pictures_show_what_is_finite_and_say_when_nothing_is() -> None:
     for kind in ("line", "bar"):
         empty = Chart(title="t", kind=kind, x=[1.0, 2.0], series={"a": [None, math.nan]})
         assert "no finite value" in render("report.html", report(verdict("a", charts=[empty])))
-    assert charts.limit_bar(check("x", PASS, math.nan, "≥ 1")) == {}
-    assert [label for _, label in charts.ticks(0.41, 0.53)][:2] == ["0.425", "0.450"]
+    assert limit_bar(check("x", PASS, math.nan, "≥ 1")) == {}
+    assert [label for _, label in ticks(0.41, 0.53)][:2] == ["0.425", "0.450"]
 
 
 def test_numbers_read_together_have_equally_many_decimals() -> None:

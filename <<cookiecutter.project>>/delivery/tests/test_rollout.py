@@ -28,7 +28,7 @@ from model_delivery.bundle.launch import Running, end, free_port, identity, proc
 from model_delivery.errors import UserError
 from model_delivery.files import SUMS, sha256_file
 from model_delivery.project import Project
-from model_delivery.registry.champion import champion, event_log
+from model_delivery.registry import champion, event_log
 from model_delivery.report.verdict import Check, Outcome, Verdict
 from model_delivery.rollout import host, target
 from model_delivery.rollout.target import Target

@@ -16,15 +16,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from model_delivery.bundle.launch import Running, free_port, processes, start
-from model_delivery.contract.data import DataContract
 from model_delivery.contract.draw import JsonRow, columns_of, draw_rows
 from model_delivery.contract.request import request_json, request_model
+from model_delivery.contract.settings import DataContract
 from model_delivery.errors import UserError
 from model_delivery.files import SUMS, seal, sha256_file
 from model_delivery.gates.api import Client, Wrong, judge_service, wrong_requests
 from model_delivery.protocols import Floats
 from model_delivery.report.verdict import Outcome
-from model_delivery.serving import score
+from model_delivery.serving import service as score
 from model_delivery.serving.service import (
     REFUSAL,
     answerer,

@@ -5,8 +5,7 @@ from functools import cached_property
 from pathlib import Path
 
 from model_delivery.contract.config import Config, Strict, load
-from model_delivery.contract.data import DataContract
-from model_delivery.contract.settings import Delivery, Gates
+from model_delivery.contract.settings import DataContract, Delivery, Gates
 from model_delivery.errors import UserError
 from model_delivery.protocols import user_module, user_package
 

@@ -17,7 +17,7 @@ from model_delivery.errors import UserError
 from model_delivery.gates import GATES
 from model_delivery.gates.prove import prove
 from model_delivery.project import find_project
-from model_delivery.registry.champion import event_log
+from model_delivery.registry import event_log
 from model_delivery.report.verdict import EVENTS, USAGE
 from model_delivery.rollout import host
 from model_delivery.training.snapshot import BrokenStructureError, current_snapshot

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from model_delivery.registry.log import Event as LogEvent
+from model_delivery.registry import Event as LogEvent
 from model_delivery.report.render import clean, value_of
 from model_delivery.report.verdict import Event, Outcome, Verdict, decide, exit_code
 from model_delivery.rollout.host import Moved

@@ -32,7 +32,7 @@ from model_delivery.gates.load import check_load
 from model_delivery.gates.model import check_model
 from model_delivery.gates.package import check_package
 from model_delivery.project import Project
-from model_delivery.registry.champion import champion
+from model_delivery.registry import champion
 from model_delivery.report.render import render
 from model_delivery.report.verdict import (
     Check,

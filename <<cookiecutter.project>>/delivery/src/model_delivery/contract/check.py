@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from model_delivery.contract.data import Column, DataContract
+from model_delivery.contract.settings import Column, DataContract
 
 _TYPE_TESTS = {
     "number": pa.types.is_floating,

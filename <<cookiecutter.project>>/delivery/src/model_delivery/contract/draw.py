@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from model_delivery.contract.data import Column, DataContract
 from model_delivery.contract.request import request_json, request_model, to_columns
+from model_delivery.contract.settings import Column, DataContract
 from model_delivery.protocols import Columns
 
 if TYPE_CHECKING:

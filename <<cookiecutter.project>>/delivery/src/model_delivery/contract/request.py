@@ -26,7 +26,7 @@ from pydantic_core import PydanticCustomError
 from model_delivery.protocols import Columns
 
 if TYPE_CHECKING:  # reading the contract needs YAML, which no release carries
-    from model_delivery.contract.data import DataContract
+    from model_delivery.contract.settings import DataContract
 
 MOST_ROWS = 1_000
 """A longer list would hold up everybody else's request: about 4 ms are the bound."""

@@ -1,10 +1,100 @@
-"""What `config/gates.yaml` and `config/delivery.yaml` may hold: limits, environments."""
+"""The files of `config/` as types: the data contract, limits, environments."""
 
+import datetime as dt
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from model_delivery.contract.config import Strict
+
+Kind = Literal["number", "integer", "category", "timestamp", "boolean"]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Column(Strict):
+    """One column: its type, its domain, and the shares of rows that may leave the domain.
+
+    `missing` is the largest share of rows without a value; 0 means that a value is required.
+    `outside` is the largest share of rows whose value lies beyond `min`, `max`, `values` or
+    `pattern`: real sources hold a few slips. A request to the service has no such allowance.
+    """
+
+    type: Kind
+    min: float | None = None
+    max: float | None = None
+    values: list[str] | None = None
+    pattern: str | None = None
+    unit: str | None = None
+    missing: Share = 0.0
+    outside: Share = 0.0
+
+    @model_validator(mode="after")
+    def _domain_fits_type(self) -> Self:
+        if self.type == "category":
+            if (self.values is None) == (self.pattern is None):
+                raise ValueError("a category needs `values` or `pattern`, one of them")
+            if self.pattern is not None:
+                try:
+                    re.compile(self.pattern)
+                except re.error as error:
+                    raise ValueError(f"`pattern` is not a regular expression: {error}") from None
+        elif self.values is not None or self.pattern is not None:
+            raise ValueError(f"`values` and `pattern` are for categories, not for a {self.type}")
+        if self.type not in ("number", "integer") and (self.min, self.max) != (None, None):
+            raise ValueError(f"`min` and `max` are for numbers, not for a {self.type}")
+        if self.type in ("integer", "boolean", "timestamp") and self.missing:
+            raise ValueError(f"`missing` needs type number or category, not {self.type}")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError("`min` is above `max`")
+        return self
+
+
+class Exclusion(Strict):
+    """A rule that takes out rows without a value in `column`, counted, and a `most` share."""
+
+    column: str
+    is_: Annotated[Literal["missing"], Field(alias="is")]
+    most: Share
+
+
+class DataContract(Strict):
+    """The whole of `config/data.yaml`."""
+
+    task: Literal["binary"]
+    target: str
+    time: str
+    key: Annotated[list[str], Field(min_length=1)]
+    segments: list[str] = Field(default_factory=list)
+    as_of: dt.date
+    exclude: dict[str, Exclusion] = Field(default_factory=dict)
+    columns: dict[str, Column]
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Self:
+        named = {"target": [self.target], "time": [self.time], "key": self.key}
+        named |= {"segments": self.segments}
+        named |= {f"exclude.{rule}": [spec.column] for rule, spec in self.exclude.items()}
+        for field, names in named.items():
+            for name in names:
+                if name not in self.columns:
+                    raise ValueError(
+                        f"`{field}` names the column `{name}`, which is not in `columns`"
+                    )
+        if self.columns[self.target].type != "boolean":
+            raise ValueError(f"`target` must be a boolean column for task {self.task}")
+        if self.columns[self.time].type != "timestamp":
+            raise ValueError("`time` must be a timestamp column")
+        return self
+
+    @property
+    def inputs(self) -> dict[str, Column]:
+        """The columns a request carries: all but the target."""
+        return {name: spec for name, spec in self.columns.items() if name != self.target}
+
+    def of_type(self, *kinds: Kind) -> list[str]:
+        """Return the names of the input columns of these types, in order."""
+        return [name for name, spec in self.inputs.items() if spec.type in kinds]
 
 
 class Limit(Strict):

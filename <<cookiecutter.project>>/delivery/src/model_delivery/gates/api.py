@@ -11,9 +11,9 @@ from pydantic import Field, ValidationError
 
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.launch import Running
-from model_delivery.contract.data import DataContract
 from model_delivery.contract.draw import JsonRow, columns_of, draw_rows, invalid_rows
 from model_delivery.contract.request import MOST_ROWS, request_json, request_model
+from model_delivery.contract.settings import DataContract
 from model_delivery.gates import fixed, make_verdict
 from model_delivery.project import Project
 from model_delivery.protocols import Floats, user_module

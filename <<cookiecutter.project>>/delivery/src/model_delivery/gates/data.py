@@ -18,8 +18,7 @@ from model_delivery.gates.deepchecks import deepchecks
 from model_delivery.project import Project
 from model_delivery.protocols import Floats
 from model_delivery.report.verdict import Check, Outcome, Verdict
-from model_delivery.training.snapshot import Snapshot
-from model_delivery.training.split import periods
+from model_delivery.training.snapshot import Snapshot, periods
 
 DECIMALS = 6
 """Values that agree to so many decimals are the same point of a grid."""

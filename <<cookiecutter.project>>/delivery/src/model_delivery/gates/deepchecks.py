@@ -22,8 +22,7 @@ from model_delivery.gates import judge, unjudged
 from model_delivery.project import Project
 from model_delivery.report.verdict import Check, Outcome
 from model_delivery.training.fit import SCORE
-from model_delivery.training.snapshot import Snapshot
-from model_delivery.training.split import FEWEST_MONTHS, periods
+from model_delivery.training.snapshot import FEWEST_MONTHS, Snapshot, periods
 
 PROGRAM = Path(__file__).parents[1] / "checks" / "deepchecks_suites.py"
 RUN_SECONDS = 300

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model_delivery.bundle.candidate import Candidate
-from model_delivery.contract.data import DataContract
+from model_delivery.contract.settings import DataContract
 from model_delivery.gates import fixed, make_verdict
 from model_delivery.gates.data import contract_checks
 from model_delivery.gates.model import Scored, read_scored, score_checks

@@ -13,8 +13,7 @@ from model_delivery.bundle.launch import Running, processes
 from model_delivery.errors import UserError
 from model_delivery.gates import COMPARED, GATES, limits_hash
 from model_delivery.project import Project
-from model_delivery.registry.champion import register
-from model_delivery.registry.log import Event
+from model_delivery.registry import Event, register
 from model_delivery.report.verdict import Event as Trigger
 from model_delivery.report.verdict import Outcome, allows_promotion
 from model_delivery.rollout.target import EnvironmentName, State, Target

@@ -23,8 +23,7 @@ from model_delivery.bundle.launch import Running, end, start
 from model_delivery.errors import UserError
 from model_delivery.files import read_json, verify, write_atomic, write_json
 from model_delivery.project import Project
-from model_delivery.registry.champion import blob_store, event_log
-from model_delivery.registry.log import Event
+from model_delivery.registry import Event, blob_store, event_log
 from model_delivery.report.verdict import Form
 from model_delivery.rollout.proxy import Caddy
 

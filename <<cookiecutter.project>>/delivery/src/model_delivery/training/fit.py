@@ -11,8 +11,7 @@ from model_delivery.errors import UserError
 from model_delivery.project import Project
 from model_delivery.protocols import Columns, FeatureBuilder, Floats, Model, user_module
 from model_delivery.training.metrics import log_loss, roc_auc
-from model_delivery.training.snapshot import Snapshot, columns_of
-from model_delivery.training.split import stopping_rows
+from model_delivery.training.snapshot import Snapshot, columns_of, stopping_rows
 
 SCORE = "score"
 SAMPLE = 20_000

@@ -1,26 +1,102 @@
-"""What enters the registry and comes out of it: bytes by digest, and an environment's champion."""
+"""The registry: an append-only log of small immutable events, and bytes by digest.
 
+Events are numbered without gaps and each carries the hash of the one before it, so a deleted or
+edited one is named. Taking the next number is a compare-and-set: of two writers one wins, and
+the other decides again.
+"""
+
+import getpass
 import gzip
 import io
+import os
 import tarfile
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
+from uuid import uuid4
 
+from pydantic import Field, ValidationError
+
+from model_delivery import files
 from model_delivery.bundle.candidate import Candidate, candidate_folder, git, load_candidate
 from model_delivery.errors import UserError
-from model_delivery.files import (
-    settle,
-    sha256_bytes,
-    sha256_file,
-    temporary_folder,
-    verify,
-    write_atomic,
-)
 from model_delivery.project import Project
-from model_delivery.registry.log import DirectoryLog, Event, newest
-from model_delivery.report.verdict import Outcome
+from model_delivery.report.verdict import Form, Outcome
+
+
+class Event(Form):
+    """One thing that happened to a digest; a move, if it is what an environment serves then."""
+
+    type: Literal["registered", "promoted", "rolled_back"]
+    digest: str
+    release: str
+    as_of: str
+    commit: str | None
+    trigger: str
+    blob: str  # the SHA-256 of the stored bytes
+    verdicts: dict[str, Outcome] = Field(default_factory=dict)
+    environment: str | None = None  # of a move
+    previous: str | None = None  # of a move: the digest served before
+    who: str = Field(default_factory=lambda: os.environ.get("GITHUB_ACTOR") or getpass.getuser())
+    id: str = Field(default_factory=lambda: uuid4().hex)
+    time: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    after: str = ""  # the SHA-256 of the event before, set by the log
+
+
+@dataclass(frozen=True)
+class DirectoryLog:
+    """An event log as numbered files in a directory."""
+
+    folder: Path
+
+    def events(self) -> list[Event]:
+        """Return all events, the oldest first; a UserError names one that was tampered with."""
+        events: list[Event] = []
+        after = ""
+        for number, path in enumerate(sorted(self.folder.glob("[0-9]*.json")), start=1):
+            if path != self._path(number):
+                raise UserError(f"{self._path(number)}: event missing; the log was edited")
+            try:
+                event = Event.model_validate_json(path.read_bytes())
+            except ValidationError as error:
+                raise UserError(f"{path}: not an event; restore what it was: {error}") from error
+            if event.after != after:
+                raise UserError(f"{self._path(number - 1)}: event edited; restore what it was")
+            after = files.sha256_file(path)
+            events.append(event)
+        return events
+
+    def append(self, decide: Callable[[Sequence[Event]], Event | None]) -> None:
+        """Append what `decide` makes of all events, asked again whenever others were faster.
+
+        None appends nothing, and an event whose id is in the log is not written twice.
+        """
+        while True:
+            events = self.events()
+            event = decide(events)
+            if event is None or newest(events, id=event.id):
+                return
+            after = files.sha256_file(self._path(len(events))) if events else ""
+            text = event.model_copy(update={"after": after}).model_dump_json(indent=1)
+            # A name that another writer took cannot be linked.
+            with files.temporary_folder(self.folder) as temporary, suppress(FileExistsError):
+                files.write_atomic(temporary / "event", f"{text}\n")
+                os.link(temporary / "event", self._path(len(events) + 1))
+                files.sync_folder(self.folder)
+                return
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:06d}.json"
+
+
+def newest(events: Sequence[Event], **fields: str) -> Event | None:
+    """Return the last event whose fields have these values, if there is one."""
+    found = (e for e in reversed(events) if all(getattr(e, k) == v for k, v in fields.items()))
+    return next(found, None)
 
 
 @dataclass(frozen=True)
@@ -32,7 +108,7 @@ class DirectoryBlobs:
     def has(self, digest: str, checksum: str) -> bool:
         """Return whether a digest's blob is there and has these bytes."""
         path = self._path(digest)
-        return path.exists() and sha256_file(path) == checksum
+        return path.exists() and files.sha256_file(path) == checksum
 
     def put(self, digest: str, folder: Path) -> str:
         """Store a candidate's folder; return the SHA-256 of the stored bytes."""
@@ -40,8 +116,8 @@ class DirectoryBlobs:
         with tarfile.open(fileobj=packed, mode="w") as archive:
             archive.add(folder, ".", filter=_bare)
         content = gzip.compress(packed.getvalue(), compresslevel=3, mtime=0)
-        write_atomic(self._path(digest), content)
-        return sha256_bytes(content)
+        files.write_atomic(self._path(digest), content)
+        return files.sha256_bytes(content)
 
     def get(self, digest: str, checksum: str, destination: Path) -> None:
         """Make `destination` what was stored; a UserError where that is not what is there."""
@@ -49,12 +125,12 @@ class DirectoryBlobs:
         if not self.has(digest, checksum):
             what = "not what was registered (tampered with?)" if path.exists() else "missing"
             raise UserError(f"{path}: {what}; run `ml deploy` where the candidate was trained")
-        with temporary_folder(destination.parent) as temporary, tarfile.open(path) as archive:
+        with files.temporary_folder(destination.parent) as temporary, tarfile.open(path) as archive:
             # As an attribute: Debian 12's Python 3.11.2 has no `filter`; the bytes are known.
             archive.extraction_filter = getattr(tarfile, "data_filter", None)
             archive.extractall(temporary)  # noqa: S202
-            verify(temporary / "ship", digest)
-            settle(temporary, destination)
+            files.verify(temporary / "ship", digest)
+            files.settle(temporary, destination)
 
     def _path(self, digest: str) -> Path:
         return self.folder / f"{digest}.tar.gz"

@@ -1,1 +1,0 @@
-"""What was made, judged and delivered: an append-only log of events, and bytes by digest."""
