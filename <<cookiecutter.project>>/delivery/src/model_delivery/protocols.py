@@ -49,8 +49,8 @@ class FeatureBuilder(Protocol):
 class Model(Protocol):
     """The user's class `model.Model`, kept as text; `curve` holds losses by round.
 
-    `fit` learns from all rows; `stopping`, shape (n,), marks the latest ones, which may decide
-    when to stop. `predict` gives one score a row, shape (n,).
+    `stopping`, shape (n,), marks the latest rows, which may decide when to stop; `predict` gives
+    one score a row, shape (n,).
     """
 
     curve: dict[str, list[float]]
@@ -67,10 +67,8 @@ def user_package() -> str:
     found = sorted({point.value for point in entry_points(group=ENTRY_POINT)})
     if len(found) == 1:
         return found[0]
-    raise UserError(
-        f"pyproject.toml: expected one [project.entry-points.{ENTRY_POINT}], found {found}; "
-        "run `uv sync` after mending it"
-    )
+    wanted = f"expected one [project.entry-points.{ENTRY_POINT}], found {found}"
+    raise UserError(f"pyproject.toml: {wanted}; run `uv sync` after mending it")
 
 
 def user_module(name: str) -> ModuleType:

@@ -1,8 +1,7 @@
 """The registry: an append-only log of small immutable events, and bytes by digest.
 
 Events are numbered without gaps and each carries the hash of the one before it, so a deleted or
-edited one is named. Taking the next number is a compare-and-set: of two writers one wins, and
-the other decides again.
+edited one is named. Taking the next number is a compare-and-set: of two writers one wins.
 """
 
 import getpass
@@ -38,7 +37,7 @@ class Event(Form):
     commit: str | None
     trigger: str
     blob: str  # the SHA-256 of the stored bytes
-    verdicts: dict[str, Outcome] = Field(default_factory=dict)
+    verdicts: dict[str, Outcome] = {}
     environment: str | None = None  # of a move
     previous: str | None = None  # of a move: the digest served before
     who: str = Field(default_factory=lambda: os.environ.get("GITHUB_ACTOR") or getpass.getuser())
@@ -55,8 +54,7 @@ class DirectoryLog:
 
     def events(self) -> list[Event]:
         """Return all events, the oldest first; a UserError names one that was tampered with."""
-        events: list[Event] = []
-        after = ""
+        events, after = list[Event](), ""
         for number, path in enumerate(sorted(self.folder.glob("[0-9]*.json")), start=1):
             if path != self._path(number):
                 raise UserError(f"{self._path(number)}: event missing; the log was edited")
@@ -111,10 +109,16 @@ class DirectoryBlobs:
         return path.exists() and files.sha256_file(path) == checksum
 
     def put(self, digest: str, folder: Path) -> str:
-        """Store a candidate's folder; return the SHA-256 of the stored bytes."""
+        """Store a candidate's folder, but for images; return the SHA-256 of the stored bytes."""
+
+        def bare(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+            member.mtime = member.uid = member.gid = 0
+            member.uname, member.gname, member.mode = "", "", 0o755
+            return None if member.name.endswith(".oci.tar") else member
+
         packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode="w") as archive:
-            archive.add(folder, ".", filter=_bare)
+            archive.add(folder, ".", filter=bare)
         content = gzip.compress(packed.getvalue(), compresslevel=3, mtime=0)
         files.write_atomic(self._path(digest), content)
         return files.sha256_bytes(content)
@@ -125,23 +129,15 @@ class DirectoryBlobs:
         if not self.has(digest, checksum):
             what = "not what was registered (tampered with?)" if path.exists() else "missing"
             raise UserError(f"{path}: {what}; run `ml deploy` where the candidate was trained")
-        with files.temporary_folder(destination.parent) as temporary, tarfile.open(path) as archive:
+        with files.temporary_folder(destination.parent) as folder, tarfile.open(path) as archive:
             # As an attribute: Debian 12's Python 3.11.2 has no `filter`; the bytes are known.
             archive.extraction_filter = getattr(tarfile, "data_filter", None)
-            archive.extractall(temporary)  # noqa: S202
-            files.verify(temporary / "ship", digest)
-            files.settle(temporary, destination)
+            archive.extractall(folder)  # noqa: S202
+            files.verify(folder / "ship", digest)
+            files.settle(folder, destination)
 
     def _path(self, digest: str) -> Path:
         return self.folder / f"{digest}.tar.gz"
-
-
-def _bare(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    """Keep paths and contents only; and no image, which has a registry of its own."""
-    member.mtime = member.uid = member.gid = 0
-    member.uname = member.gname = ""
-    member.mode = 0o755
-    return None if member.name.endswith(".oci.tar") else member
 
 
 def event_log(project: Project) -> DirectoryLog:

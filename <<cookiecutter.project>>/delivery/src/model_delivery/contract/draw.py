@@ -67,17 +67,13 @@ def invalid_rows(contract: DataContract, seed: int) -> list[tuple[str, str, Json
 
 
 def example(contract: DataContract, spec: Column) -> Any:
-    """Return one plain valid value of a column."""
+    """Return one plain valid value of a column: from its middle, or the first."""
     low, high = _span(spec)
-    plain = {
-        "number": (low + high) / 2,
-        "integer": (math.ceil(low) + math.floor(high)) // 2,
-        "boolean": True,
-        "timestamp": f"{contract.as_of}T17:45:00",
-    }
-    if spec.type == "category":
-        return spec.values[0] if spec.values else _matching(spec, random.Random(0))  # noqa: S311
-    return plain[spec.type]
+    if spec.type == "number":
+        return (low + high) / 2
+    if spec.type == "timestamp":
+        return f"{contract.as_of}T17:45:00"
+    return spec.values[0] if spec.values else _value(contract, spec, random.Random(1))  # noqa: S311
 
 
 def columns_of(rows: Sequence[JsonRow], contract: DataContract) -> Columns:
@@ -96,7 +92,11 @@ def _value(contract: DataContract, spec: Column, source: random.Random) -> Any:
         ends = math.ceil(low), math.floor(high)
         return source.choice(ends) if edge else source.randint(*ends)
     if spec.type == "category":
-        return source.choice(spec.values) if spec.values else _matching(spec, source)
+        if spec.values:
+            return source.choice(spec.values)
+        from rstr import Rstr
+
+        return str(Rstr(source).xeger(spec.pattern or ""))
     if spec.type == "boolean":
         return source.random() < 0.5
     time = dt.datetime.combine(contract.as_of, dt.time())
@@ -109,12 +109,6 @@ def _span(spec: Column) -> tuple[float, float]:
     if low is None:
         low = (0.0 if high is None else high) - _OPEN_SPAN
     return low, low + 2 * _OPEN_SPAN if high is None else high
-
-
-def _matching(spec: Column, source: random.Random) -> str:
-    from rstr import Rstr
-
-    return str(Rstr(source).xeger(spec.pattern or ""))
 
 
 def _mistakes(spec: Column, value: Any) -> dict[str, Any]:

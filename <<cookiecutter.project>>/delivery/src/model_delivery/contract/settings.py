@@ -4,12 +4,22 @@ import datetime as dt
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from model_delivery.contract.config import Strict
 
 Kind = Literal["number", "integer", "category", "timestamp", "boolean"]
 Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+def _compiles(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+    return pattern
 
 
 class Column(Strict):
@@ -24,26 +34,21 @@ class Column(Strict):
     min: float | None = None
     max: float | None = None
     values: list[str] | None = None
-    pattern: str | None = None
+    pattern: Annotated[str, AfterValidator(_compiles)] | None = None
     unit: str | None = None
     missing: Share = 0.0
     outside: Share = 0.0
 
     @model_validator(mode="after")
     def _domain_fits_type(self) -> Self:
-        if self.type == "category":
-            if (self.values is None) == (self.pattern is None):
-                raise ValueError("a category needs `values` or `pattern`, one of them")
-            if self.pattern is not None:
-                try:
-                    re.compile(self.pattern)
-                except re.error as error:
-                    raise ValueError(f"`pattern` is not a regular expression: {error}") from None
-        elif self.values is not None or self.pattern is not None:
+        listed = [self.values, self.pattern].count(None)
+        if self.type == "category" and listed != 1:
+            raise ValueError("a category needs `values` or `pattern`, one of them")
+        if self.type != "category" and listed != 2:
             raise ValueError(f"`values` and `pattern` are for categories, not for a {self.type}")
         if self.type not in ("number", "integer") and (self.min, self.max) != (None, None):
             raise ValueError(f"`min` and `max` are for numbers, not for a {self.type}")
-        if self.type in ("integer", "boolean", "timestamp") and self.missing:
+        if self.type not in ("number", "category") and self.missing:
             raise ValueError(f"`missing` needs type number or category, not {self.type}")
         if self.min is not None and self.max is not None and self.min > self.max:
             raise ValueError("`min` is above `max`")
@@ -65,9 +70,9 @@ class DataContract(Strict):
     target: str
     time: str
     key: Annotated[list[str], Field(min_length=1)]
-    segments: list[str] = Field(default_factory=list)
+    segments: list[str] = []
     as_of: dt.date
-    exclude: dict[str, Exclusion] = Field(default_factory=dict)
+    exclude: dict[str, Exclusion] = {}
     columns: dict[str, Column]
 
     @model_validator(mode="after")
@@ -75,12 +80,9 @@ class DataContract(Strict):
         named = {"target": [self.target], "time": [self.time], "key": self.key}
         named |= {"segments": self.segments}
         named |= {f"exclude.{rule}": [spec.column] for rule, spec in self.exclude.items()}
-        for field, names in named.items():
-            for name in names:
-                if name not in self.columns:
-                    raise ValueError(
-                        f"`{field}` names the column `{name}`, which is not in `columns`"
-                    )
+        for field, name in [(field, name) for field, names in named.items() for name in names]:
+            if name not in self.columns:
+                raise ValueError(f"`{field}` names the column `{name}`, which is not in `columns`")
         if self.columns[self.target].type != "boolean":
             raise ValueError(f"`target` must be a boolean column for task {self.task}")
         if self.columns[self.time].type != "timestamp":
@@ -115,12 +117,7 @@ class Limit(Strict):
 
     def holds(self, value: float) -> bool:
         """Return whether `value` keeps the limit; not-a-number never does."""
-        low = float("-inf") if self.min is None else self.min
-        return low <= value <= (float("inf") if self.max is None else self.max)
-
-
-Count = Annotated[int, Field(ge=1)]
-Seconds = Annotated[float, Field(gt=0)]
+        return value >= self.min if self.min is not None else value <= (self.max or 0.0)
 
 
 class DataLimits(Strict):
