@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from model_delivery.bundle.candidate import Candidate, load_candidate
+from model_delivery.bundle.candidate import Candidate, load_candidate, make_candidate
 from model_delivery.bundle.environment import service_environment
-from model_delivery.bundle.candidate import make_candidate
+from model_delivery.bundle.launch import running
 from model_delivery.errors import UserError
 from model_delivery.project import Project
-from model_delivery.bundle.launch import running
 from model_delivery.training.snapshot import Snapshot, take_snapshot
 
 from <<cookiecutter.package>>.model import Model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from model_delivery.project import Project
 from model_delivery.protocols import Floats
 from model_delivery.report.verdict import EVENTS, Check, Event, Outcome, Verdict, exit_code
 from model_delivery.training import metrics
+from model_delivery.training import snapshot as snapshots
 from model_delivery.training.snapshot import Snapshot
 from sklearn.metrics import log_loss, roc_auc_score
 
@@ -207,6 +209,22 @@ def test_prove_names_the_defect_that_no_limit_notices(world: World) -> None:
     vars(world.project)["gates"] = GATES.model_copy(update={"data": loose})
     unnoticed = red(prove(world.project, world.snapshot, None).checks)
     assert unnoticed == {"data: `size` is in another unit (times 1.8)"}
+
+
+@pytest.mark.parametrize(
+    ("first", "as_of", "start"),
+    [
+        ("2013-01-01", "2013-08-01", "2013-07-01"),
+        ("2013-01-01", "2013-03-31", "2013-03-13T04:48"),  # short: the last fifth
+        ("2012-01-01", "2013-03-31", "2013-02-28"),
+    ],
+)
+def test_the_test_window_is_a_calendar_month_or_the_last_fifth(
+    first: str, as_of: str, start: str
+) -> None:
+    times = np.array([first, as_of], "datetime64[us]")
+    found = snapshots.test_start(times, date.fromisoformat(as_of))
+    assert (found, found.dtype) == (np.datetime64(start, "us"), np.dtype("datetime64[us]"))
 
 
 def month(number: int, grid: float = 0.9) -> Floats:

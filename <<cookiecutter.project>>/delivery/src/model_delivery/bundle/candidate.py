@@ -199,6 +199,7 @@ def _lineage(project: Project, snapshot: Snapshot, trained: Trained) -> dict[str
     return {
         "trained": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": git(project, "rev-parse", "HEAD"),
+        "tree": git(project, "rev-parse", "HEAD^{tree}"),
         "branch": git(project, "rev-parse", "--abbrev-ref", "HEAD"),
         "changed_files": len((git(project, "status", "--porcelain") or "").splitlines()),
         "snapshot": snapshot.name,

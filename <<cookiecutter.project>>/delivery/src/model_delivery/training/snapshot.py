@@ -188,9 +188,9 @@ def test_start(times: Times, as_of: dt.date) -> np.datetime64:
     Where all rows together span fewer than four months it is the last fifth of the span.
     """
     first, end = pd.Timestamp(times.min()), pd.Timestamp(as_of)
-    if first.normalize() > end - pd.DateOffset(months=FEWEST_MONTHS):
-        return (end - (end - first) / 5).to_datetime64()
-    return (end - pd.DateOffset(months=1)).to_datetime64()
+    short = first.normalize() > end - pd.DateOffset(months=FEWEST_MONTHS)
+    start = end - (end - first) / 5 if short else end - pd.DateOffset(months=1)
+    return np.datetime64(start.to_datetime64(), "us")
 
 
 def stopping_rows(times: Times) -> NDArray[np.bool_]:
