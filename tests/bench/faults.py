@@ -15,10 +15,10 @@ from pathlib import Path
 
 from model_delivery.bundle.candidate import Candidate, candidate_folder, current_candidate
 from model_delivery.bundle.environment import service_environment
+from model_delivery.bundle.launch import running
 from model_delivery.files import seal, settle, temporary_folder
 from model_delivery.gates.load import check_load
 from model_delivery.project import Project, find_project
-from model_delivery.bundle.launch import running
 
 SCORE = r"(def score\(.*?\"\"\".*?\"\"\"\n)"
 """The head of the user's method, up to the end of its docstring."""
