@@ -61,8 +61,8 @@ def data(outcome: Outcome = PASS) -> Verdict:
     drift = Table(
         title="Drift against the months' spread", columns=["column", "drift", "spread"], rows=rows
     )
-    bars: dict[str, Any] = {"last month": [0.62, 0.04], "spread": [0.29, 0.1]}
-    shown = Chart(title="Drift", kind="bar", x=["temperature", "pressure"], series=bars)
+    lines: dict[str, Any] = {"last month": [0.62, 0.04], "spread": [0.29, 0.1]}
+    shown = Chart(title="Drift", x=[1, 2], series=lines)
     checks = [check("columns", PASS, 0.0, "= 0"), check("drift", outcome, 0.62, "≤ 0.4")]
     return verdict("data", *checks, tables=[drift], charts=[shown])
 
@@ -80,13 +80,13 @@ def model(auc: float = 0.7523, champion: float | None = 0.7498) -> Verdict:
         check("roc_auc", outcome, auc, "≥ 0.74", low=0.745, high=0.759, champion=champion),
         check("calibration_error", PASS, 0.021, "≤ 0.05"),
         tables=[Table(title="Segments", columns=columns, rows=rows)],
-        charts=[Chart(title="Learning curve", kind="line", x=[*trees], series={**curve})],
+        charts=[Chart(title="Learning curve", x=[*trees], series={**curve})],
     )
 
 
 def load(outcome: Outcome = PASS) -> Verdict:
-    bars: dict[str, Any] = {"candidate": [4.1, 4.9, 7.6], "twin": [2.9, 3.4, 4.0]}
-    latency = Chart(title="Latency", kind="bar", x=["p50", "p95", "p99"], series={**bars})
+    lines: dict[str, Any] = {"candidate": [4.1, 4.9, 7.6], "twin": [2.9, 3.4, 4.0]}
+    latency = Chart(title="Latency", x=[50, 95, 99], series=lines)
     shown = check("p95_to_champion", outcome, 1.07, "≤ 1.1", low=0.94, high=1.19)
     return verdict("load", shown, charts=[latency])
 
@@ -100,11 +100,11 @@ def report(*verdicts: Verdict, event: Event = "pull_request", **more: Any) -> Re
 def hostile() -> Report:
     bad = HOSTILE
     shown = Table(title=bad + " segment", columns=[bad, "change"], rows=[[bad, 1.0], [None]])
-    line = Chart(title=bad, kind="line", x=[1, 2, 3], series={bad: [1, 2, None]}, y_label=bad)
-    bars = Chart(title=bad, kind="bar", x=[bad, "b"], series={bad: [1.0, math.nan]}, x_label=bad)
+    line = Chart(title=bad, x=[1, 2, 3], series={bad: [1, 2, None]}, y_label=bad)
+    more = Chart(title=bad, x=[1, 2], series={bad: [1.0, math.nan]}, x_label=bad)
     judged = check(bad, STOP, bad, bad, sentence=bad)
     verdicts = [
-        verdict(gate, judged, tables=[shown], charts=[line, bars]) for gate in (bad, "model")
+        verdict(gate, judged, tables=[shown], charts=[line, more]) for gate in (bad, "model")
     ]
     names: dict[str, Any] = dict.fromkeys(
         ("project", "subject", "commit", "branch", "champion"), bad
@@ -117,7 +117,7 @@ def huge() -> Report:
     wide = [[HOSTILE] * 20 for _ in range(250)]
     shown = [Table(title=f"Segments {i}", columns=["c"] * 20, rows=wide) for i in range(2)]
     long: dict[str, Any] = {f"s{i}": [float(j) for j in range(300)] for i in range(9)}
-    drawn = Chart(title="c", kind="line", x=[float(j) for j in range(300)], series={**long})
+    drawn = Chart(title="c", x=[float(j) for j in range(300)], series={**long})
     gates = [verdict(f"gate {i}", *many, tables=shown, charts=[drawn] * 14) for i in range(2)]
     return report(*gates, notes=[HOSTILE * 99] * 3_000)
 
@@ -290,9 +290,8 @@ def test_text_has_contrast(theme: int) -> None:
 
 
 def test_pictures_show_what_is_finite_and_say_when_nothing_is() -> None:
-    for kind in ("line", "bar"):
-        empty = Chart(title="t", kind=kind, x=[1.0, 2.0], series={"a": [None, math.nan]})
-        assert "no finite value" in render("report.html", report(verdict("a", charts=[empty])))
+    empty = Chart(title="t", x=[1.0, 2.0], series={"a": [None, math.nan]})
+    assert "no finite value" in render("report.html", report(verdict("a", charts=[empty])))
     assert limit_bar(check("x", PASS, math.nan, "≥ 1")) == {}
     assert [label for _, label in ticks(0.41, 0.53)][:2] == ["0.425", "0.450"]
 

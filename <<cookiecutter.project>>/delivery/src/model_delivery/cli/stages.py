@@ -205,9 +205,9 @@ def write_report(project: Project, event: Event) -> tuple[Path, Path]:
     facts: dict[str, Any] = {"verdicts": broken} if broken else _facts(project)
     verdicts = facts["verdicts"]
     facts.setdefault("subject", verdicts[-1].subject)
-    old = champion(project)
-    if old and facts["subject"] != f"sha256:{old.digest}":  # after a deploy it is the champion
-        facts["champion"] = old.short
+    compared = [verdict.against for verdict in verdicts if verdict.against]
+    if compared:  # not who is served now: after a deploy that is the candidate itself
+        facts["champion"] = compared[0][:12]
     left = [gate for gate in GATES if gate not in {verdict.gate for verdict in verdicts}]
     if all(allows_promotion(verdict.outcome, event) for verdict in verdicts):
         verdicts += [Verdict(gate=gate, subject=facts["subject"], limits="") for gate in left]

@@ -14,13 +14,13 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from threading import Timer
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.environment import service_environment
-from model_delivery.bundle.launch import Running, identity, running
+from model_delivery.bundle.launch import Running, running
 from model_delivery.contract.settings import Limit, LoadLimits
 from model_delivery.gates import judge, make_verdict
 from model_delivery.project import Project
@@ -36,48 +36,23 @@ TIMEOUT = 5.0
 """Seconds after which a request failed."""
 ROOM = 2.0
 """How far within an absolute limit the twin must stay for the limit to judge the candidate."""
-_SLACK_SECONDS = 25
+_SLACK_SECONDS = 30
 """How much longer than planned a turn may take, awaiting its last answers, before it hangs."""
 _UNKNOWN = Estimate(float("nan"), float("nan"), float("nan"))
+MEASURES = (
+    ("qps", "qps", None, "answers a second to all users"),
+    ("p95_ms", "p95", None, "ms that 95 % of the answers took at most"),
+    ("p99_ms", "p99", None, "ms that 99 % of the answers took at most"),
+    ("qps_to_twin", "qps", TWIN, "times the answers of the service without its model"),
+    ("p50_to_twin", "p50", TWIN, "times its median wait"),
+    ("qps_to_champion", "qps", CHAMPION, "times the champion's answers"),
+    ("p95_to_champion", "p95", CHAMPION, "times the champion's 95 % wait"),
+)
+"""Limit, quantity of the candidate, whose it is divided by, and the words for it."""
 
 
 class BrokenError(Exception):
     """Locust ended before the rounds of its plan were over; says how."""
-
-
-class Measure(NamedTuple):
-    """One limited quantity of the candidate, alone or divided by another target's."""
-
-    limit: str
-    key: str
-    phrase: str
-    other: str | None = None
-
-    def interval(self, rounds: list[Round], target: str = CANDIDATE) -> Estimate:
-        """Return the median over rounds with its 95 % bootstrap interval.
-
-        Rounds are resampled, not requests: those of one round share what the machine was doing.
-        Where a target did not answer in one round, nothing is known.
-        """
-        values = _values(rounds, target, self.key)
-        if self.other is not None:
-            values = values / _values(rounds, self.other, self.key)
-        if not len(values) or not np.isfinite(values).all():
-            return _UNKNOWN
-        draws = np.random.default_rng(0).choice(values, (2_000, len(values)))
-        low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
-        return Estimate(float(np.median(values)), float(low), float(high))
-
-
-MEASURES = (
-    Measure("qps", "qps", "answers a second to all users"),
-    Measure("p95_ms", "p95", "ms that 95 % of the answers to all users took at most"),
-    Measure("p99_ms", "p99", "ms that 99 % of the answers to all users took at most"),
-    Measure("qps_to_twin", "qps", "times the answers of the service without its model", TWIN),
-    Measure("p50_to_twin", "p50", "times its median wait", TWIN),
-    Measure("qps_to_champion", "qps", "times the champion's answers", CHAMPION),
-    Measure("p95_to_champion", "p95", "times the champion's 95 % wait", CHAMPION),
-)
 
 
 def check_load(
@@ -100,16 +75,11 @@ def judge_targets(
 ) -> Verdict:
     """Load running services in turns and judge the candidate among them."""
     limits, rounds, checks = project.gates.load, list[Round](), list[Check]()
-    plan = {
-        "users": limits.users,
-        "seconds": limits.seconds,
-        "rounds": limits.most_rounds,
-        "timeout": TIMEOUT,
-        "targets": [
-            {"name": name, "url": one.url, "release": one.digest.removeprefix("noop-")[:12]}
-            for name, one in targets.items()
-        ],
-    }
+    plan = limits.model_dump(include={"users", "seconds"}) | {"rounds": limits.most_rounds}
+    plan |= {"timeout": TIMEOUT, "targets": []}
+    for name, one in targets.items():
+        release = one.digest.removeprefix("noop-")[:12]
+        plan["targets"].append({"name": name, "url": one.url, "release": release})
     try:
         with closing(run_rounds(plan, project.root)) as source:
             for found in source:
@@ -137,78 +107,93 @@ def run_rounds(
         When Locust crashed, hung, or ended early.
     """
     names = [target["name"] for target in plan["targets"]]
-    patience = (len(names) * plan["rounds"] + 2) * (plan["seconds"] + _SLACK_SECONDS)
+    patience = len(names) * plan["seconds"] + _SLACK_SECONDS
     with tempfile.TemporaryFile("w+") as wanted, tempfile.TemporaryFile("w+") as errors:
         json.dump(plan, wanted)
         wanted.seek(0)
         process = subprocess.Popen(
             command, stdin=wanted, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=root
         )
-        watchdog = Timer(patience, process.kill)
-        watchdog.start()
         try:
-            assert process.stdout is not None
             for _ in range(plan["rounds"]):
-                turns = [json.loads(next(process.stdout, "")) for _ in names]
+                turns = [_turn(process, patience) for _ in names]
                 by_name = {turn["target"]: turn for turn in turns}
                 yield {name: by_name[name] for name in names}
         except (ValueError, KeyError):
-            code = process.wait()
-            errors.seek(0)
-            said = (errors.read().strip().splitlines() or ["it said nothing"])[-1]
-            why = f"Locust ended with {code} before its rounds were over: {said}"
-            raise BrokenError(why) from None
-        finally:
-            watchdog.cancel()
             process.kill()
-            process.wait()
+            errors.seek(0)
+            said = (errors.read().strip().splitlines() or [f"nothing in {patience:g} s"])[-1]
+            raise BrokenError(
+                f"Locust ended before its rounds were over; it said: {said}"
+            ) from None
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def _turn(process: subprocess.Popen[str], patience: float) -> dict[str, Any]:
+    """Return what Locust says of its next turn; one that hangs is ended."""
+    assert process.stdout is not None
+    watchdog = Timer(patience, process.kill)
+    watchdog.start()
+    try:
+        return dict(json.loads(process.stdout.readline()))
+    finally:
+        watchdog.cancel()
 
 
 def judge_rounds(limits: LoadLimits, rounds: list[Round]) -> list[Check]:
     """Return a check of each limit; an interval that straddles its limit is inconclusive."""
     failures, requests = _counts(rounds, CANDIDATE)
     said = f"{failures.total():,} of {requests:,} requests failed{_kinds(failures)}"
-    found = _share(failures.total(), requests)
-    checks = [_judge("error_share", limits.error_share, found, said)]
-    names = {CANDIDATE, TWIN} | (rounds[0].keys() if rounds else set())
-    for measure in MEASURES:
-        if measure.other is None or measure.other in names:
-            checks.append(_measured(measure, getattr(limits, measure.limit), rounds))
+    checks = [_judge("error_share", limits.error_share, _share(failures.total(), requests), said)]
+    names = [*rounds[0]] if rounds else [CANDIDATE, TWIN]
+    for name, key, other, phrase in MEASURES:
+        if other in (None, *names):
+            limit: Limit = getattr(limits, name)
+            found, doubt = _interval(rounds, key, CANDIDATE, other), ""
+            twin = _interval(rounds, key, TWIN).value
+            if other is None and not limit.holds(twin / ROOM if limit.min else twin * ROOM):
+                doubt = f"its twin without a model has {twin:.4g}: the machine is too slow"
+            said = f"{found.value:.4g} {phrase}; median of {len(rounds)} rounds"
+            checks.append(_judge(name, limit, found, said, doubt))
     return checks
 
 
-def _measured(measure: Measure, limit: Limit, rounds: list[Round]) -> Check:
-    found = measure.interval(rounds)
-    said = f"someone did not answer in one of {len(rounds)} rounds"
-    if finite(found.value):
-        said = f"{found.value:.4g} {measure.phrase}; median of {len(rounds)} rounds"
-    check = _judge(measure.limit, limit, found, said)
-    if measure.other is not None or check.outcome in (Outcome.PASS, Outcome.INCONCLUSIVE):
-        return check
-    twin = measure.interval(rounds, TWIN).value
-    if limit.holds(twin / ROOM if limit.min is not None else twin * ROOM):
-        return check
-    return _undecided(check, f"its twin without a model has {twin:.4g}: the machine is too slow")
-
-
-def _judge(name: str, limit: Limit, found: Estimate, said: str) -> Check:
+def _judge(name: str, limit: Limit, found: Estimate, said: str, doubt: str = "") -> Check:
+    """Judge an estimate; a `doubt` counts where the limit is broken."""
     if finite(found.value):
         said = f"{said}, 95 % interval {found.low:.4g} to {found.high:.4g}"
     check = judge(name, limit, found, said)
-    if limit.holds(found.low) == limit.holds(found.high):
-        return check
-    return _undecided(check, "on both sides of the limit, so undecided")
-
-
-def _undecided(check: Check, why: str) -> Check:
-    sentence = f"{check.sentence}: {why}"
-    return check.model_copy(update={"outcome": Outcome.INCONCLUSIVE, "sentence": sentence})
+    if limit.holds(found.low) != limit.holds(found.high):
+        doubt = "on both sides of the limit, so undecided"
+    elif check.outcome is Outcome.PASS:
+        doubt = ""
+    sentence = f"{check.sentence}: {doubt}"
+    update = {"outcome": Outcome.INCONCLUSIVE, "sentence": sentence} if doubt else {}
+    return check.model_copy(update=update)
 
 
 def _decided(limits: LoadLimits, rounds: list[Round]) -> bool:
     """Return whether more rounds could not change the verdict."""
     outcomes = {check.outcome for check in judge_rounds(limits, rounds)}
     return Outcome.STOP in outcomes or Outcome.INCONCLUSIVE not in outcomes
+
+
+def _interval(rounds: list[Round], key: str, target: str, other: str | None = None) -> Estimate:
+    """Return the median over rounds, or of ratios to another target, and its 95 % interval.
+
+    A bootstrap of rounds, not requests: those of one round share what the machine was doing.
+    Where a target did not answer in one round, nothing is known.
+    """
+    values = _values(rounds, target, key)
+    if other is not None:
+        values = values / _values(rounds, other, key)
+    if not len(values) or not np.isfinite(values).all():
+        return _UNKNOWN
+    draws = np.random.default_rng(0).choice(values, (2_000, len(values)))
+    low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
+    return Estimate(float(np.median(values)), float(low), float(high))
 
 
 def _share(part: int, whole: int) -> Estimate:
@@ -227,14 +212,12 @@ def _answering(
     """Name who died, and a reference that failed: nothing can be compared with it."""
     for name, service in targets.items():
         failures, requests = _counts(rounds, name)
-        said = ""
-        if identity(service.url) != (service.digest, service.launch):
-            said = f"the {name} that was started no longer answers at {service.url}"
-        elif name != CANDIDATE and not limits.error_share.holds(failures.total() / (requests or 1)):
-            said = f"the {name} failed {failures.total():,} of {requests:,} requests"
-        if said:
+        failing = not limits.error_share.holds(failures.total() / (requests or 1))
+        gone = not service.answers()
+        if gone or (failing and name != CANDIDATE):
+            what = "no longer answers" if gone else f"failed {failures.total():,} of {requests:,}"
             outcome = Outcome.STOP if name == CANDIDATE else Outcome.INCONCLUSIVE
-            said += _kinds(failures)
+            said = f"the {name} {what}{_kinds(failures)}"
             yield Check(name=f"{name}_answers", outcome=outcome, sentence=said)
 
 
@@ -258,8 +241,8 @@ def _table(rounds: list[Round], names: list[str]) -> Table:
     rows: list[list[Any]] = []
     for name in names:
         failures, requests = _counts(rounds, name)
-        by_key = [_values(rounds, name, key) for key in ("qps", "p50", "p95", "p99")]
-        middles = [round(float(np.median(v)), 2) if np.isfinite(v).all() else None for v in by_key]
-        rows.append([name, requests, failures.total(), *middles])
+        middles = [_interval(rounds, key, name).value for key in ("qps", "p50", "p95", "p99")]
+        shown = [round(value, 2) if finite(value) else None for value in middles]
+        rows.append([name, requests, failures.total(), *shown])
     columns = ["target", "requests", "failures", "QPS", "p50 ms", "p95", "p99"]
     return Table(title=f"Load, medians of {len(rounds)} rounds", columns=columns, rows=rows)

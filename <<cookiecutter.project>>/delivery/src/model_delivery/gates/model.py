@@ -143,7 +143,7 @@ def _worst(name: str, limit: Limit, found: dict[str, Estimate]) -> Check:
 
 def _curve(candidate: Candidate) -> Chart:
     curve = read_json(candidate.folder / "curve.json")
-    x: list[float | str] = [*range(1, 1 + max(map(len, curve.values()), default=0))]
+    x = [float(n + 1) for n in range(max(map(len, curve.values()), default=0))]
     return Chart(title="Learning curve", x=x, series=curve, x_label="round", y_label="loss")
 
 

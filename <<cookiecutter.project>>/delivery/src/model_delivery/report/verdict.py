@@ -101,14 +101,13 @@ class Table(Form):
 
 
 class Chart(Form):
-    """A small line or bar chart."""
+    """A small line chart."""
 
     title: str
-    x: list[float | str]
+    x: list[float]
     series: dict[str, list[float | None]]
     x_label: str = ""
     y_label: str = ""
-    kind: Literal["line", "bar"] = "line"
 
 
 def _ran(checks: list[Check]) -> list[Check]:

@@ -190,7 +190,8 @@ def test_start(times: Times, as_of: dt.date) -> np.datetime64:
     first, end = pd.Timestamp(times.min()), pd.Timestamp(as_of)
     short = first.normalize() > end - pd.DateOffset(months=FEWEST_MONTHS)
     start = end - (end - first) / 5 if short else end - pd.DateOffset(months=1)
-    return np.datetime64(start.to_datetime64(), "us")
+    found: np.datetime64 = start.to_datetime64().astype("datetime64[us]")
+    return found
 
 
 def stopping_rows(times: Times) -> NDArray[np.bool_]:
