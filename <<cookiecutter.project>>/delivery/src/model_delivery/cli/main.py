@@ -34,6 +34,8 @@ app = typer.Typer(
 _WHY = f"Why this runs, which decides what an outcome means: {', '.join(EVENTS)}."
 _NOW = {"metavar": "EVENT", "show_default": "from GITHUB_EVENT_NAME, else local"}
 _DAY = {"metavar": "DAY", "show_default": "`as_of` in config/data.yaml"}
+_ANY = f"Any of {', '.join(GATES)}; default: all."
+_LAST = f"Stop after one of {', '.join(stages.STAGES)}."
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Force = Annotated[bool, typer.Option("--force", help="Do it again, even if up to date.")]
 Image = Annotated[bool, typer.Option("--image", help="Build an OCI image too.")]
@@ -41,6 +43,12 @@ Why = Annotated[str, typer.Option("--event", help=_WHY, **_NOW)]
 Day = Annotated[
     str, typer.Option("--as-of", help="First day not known yet, as 2013-08-01.", **_DAY)
 ]
+Gates = Annotated[list[str] | None, typer.Argument(help=_ANY)]
+Prove = Annotated[bool, typer.Option("--prove", help="Break the data: each must turn a gate red.")]
+Until = Annotated[str, typer.Option(metavar="STAGE", help=_LAST)]
+Port = Annotated[int, typer.Option(help="Port on 127.0.0.1.")]
+Stop = Annotated[bool, typer.Option("--stop", help="Stop service and proxy; it stays deployed.")]
+Release = Annotated[str | None, typer.Argument(help="An installed one; default: the one before.")]
 PRODUCTION: Final = "production"
 UNHEALTHY = 20
 
@@ -68,13 +76,8 @@ def train(force: Force = False, event: Why = "", as_json: Json = False) -> None:
 
 @app.command()
 def check(
-    gates: Annotated[
-        list[str] | None, typer.Argument(help=f"Any of {', '.join(GATES)}; default: all.")
-    ] = None,
-    seeded: Annotated[
-        bool,
-        typer.Option("--prove", help="Break the data in known ways; each must turn a gate red."),
-    ] = False,
+    gates: Gates = None,
+    seeded: Prove = False,
     force: Force = False,
     event: Why = "",
     as_json: Json = False,
@@ -103,7 +106,7 @@ def package(image: Image = False, as_json: Json = False) -> None:
 
 
 @app.command()
-def serve(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 3001) -> None:
+def serve(port: Port = 3001) -> None:
     """Serve the current candidate here until Ctrl-C, in its clean environment."""
     project = find_project()
     candidate = current_candidate(project)
@@ -129,9 +132,7 @@ def report(event: Why = "", as_json: Json = False) -> None:
 
 @app.command()
 def ship(
-    until: Annotated[
-        str, typer.Option(metavar="STAGE", help=f"Stop after one of {', '.join(stages.STAGES)}.")
-    ] = "deploy",
+    until: Until = "deploy",
     as_of: Day = "",
     image: Image = False,
     force: Force = False,
@@ -149,13 +150,7 @@ def ship(
 
 
 @app.command()
-def deploy(
-    stop: Annotated[
-        bool, typer.Option("--stop", help="Stop service and proxy; what is deployed stays so.")
-    ] = False,
-    event: Why = "",
-    as_json: Json = False,
-) -> None:
+def deploy(stop: Stop = False, event: Why = "", as_json: Json = False) -> None:
     """Make production serve the current candidate, if its gates allow it; in one step."""
     run = _run(event)
     if stop:
@@ -166,12 +161,7 @@ def deploy(
 
 
 @app.command()
-def rollback(
-    release: Annotated[
-        str | None, typer.Argument(help="An installed one; default: the one before.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
+def rollback(release: Release = None, as_json: Json = False) -> None:
     """Make production serve an installed release again: seconds, no registry, no network."""
     run = _run(checked=False)
     with screen.step("rollback"):
@@ -190,15 +180,11 @@ def status(as_json: Json = False) -> None:
 
 
 @app.command()
-def history(
-    limit: Annotated[int, typer.Option(min=1, help="How many events, the newest last.")] = 30,
-    as_json: Json = False,
-) -> None:
+def history(as_json: Json = False) -> None:
     """Say what was registered, judged, promoted and rolled back, when and by whom."""
-    events = event_log(_run(checked=False).project).events()[-limit:]
-    text = "\n".join(screen.event_line(event) for event in events)
-    dumped = [event.model_dump(mode="json") for event in events]
-    screen.show(dumped, as_json, text or "nothing registered yet")
+    events = event_log(_run(checked=False).project).events()
+    text = "\n".join(screen.event_line(event) for event in events) or "nothing registered yet"
+    screen.show([event.model_dump(mode="json") for event in events], as_json, text)
 
 
 @app.command()
