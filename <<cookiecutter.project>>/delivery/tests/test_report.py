@@ -18,12 +18,11 @@ from model_delivery.contract.settings import DataContract
 from model_delivery.files import write_atomic
 from model_delivery.report.render import (
     LIMITS,
-    aligned,
     change_of,
     columns_of,
-    limit_bar,
+    number,
     render,
-    ticks,
+    scale,
     value_of,
 )
 from model_delivery.report.verdict import (
@@ -140,12 +139,12 @@ each_report = pytest.mark.parametrize("shown", REPORTS.values(), ids=REPORTS)
         (
             REPORTS["stop"],
             "⛔ **This change must not be merged.** "
-            "Gate `model`, check `roc_auc`: 0.7398 (0.7450 to 0.7590), limit ≥ 0.74.",
+            "Gate `model`, check `roc_auc`: 0.7398 (0.745 to 0.759), limit ≥ 0.74.",
         ),
         (
             report(data(RETRAIN), model(), event="delivery"),
             "⚠️ **This candidate may be promoted, with 1 warning.** "
-            "Gate `data`, check `drift`: 0.620, limit ≤ 0.4.",
+            "Gate `data`, check `drift`: 0.62, limit ≤ 0.4.",
         ),
         (
             report(model(), verdict("load"), verdict("api")),
@@ -186,7 +185,7 @@ def test_first_delivery_is_a_stated_outcome() -> None:
     ("value", "limit", "shown"),
     [
         (0.7399999, "≥ 0.74", "0.7399999"),
-        (0.7523, "≥ 0.74", "0.752"),
+        (0.75234, "≥ 0.74", "0.7523"),
         (20_000.4, "≤ 20,000", "20,000.4"),
         (0.0, "= 0", "0"),
         (-0.0, "≤ 0.1", "0"),
@@ -292,18 +291,18 @@ def test_text_has_contrast(theme: int) -> None:
 def test_pictures_show_what_is_finite_and_say_when_nothing_is() -> None:
     empty = Chart(title="t", x=[1.0, 2.0], series={"a": [None, math.nan]})
     assert "no finite value" in render("report.html", report(verdict("a", charts=[empty])))
-    assert limit_bar(check("x", PASS, math.nan, "≥ 1")) == {}
-    assert [label for _, label in ticks(0.41, 0.53)][:2] == ["0.425", "0.450"]
+    judged = [check("x", PASS, value, "≥ 1") for value in (math.nan, 2.0)]
+    bars = [render("report.html", report(verdict("a", it))).count("<rect ") for it in judged]
+    assert bars == [0, 2], "beside its gate, and at the top"
+    at = scale([1.0, 3.0], 186, 8)
+    assert 186 > at(1.0) > at(2.0) == 97 > at(3.0) > 8
+    assert 5 < scale([7.0, 7.0], 5, 145)(7.0) < 145
 
 
-def test_numbers_read_together_have_equally_many_decimals() -> None:
-    assert aligned([0.7, 0.7523, None, math.inf]) == ["0.700", "0.752", "–", "inf"]
-    assert aligned([0.7523, 0.76, 0.00917]) == ["0.752", "0.760", "0.009"]
-    assert [aligned([value]) for value in (26_115, 118.48, 1e-9)] == [
-        ["26,115"],
-        ["118.5"],
-        ["1e-09"],
-    ]
+def test_a_number_shows_the_digits_that_matter() -> None:
+    values = [0.7, 0.00917, 26_115, 118.48, 1e-9, 1e300, math.inf, None]
+    expected = ["0.7", "0.00917", "26,115", "118.5", "1e-09", "1e+300", "inf", "–"]
+    assert [number(value) for value in values] == expected
 
 
 def test_a_table_shows_short_rows_and_hides_empty_columns() -> None:
@@ -342,7 +341,7 @@ def test_card_says_what_the_score_does_not_cover() -> None:
     ]
     said = "cancelled (8,255, where `late` is missing): the score says nothing about them."
     assert page.count(said) == 2
-    assert "0.752 | 0.745 to 0.759 | ≥ 0.74 | pass | +0.0025 better" in page
+    assert "0.7523 | 0.745 to 0.759 | ≥ 0.74 | pass | +0.0025 better" in page
     assert "| `temperature` | number | -40 to any | °C | at most 2.0% |" in page
     assert "<script" not in page
 
