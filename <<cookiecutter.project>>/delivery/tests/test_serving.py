@@ -174,13 +174,20 @@ def test_every_response_says_who_answers(client: Client, rows: list[JsonRow]) ->
     assert (client.strangers, client.answers) == ([], 9)
 
 
-def test_a_client_that_stops_costs_two_seconds_and_no_line(service: Running, log: Path) -> None:
+def test_a_client_that_stops_or_hangs_up_costs_two_seconds_and_no_line(
+    service: Running, log: Path
+) -> None:
     before = log.read_text()
     head = "POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-    with socket.create_connection(("127.0.0.1", int(service.url.rpartition(":")[2]))) as slow:
-        slow.sendall(f"{head}content-length: 100\r\n\r\n{{".encode())
+    address = ("127.0.0.1", int(service.url.rpartition(":")[2]))
+    with socket.create_connection(address) as gone, socket.create_connection(address) as slow:
+        for connection in (gone, slow):
+            connection.sendall(f"{head}content-length: 100\r\n\r\n{{".encode())
+        gone.close()
         slow.settimeout(10)
-        assert slow.recv(4096).startswith(b"HTTP/1.1 504")
+        answer = slow.recv(4096).decode()
+    assert answer.startswith("HTTP/1.1 504")
+    assert f"x-model-digest: {service.digest}" in answer, "BentoML's own time-out says who answers"
     assert log.read_text() == before
 
 

@@ -90,41 +90,58 @@ def create(cls: type[ModelService], ship: Path) -> Any:
     Endpoint.predict = bentoml.api(Endpoint.predict)  # type: ignore[method-assign]
     service = bentoml.service(
         name=cls.__module__.partition(".")[0],
+        service_class=signed_by(twin_identity(digest) if noop else digest),
         workers=1,
         traffic={"timeout": _TIMEOUT_SECONDS},
         logging={"access": {"enabled": False}},
         tracing={"excluded_urls": ".*"},
     )(Endpoint)
-    service.add_asgi_middleware(Front, identity=twin_identity(digest) if noop else digest)
+    service.add_asgi_middleware(OnlyJson)  # inside, so that BentoML counts its refusals
     return service
 
 
-class Front:
-    """What stands before BentoML: identity on every response, and JSON or nothing.
+def signed_by(identity: str) -> Any:
+    """Return a BentoML service class whose every response says who answers.
 
-    BentoML would read forms and pickles too.
+    BentoML places added middleware inside its own, whose time-outs would be anonymous.
     """
+    from _bentoml_sdk import Service
 
-    def __init__(self, app: Any, identity: str) -> None:
-        launch = os.environ.get(LAUNCH, "none")
+    launch = os.environ.get(LAUNCH, "none")
+    own = [(b"x-model-digest", identity.encode()), (b"x-launch", launch.encode())]
+
+    class Signed(Service[Any]):  # type: ignore[misc]  # BentoML is untyped to mypy
+        def to_asgi(self, is_main: bool = True) -> Any:
+            app = super().to_asgi(is_main)
+
+            async def front(scope: Message, receive: Any, send: Send) -> None:
+                async def signed(message: Message) -> None:
+                    if message["type"] == "http.response.start":
+                        message["headers"] = [*message.get("headers", ()), *own]
+                    await send(message)
+
+                await app(scope, receive, signed)
+
+            return front
+
+    return Signed
+
+
+class OnlyJson:
+    """Refuses other bodies: BentoML would read forms and pickles too."""
+
+    def __init__(self, app: Any) -> None:
         self.app = app
-        self.own = [(b"x-model-digest", identity.encode()), (b"x-launch", launch.encode())]
 
     async def __call__(self, scope: Message, receive: Any, send: Send) -> Any:
         """Pass on what is no body, and what says that it is JSON."""
-
-        async def signed(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *self.own]
-            await send(message)
-
         kind = dict(scope.get("headers", ())).get(b"content-type", b"").partition(b";")[0]
         if scope.get("method") != "POST" or kind.strip().lower() == _JSON:
-            return await self.app(scope, receive, signed)
+            return await self.app(scope, receive, send)
         content = b'{"error": "send the rows as `Content-Type: application/json`"}'
         headers = [(b"content-type", _JSON), (b"content-length", str(len(content)).encode())]
-        await signed({"type": "http.response.start", "status": 415, "headers": headers})
-        return await signed({"type": "http.response.body", "body": content})
+        await send({"type": "http.response.start", "status": 415, "headers": headers})
+        return await send({"type": "http.response.body", "body": content})
 
 
 def start_model(
@@ -189,7 +206,8 @@ def _worth_a_line(record: logging.LogRecord) -> bool:
     if isinstance(error, ScoreError) and error.__cause__ is None:
         record.msg, record.args, record.exc_info = str(error), (), None
     refused = getattr(error, "error_code", HTTPStatus.INTERNAL_SERVER_ERROR) < 500  # BentoML's own
-    return not refused and not isinstance(error, ValidationError)
+    gone = type(error).__name__ == "ClientDisconnect"  # Starlette's; only BentoML imports it
+    return not (refused or gone or isinstance(error, ValidationError))
 
 
 def score(ship: Path, columns: Columns) -> Floats:
