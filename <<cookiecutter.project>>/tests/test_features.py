@@ -19,8 +19,11 @@ from <<cookiecutter.package>>.features import CATEGORIES, CLOCK, NUMBERS, Featur
 @pytest.mark.parametrize("text", ["2013-07-01T17:45", "2012-02-29T00:00", "1969-12-31T23:59"])
 def test_wall_clock_agrees_with_the_calendar(text: str) -> None:
     time = dt.datetime.fromisoformat(text)
-    expected = [time.month, time.day, time.weekday(), time.hour * 60 + time.minute]
-    assert wall_clock(np.array([text], "datetime64[us]")).tolist() == [expected]
+    (row,) = wall_clock(np.array([text], "datetime64[us]"))
+    shown = dict(zip(CLOCK, row, strict=True))
+    assert (shown["month"], shown["day"]) == (time.month, time.day)
+    assert shown["weekday"] == time.weekday()
+    assert shown["minute_of_day"] == 60 * time.hour + time.minute
 
 
 def test_one_column_for_each_name_in_order(features: Features, columns: Columns) -> None:

@@ -62,7 +62,7 @@ class Features:
         Returns
         -------
         numpy.ndarray
-            Shape (n, 16), float64; every value is finite or not-a-number (missing).
+            Shape (n, one for each of `names`), float64; finite, or not-a-number (missing).
         """
         clock = wall_clock(columns["scheduled"])
         matrix = np.empty((len(columns["scheduled"]), len(self.names)))
@@ -86,10 +86,10 @@ class Features:
 
 
 def wall_clock(scheduled: NDArray[Any]) -> Floats:
-    """Return month, day, weekday (Monday is 0) and minute of day of each time, shape (n, 4).
+    """Return the features of `CLOCK` for each time, Monday being 0: shape (n, one for each).
 
     Python's own calendar: for the one row of a request it takes half the time of numpy's.
     """
     times = scheduled.astype("datetime64[us]").tolist()
     clock = [(t.month, t.day, t.weekday(), 60 * t.hour + t.minute) for t in times]
-    return np.array(clock, dtype=float).reshape(-1, len(CLOCK))
+    return np.array(clock, dtype=float) if clock else np.empty((0, len(CLOCK)))

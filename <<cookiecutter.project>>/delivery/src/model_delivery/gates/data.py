@@ -84,7 +84,7 @@ def _scale(project: Project, train: pa.Table, test: pa.Table) -> Check:
         ratios[name] = scale_ratio(parts, test.column(name).to_numpy())
     # What cannot be compared is not-a-number, and ranks above every ratio: never a pass.
     worst = max(ratios, key=lambda name: np.nan_to_num(ratios[name], nan=np.inf), default="")
-    sentence = f"`{worst}` is off the width or the grid of the training months by this factor"
+    sentence = f"scale of `{worst}` against that of the training months: another unit?"
     return judge("scale", project.gates.data.scale, ratios.get(worst, 1.0), sentence)
 
 

@@ -95,7 +95,12 @@ def _quality(project: Project, candidate: Candidate, scored: Scored) -> list[Che
     checks = [
         judge("roc_auc", limits.roc_auc, auc, "how well rows with the target are told apart"),
         judge("log_loss_gain", limits.log_loss_gain, estimate(gain, *rows), saved),
-        judge("calibration_error", limits.calibration_error, error, "scores against frequencies"),
+        judge(
+            "calibration_error",
+            limits.calibration_error,
+            error,
+            "mean distance of scores from what came true",
+        ),
         judge("overfit_gap", limits.overfit_gap, gap, over),
     ]
     if change is None:
@@ -103,7 +108,7 @@ def _quality(project: Project, candidate: Candidate, scored: Scored) -> list[Che
         first = Check(name="champion", outcome=Outcome.PASS, sentence=sentence, value="none")
         return [*checks, first]
     checks[0] = checks[0].model_copy(update={"champion": auc.value - change.value})
-    name, said = "champion_difference", "ROC AUC less the champion's, on the same rows"
+    name, said = "champion_difference", "ROC AUC, less the champion's on the same rows"
     return [*checks, judge(name, limits.champion_difference, change, said)]
 
 
