@@ -4,7 +4,6 @@ import errno
 import hashlib
 import json
 import os
-import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,6 @@ from typing import Any
 from model_delivery.errors import UserError
 
 SUMS = "SHA256SUMS"
-_REFUSALS = (errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.EROFS)
 
 
 def sha256_bytes(content: bytes) -> str:
@@ -35,40 +33,48 @@ def sha256_json(value: Any) -> str:
 
 
 @contextmanager
-def refused_writes(path: Path) -> Iterator[None]:
-    """Turn what the system refuses to write, because the disk is full for example, to UserError."""
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    """Yield an empty folder inside `parent`, gone when the block ends unless `settle` moved it.
+
+    What the system refuses to write, because the disk is full for example, is a UserError.
+    """
+    refusals = {errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.EROFS, errno.EACCES}
     try:
-        yield
+        parent.mkdir(parents=True, exist_ok=True)
+        options: dict[str, Any] = {"prefix": ".new-", "ignore_cleanup_errors": True}
+        with tempfile.TemporaryDirectory(dir=parent, **options) as name:
+            refusals.remove(errno.EACCES)  # from here on it is about what the block reads
+            yield Path(name)
     except OSError as error:
-        if error.errno not in _REFUSALS:
+        if error.errno not in refusals:
             raise
         why = f"cannot be written ({error.strerror}); nothing was changed"
-        raise UserError(f"{path}: {why}") from error
+        raise UserError(f"{parent}: {why}") from error
 
 
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader, a crash or a full disk sees the old bytes or the new ones."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with refused_writes(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+def settle(folder: Path, destination: Path) -> None:
+    """Make a finished folder `destination`, in one step, unless it is there with this content."""
+    if not destination.exists():
+        folder.chmod(0o755)
+        folder.rename(destination)
+
+
+def write_atomic(path: Path, content: str | bytes, exclusive: bool = False) -> None:
+    """Write a file so that a reader, a crash or a full disk sees the old bytes or the new ones.
+
+    An `exclusive` one must not be there, else FileExistsError: of two writers one wins.
+    """
+    with temporary_folder(path.parent) as folder:
+        with (folder / path.name).open("xb") as stream:
+            stream.write(content.encode() if isinstance(content, str) else content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        (os.link if exclusive else os.replace)(folder / path.name, path)
+        names = os.open(path.parent, os.O_RDONLY)  # they too must survive a power cut
         try:
-            with temporary.open("xb") as stream:
-                stream.write(content.encode() if isinstance(content, str) else content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(path)
-            sync_folder(path.parent)
+            os.fsync(names)
         finally:
-            temporary.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power cut, as `fsync` does for a file's bytes."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+            os.close(names)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -77,33 +83,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; one that is missing or is not JSON is a UserError."""
+    """Read a JSON file; one that is missing or is not JSON in UTF-8 is a UserError."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}:{error.colno}: not JSON ({error.msg})") from error
-
-
-@contextmanager
-def temporary_folder(parent: Path) -> Iterator[Path]:
-    """Yield an empty folder inside `parent`, gone when the block ends unless `settle` moved it."""
-    with refused_writes(parent):
-        parent.mkdir(parents=True, exist_ok=True)
-        options: dict[str, Any] = {"prefix": ".new-", "ignore_cleanup_errors": True}
-        with tempfile.TemporaryDirectory(dir=parent, **options) as name:
-            yield Path(name)
-
-
-def settle(folder: Path, destination: Path) -> None:
-    """Make a finished temporary folder `destination`, in one step, unless it is there.
-
-    Folders are named by their content, so what is there is the same.
-    """
-    if not destination.exists():
-        folder.chmod(0o755)
-        folder.rename(destination)
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error})") from error
 
 
 def seal(folder: Path) -> str:

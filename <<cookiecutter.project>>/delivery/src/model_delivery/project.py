@@ -18,12 +18,10 @@ class Project:
 
     @property
     def work(self) -> Path:
-        """Where everything that can be made again lives; ignored by git."""
         return self.root / ".ml"
 
     @property
     def package(self) -> str:
-        """The import name of the user's package."""
         return user_package()
 
     @cached_property
@@ -40,7 +38,6 @@ class Project:
 
     @cached_property
     def parameters(self) -> Strict:
-        """The model's parameters, checked by the user's own class."""
         parameters: type[Strict] = user_module("model").Parameters
         return self._read("model", parameters)
 

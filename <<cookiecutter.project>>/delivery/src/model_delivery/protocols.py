@@ -31,10 +31,7 @@ class Sources(Protocol):
 
 
 class FeatureBuilder(Protocol):
-    """The user's class `features.Features`: state learned from training rows, kept as text.
-
-    `transform` is pure and gives an (n rows, k names) matrix, the same everywhere.
-    """
+    """The user's `features.Features`, kept as text; `transform`, pure, is (n rows, k names)."""
 
     names: tuple[str, ...]
 
@@ -47,10 +44,9 @@ class FeatureBuilder(Protocol):
 
 
 class Model(Protocol):
-    """The user's class `model.Model`, kept as text; `curve` holds losses by round.
+    """The user's `model.Model`, kept as text; `curve` holds losses by round.
 
-    `stopping`, shape (n,), marks the latest rows, which may decide when to stop; `predict` gives
-    one score a row, shape (n,).
+    `stopping`, shape (n,), marks rows that may decide when to stop; scores have shape (n,).
     """
 
     curve: dict[str, list[float]]

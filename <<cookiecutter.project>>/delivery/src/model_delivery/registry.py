@@ -80,11 +80,8 @@ class DirectoryLog:
                 return
             after = files.sha256_file(self._path(len(events))) if events else ""
             text = event.model_copy(update={"after": after}).model_dump_json(indent=1)
-            # A name that another writer took cannot be linked.
-            with files.temporary_folder(self.folder) as temporary, suppress(FileExistsError):
-                files.write_atomic(temporary / "event", f"{text}\n")
-                os.link(temporary / "event", self._path(len(events) + 1))
-                files.sync_folder(self.folder)
+            with suppress(FileExistsError):  # another writer was faster
+                files.write_atomic(self._path(len(events) + 1), f"{text}\n", exclusive=True)
                 return
 
     def _path(self, number: int) -> Path:
@@ -110,15 +107,13 @@ class DirectoryBlobs:
 
     def put(self, digest: str, folder: Path) -> str:
         """Store a candidate's folder, but for images; return the SHA-256 of the stored bytes."""
-
-        def bare(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-            member.mtime = member.uid = member.gid = 0
-            member.uname, member.gname, member.mode = "", "", 0o755
-            return None if member.name.endswith(".oci.tar") else member
-
         packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode="w") as archive:
-            archive.add(folder, ".", filter=bare)
+            for path in sorted(folder.rglob("*")):
+                if path.is_file() and not path.name.endswith(".oci.tar"):
+                    member = tarfile.TarInfo(path.relative_to(folder).as_posix())
+                    member.size = path.stat().st_size
+                    archive.addfile(member, io.BytesIO(path.read_bytes()))
         content = gzip.compress(packed.getvalue(), compresslevel=3, mtime=0)
         files.write_atomic(self._path(digest), content)
         return files.sha256_bytes(content)
@@ -167,15 +162,18 @@ def register(
     """Store a candidate's bytes, name it, and say so; return the event that did, now or before."""
     log, blobs, digest = event_log(project), blob_store(project), candidate.digest
     as_of = str(candidate.lineage["data"]["as_of"])
+    settings = tomllib.loads((project.root / "pyproject.toml").read_text(encoding="utf-8"))
+    prefix = f"v{settings['project']['version']}+data.{as_of.replace('-', '')}"
 
     def decide(events: Sequence[Event]) -> Event | None:
         known = newest(events, type="registered", digest=digest)
         if known and blobs.has(digest, known.blob):
             return None
+        taken = {e.release for e in events if e.release.rpartition(".")[0] == prefix}
         return Event(
             type="registered",
             digest=digest,
-            release=known.release if known else _next_release(project, as_of, events),
+            release=known.release if known else f"{prefix}.{len(taken) + 1}",
             as_of=as_of,
             commit=git(project, "rev-parse", "HEAD") or candidate.lineage["commit"],
             trigger=trigger,
@@ -184,14 +182,5 @@ def register(
         )
 
     log.append(decide)
-    registered = newest(log.events(), type="registered", digest=digest)
-    assert registered is not None
-    return registered
-
-
-def _next_release(project: Project, as_of: str, events: Sequence[Event]) -> str:
-    """Return the next free name for a release of the project's version and these data."""
-    settings = tomllib.loads((project.root / "pyproject.toml").read_text(encoding="utf-8"))
-    prefix = f"v{settings['project']['version']}+data.{as_of.replace('-', '')}"
-    taken = {e.release for e in events if e.release.rpartition(".")[0] == prefix}
-    return f"{prefix}.{len(taken) + 1}"
+    known = (e for e in reversed(log.events()) if (e.type, e.digest) == ("registered", digest))
+    return next(known)

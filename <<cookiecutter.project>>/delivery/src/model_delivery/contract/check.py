@@ -1,7 +1,6 @@
 """A table against the data contract: vectorised, and precise about column, row and value."""
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,8 +17,7 @@ _TYPE_TESTS = {
 }
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """What one rule of the contract found in a table: breaches, or what holds instead."""
 
     rule: str
@@ -39,11 +37,10 @@ def check_structure(table: pa.Table, contract: DataContract) -> list[Finding]:
     have, want = table.column_names, contract.columns
     strange = [f"column `{name}` is missing" for name in want if name not in have]
     strange += [f"column `{name}` is unexpected" for name in have if name not in want]
-    kinds = {name: table.schema.field(name).type for name in want if name in have}
     retyped = [
-        f"column `{name}` is {kind}, not a {want[name].type}"
-        for name, kind in kinds.items()
-        if not _TYPE_TESTS[want[name].type](kind)
+        f"column `{field.name}` is {field.type}, not a {want[field.name].type}"
+        for field in table.schema
+        if field.name in want and not _TYPE_TESTS[want[field.name].type](field.type)
     ]
     return [
         Finding("columns", strange, f"{len(want)} columns as agreed"),

@@ -35,14 +35,7 @@ Location = tuple[int | str, ...]
 
 
 def load(path: Path, model: type[Config]) -> Config:
-    """Read a YAML file into a pydantic model.
-
-    Raises
-    ------
-    UserError
-        Naming file, line and key of every mistake: not YAML, a key twice, an unknown key
-        (with the nearest valid one), a value of the wrong type or out of its range.
-    """
+    """Read a YAML file into a pydantic model; a UserError names file, line and key of mistakes."""
     lines: dict[Location, int] = {(): 1}
     try:
         text = path.read_text(encoding="utf-8")
@@ -63,18 +56,18 @@ def load(path: Path, model: type[Config]) -> Config:
 
 def _collect(node: yaml.Node | None, at: Location, lines: dict[Location, int], path: Path) -> None:
     """Record the line of every key and item; refuse a key that stands twice."""
-    items = list(enumerate(node.value)) if isinstance(node, yaml.SequenceNode) else []
-    if isinstance(node, yaml.MappingNode):
-        items = [(key.value, value) for key, value in node.value]
-        for key, _ in node.value:
-            where, line = (*at, key.value), key.start_mark.line + 1
-            if where in lines:
-                twice = f"`{key.value}` stands twice (first on line {lines[where]})"
-                raise UserError(f"{path}:{line}: {twice}")
-            lines[where] = line
-    for name, value in items:
-        lines.setdefault((*at, name), value.start_mark.line + 1)
-        _collect(value, (*at, name), lines, path)
+    items: list[tuple[int | str, yaml.Node, yaml.Node]] = []
+    if isinstance(node, yaml.SequenceNode):
+        items = [(place, value, value) for place, value in enumerate(node.value)]
+    elif isinstance(node, yaml.MappingNode):
+        items = [(key.value, key, value) for key, value in node.value]
+    for name, key, value in items:
+        where, line = (*at, name), key.start_mark.line + 1
+        if where in lines:
+            twice = f"`{name}` stands twice (first on line {lines[where]})"
+            raise UserError(f"{path}:{line}: {twice}")
+        lines[where] = line
+        _collect(value, where, lines, path)
 
 
 def _message(path: Path, problem: dict[str, Any], lines: dict[Location, int]) -> str:

@@ -55,11 +55,11 @@ def invalid_rows(contract: DataContract, seed: int) -> list[tuple[str, str, Json
     wrong = []
     for name, spec in contract.inputs.items():
         row = {n: _value(contract, s, source) for n, s in contract.inputs.items()}
+        mistakes = _mistakes(spec, row[name])
         if not spec.missing:
             wrong.append((name, "left out", {n: v for n, v in row.items() if n != name}))
-            wrong.append((name, "null", row | {name: None}))
-        for mistake, value in _mistakes(spec, row[name]).items():
-            wrong.append((name, mistake, row | {name: value}))
+            mistakes["null"] = None
+        wrong += [(name, mistake, row | {name: value}) for mistake, value in mistakes.items()]
     stranger = next(n for n in ("unknown", "unknown_column") if n not in contract.columns)
     wrong.append((stranger, "unknown field", row | {stranger: 1}))
     wrong.append((contract.target, "the target", row | {contract.target: True}))
@@ -113,26 +113,26 @@ def _span(spec: Column) -> tuple[float, float]:
 
 def _mistakes(spec: Column, value: Any) -> dict[str, Any]:
     """Return wrong values of a column by what is wrong with them."""
-    wrong: dict[str, Any] = {}
-    if spec.type == "number":
-        wrong = {"text": str(value), "true": True, "Infinity": math.inf, "NaN": math.nan}
-        if spec.min is not None:
-            wrong["below the minimum"] = math.nextafter(spec.min, -math.inf)
-        if spec.max is not None:
-            wrong["above the maximum"] = math.nextafter(spec.max, math.inf)
-    elif spec.type == "integer":
-        wrong = {"text": str(value), "true": True, "a fraction": value + 0.5, "NaN": math.nan}
-        wrong["below the minimum"] = -(2**63) - 1 if spec.min is None else math.ceil(spec.min) - 1
-        wrong["above the maximum"] = 2**63 if spec.max is None else math.floor(spec.max) + 1
-    elif spec.type == "category":
+    if spec.type == "category":
         texts = (f"{value}\n", f" {value}", f"{value}{value}", "", "\u0000", "no such value")
-        known = map(re.escape, spec.values or ())
-        good = re.compile(spec.pattern or "|".join(known))
-        wrong = {f"the text {text!r}": text for text in texts if not good.fullmatch(text)}
-        wrong |= {"a number": 7, "a list": [value]}
-    elif spec.type == "timestamp":
-        wrong = {"30 February": "2013-02-30T10:00:00", "hour 25": f"{value[:10]}T25:00:00"}
-        wrong |= {"a zone": f"{value[:10]}T10:00:00Z", "a day": value[:10], "a number": 1e9}
-    else:
-        wrong = {"text": str(value).lower(), "a number": int(value)}
-    return wrong
+        good = re.compile(spec.pattern or "|".join(map(re.escape, spec.values or ())))
+        words = {f"the text {text!r}": text for text in texts if not good.fullmatch(text)}
+        return words | {"a number": 7, "a list": [value]}
+    if spec.type == "timestamp":
+        times = {"30 February": "2013-02-30T10:00:00", "hour 25": f"{value[:10]}T25:00:00"}
+        times |= {"a zone": f"{value[:10]}T10:00:00Z", "a day": value[:10]}
+        return times | {"a number": 1e9}
+    if spec.type == "boolean":
+        return {"text": str(value).lower(), "a number": int(value)}
+    low, high = spec.min, spec.max
+    numbers: dict[str, Any] = {"text": str(value), "true": True, "NaN": math.nan}
+    if spec.type == "integer":
+        below = -(2**63) - 1 if low is None else math.ceil(low) - 1
+        above = 2**63 if high is None else math.floor(high) + 1
+        edges = {"below the minimum": below, "above the maximum": above}
+        return numbers | {"a fraction": value + 0.5} | edges
+    if low is not None:
+        numbers["below the minimum"] = math.nextafter(low, -math.inf)
+    if high is not None:
+        numbers["above the maximum"] = math.nextafter(high, math.inf)
+    return numbers | {"Infinity": math.inf}

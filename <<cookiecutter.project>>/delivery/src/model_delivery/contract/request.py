@@ -1,7 +1,6 @@
 """The request: what a row must be to be scored, as one pydantic model made of `request.json`.
 
-`request.json` ships with every release; the service builds its schema from it alone. Nothing
-here needs the extra `tools`.
+That ships with every release, and nothing here needs the extra `tools`.
 """
 
 from __future__ import annotations
@@ -53,11 +52,11 @@ def request_json(contract: DataContract) -> dict[str, Any]:
     """Return the content of `request.json`: the input columns, their domains, an example."""
     from model_delivery.contract.draw import example
 
-    columns = {}
-    for name, spec in contract.inputs.items():
-        domain = spec.model_dump(exclude_none=True, exclude={"missing", "outside"})
-        more = {"missing": spec.missing > 0, "example": example(contract, spec)}
-        columns[name] = domain | more
+    columns = {
+        name: spec.model_dump(exclude_none=True, exclude={"outside"})
+        | {"missing": spec.missing > 0, "example": example(contract, spec)}
+        for name, spec in contract.inputs.items()
+    }
     return {"target": contract.target, "columns": columns}
 
 
@@ -67,14 +66,6 @@ def request_model(request: Mapping[str, Any]) -> type[Request]:
     A column that the contract allows to miss may be left out or `null`. Columns are fields by
     alias (`c0`, `c1`, …), since a column may have any name and a Python attribute may not.
     Reading stops at the first row with a mistake, so that an answer stays short.
-
-    Examples
-    --------
-    >>> age = {"type": "integer", "min": 0, "max": 150, "missing": False, "example": 40}
-    >>> request = {"columns": {"age": age}}
-    >>> body = request_model(request).model_validate_json('{"rows": [{"age": 41}]}')
-    >>> to_columns(body.rows, request)
-    {'age': array([41])}
     """
     columns = request["columns"]
     fields = {f"c{place}": _field(name, columns[name]) for place, name in enumerate(columns)}
@@ -103,17 +94,13 @@ def to_columns(rows: Sequence[Row], request: Mapping[str, Any]) -> Columns:
 
 
 def _field(name: str, spec: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Return annotation and default of a column."""
     unit = f"Unit: {spec['unit']}" if "unit" in spec else None
     described = Field(alias=name, title=name, description=unit, examples=[spec["example"]])
-    kind = _kind(spec)
-    if spec["missing"]:
-        return (Annotated[kind | None, described], None)
-    return (Annotated[kind, described], ...)
+    kind, required = _kind(spec), not spec["missing"]
+    return (Annotated[kind if required else kind | None, described], ... if required else None)
 
 
 def _kind(spec: Mapping[str, Any]) -> Any:
-    """Return the annotation of a type and its domain."""
     if spec["type"] == "number":
         return Annotated[float, Field(ge=spec.get("min"), le=spec.get("max"))]
     if spec["type"] == "integer":
@@ -133,10 +120,7 @@ def _kind(spec: Mapping[str, Any]) -> Any:
 
 
 def _wall_clock(value: object) -> int:
-    """Read a local time as microseconds since 1970, which numpy takes five times as fast.
-
-    A day that no calendar has is refused like a word.
-    """
+    """Read a local time as microseconds since 1970, which numpy takes five times as fast."""
     if not isinstance(value, str) or not _TIME.fullmatch(value):
         raise PydanticCustomError("wall_clock", f"Input should be {_TIME_TEXT}")
     try:

@@ -23,11 +23,10 @@ def _compiles(pattern: str) -> str:
 
 
 class Column(Strict):
-    """One column: its type, its domain, and the shares of rows that may leave the domain.
+    """One column: its type, its domain, and the largest shares of rows that may leave it.
 
-    `missing` is the largest share of rows without a value; 0 means that a value is required.
-    `outside` is the largest share of rows whose value lies beyond `min`, `max`, `values` or
-    `pattern`: real sources hold a few slips. A request to the service has no such allowance.
+    `missing` 0 means that a value is required; `outside`, since real sources hold a few slips,
+    is the share beyond `min`, `max`, `values` or `pattern`: a request has no such allowance.
     """
 
     type: Kind
@@ -77,10 +76,11 @@ class DataContract(Strict):
 
     @model_validator(mode="after")
     def _names_exist(self) -> Self:
-        named = {"target": [self.target], "time": [self.time], "key": self.key}
-        named |= {"segments": self.segments}
-        named |= {f"exclude.{rule}": [spec.column] for rule, spec in self.exclude.items()}
-        for field, name in [(field, name) for field, names in named.items() for name in names]:
+        named = [("target", self.target), ("time", self.time)]
+        named += [("key", name) for name in self.key]
+        named += [("segments", name) for name in self.segments]
+        named += [(f"exclude.{rule}", spec.column) for rule, spec in self.exclude.items()]
+        for field, name in named:
             if name not in self.columns:
                 raise ValueError(f"`{field}` names the column `{name}`, which is not in `columns`")
         if self.columns[self.target].type != "boolean":

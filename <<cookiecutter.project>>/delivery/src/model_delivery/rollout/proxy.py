@@ -2,13 +2,11 @@
 
 Caddy reads on each request where it goes, from the file `route`. Measured traps:
 
-- Loading a configuration drops requests: of a shared port (SO_REUSEPORT) the old listener goes
-  with whatever waits there. 180 loads failed 3 requests; so nothing is loaded twice.
-- Sharing also means that a second Caddy starts without an error and takes half of the requests.
-  So the port is tried before.
+- Loading a configuration drops what waits at the old listener of the shared port (180 loads
+  failed 3 requests): nothing is loaded twice.
+- A second Caddy would share the port without an error: it is tried before.
 - A retried POST needs its body buffered, or the empty retry fails at the next service too.
-- A body found too long while it is sent counts as a failure and is retried for seconds: bodies
-  are refused by their declared length, and an undeclared length is refused.
+- A body found too long while sent is retried for seconds: its declared length is judged.
 - Passive health with a single service turns one error into ten seconds of outage.
 """
 
@@ -40,18 +38,15 @@ class Caddy:
 
     def listens(self) -> bool:
         """Return whether this proxy runs and holds the port."""
-        held = [c.laddr.port for c in self._connections() if c.status == "LISTEN"]
-        return self.port in held
+        return any(c.status == "LISTEN" and c.laddr.port == self.port for c in self._sockets())
 
     def check_port(self) -> None:
         """Refuse a port that another program, or another project's proxy, listens on."""
         with closing(socket.socket()) as probe:
             taken = probe.connect_ex(("127.0.0.1", self.port)) == 0
         if taken and not self.listens():
-            raise UserError(
-                f"port {self.port} is in use by another program; nothing was changed. Stop it, or "
-                "set another `port` in config/delivery.yaml"
-            )
+            why = f"port {self.port} is in use by another program; nothing was changed"
+            raise UserError(f"{why}. Stop it, or set another `port` in config/delivery.yaml")
 
     def route(self, release: str, service: str) -> None:
         """Send clients to a service (host:port) from now on, in one step; start if it is down."""
@@ -70,7 +65,7 @@ class Caddy:
         deadline = time.monotonic() + (_DRAIN_SECONDS if services else 0)
         while time.monotonic() < deadline:
             time.sleep(0.2)  # first: a request may be between its route and its service
-            used = {f"{c.raddr.ip}:{c.raddr.port}" for c in self._connections() if c.raddr}
+            used = {f"{c.raddr.ip}:{c.raddr.port}" for c in self._sockets() if c.raddr}
             if not used & services:
                 return
 
@@ -100,8 +95,7 @@ class Caddy:
             self.stop()
             raise UserError(f"the proxy did not start ({error}); see {log}") from error
 
-    def _connections(self) -> list[Any]:
-        """Return the proxy's sockets, listening and connected."""
+    def _sockets(self) -> list[Any]:
         with suppress(psutil.Error):  # it ended meanwhile
             return [c for p in processes(self.folder) for c in p.net_connections("tcp4")]
         return []

@@ -38,7 +38,6 @@ class State(Form):
 
     @property
     def current(self) -> Event | None:
-        """The move that made it serve what it serves."""
         return self.moves[0] if self.moves else None
 
 
@@ -51,17 +50,14 @@ class Target:
 
     @property
     def folder(self) -> Path:
-        """Where everything about it lies."""
         return self.project.work / self.name
 
     @property
     def url(self) -> str:
-        """Where its clients find it."""
         return f"http://127.0.0.1:{self.proxy.port}"
 
     @property
     def proxy(self) -> Caddy:
-        """The proxy before its services."""
         return Caddy(self.folder / "proxy", self.project.delivery.environments[self.name].port)
 
     @contextmanager
@@ -73,10 +69,9 @@ class Target:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise UserError(
-                    f"{self.name} is busy: process {path.read_text()} changes it; wait for it, or "
-                    "end it: what it leaves undone is mended by the next command"
-                ) from None
+                busy = f"{self.name} is busy: process {path.read_text()} changes it"
+                what = "wait for it, or end it: the next command mends what it leaves undone"
+                raise UserError(f"{busy}; {what}") from None
             with suppress(OSError):  # a full disk must not keep anyone from stopping
                 path.write_text(str(os.getpid()))
             yield
