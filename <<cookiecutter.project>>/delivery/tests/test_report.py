@@ -102,12 +102,9 @@ def hostile() -> Report:
     line = Chart(title=bad, x=[1, 2, 3], series={bad: [1, 2, None]}, y_label=bad)
     more = Chart(title=bad, x=[1, 2], series={bad: [1.0, math.nan]}, x_label=bad)
     judged = check(bad, STOP, bad, bad, sentence=bad)
-    verdicts = [
-        verdict(gate, judged, tables=[shown], charts=[line, more]) for gate in (bad, "model")
-    ]
-    names: dict[str, Any] = dict.fromkeys(
-        ("project", "subject", "commit", "branch", "champion"), bad
-    )
+    told: dict[str, Any] = {"tables": [shown], "charts": [line, more], "against": bad}
+    verdicts = [verdict(gate, judged, **told) for gate in (bad, "model")]
+    names: dict[str, Any] = dict.fromkeys(("project", "subject", "commit", "branch"), bad)
     return report(*verdicts, data={bad: bad}, notes=[bad], **names)
 
 
@@ -177,8 +174,11 @@ def test_a_gate_without_checks_is_inconclusive() -> None:
 
 
 def test_first_delivery_is_a_stated_outcome() -> None:
-    for page in (render(name, REPORTS["first"]) for name in PAGES):
-        assert "first delivery: nothing to compare with" in page
+    compared = report(data(), verdict("model", against="12ab" * 16))
+    for name in PAGES:
+        assert "first delivery: nothing to compare with" in render(name, REPORTS["first"])
+        assert "first delivery" not in render(name, compared)
+        assert "12ab12ab12ab" in render(name, compared)
 
 
 @pytest.mark.parametrize(

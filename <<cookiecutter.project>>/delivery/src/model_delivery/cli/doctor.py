@@ -3,8 +3,8 @@
 import importlib
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 from model_delivery.bundle.candidate import git
 from model_delivery.errors import UserError
@@ -14,44 +14,37 @@ from model_delivery.rollout.target import Target
 FREE_GIGABYTES = 3
 
 
-class Finding(NamedTuple):
-    """One thing that was looked at."""
-
-    subject: str
-    ok: bool
-    sentence: str
-
-
-def diagnose(project: Project) -> Iterator[Finding]:
+def diagnose(project: Project) -> list[dict[str, Any]]:
     """Look at everything a delivery needs here, and go on after a finding."""
-    python = ".".join(str(part) for part in sys.version_info[:3])
+    target = Target(project, "production")
     supported = (3, 11) <= sys.version_info[:2] < (3, 14)
-    yield _found("Python", supported, python, "run `uv python install 3.13`")
-    uv = shutil.which("uv") or ""
-    yield _found("uv", bool(uv), uv, "not found; run `pipx install uv`")
-    lock = project.root / "uv.lock"
-    yield _found("uv.lock", lock.exists(), "is there", "run `uv sync` and commit uv.lock")
-    commit, start = git(project, "rev-parse", "--short", "HEAD"), "git add . && git commit -m Start"
-    yield _found("git", bool(commit), f"at {commit}", f"no commit; run `git init && {start}`")
-    yield _tried("config", project.check_config, "four files, no mistake")
-    yield _tried("model", lambda: _import_model(project), "can be imported")
+    uv, commit = shutil.which("uv"), git(project, "rev-parse", "--short", "HEAD")
     free = shutil.disk_usage(project.root).free // 10**9
-    mend = f"{FREE_GIGABYTES} needed; delete old candidates in .ml/candidates"
-    yield _found("disk", free >= FREE_GIGABYTES, f"{free} GB free", f"{free} GB free, {mend}")
-    proxy = Target(project, "production").proxy
-    yield _tried("port", proxy.check_port, "free, or ours")
+    space = f"{free} GB free"
+    more = f"{space}, {FREE_GIGABYTES} needed; delete old candidates in .ml/candidates"
+    start = "no commit; run `git init && git add . && git commit -m Start`"
+    found = {
+        "Python": (supported, sys.version.split()[0], "run `uv python install 3.13`"),
+        "uv": (uv, uv, "not found; run `pipx install uv`"),
+        "uv.lock": ((project.root / "uv.lock").exists(), "there", "run `uv sync` and commit it"),
+        "git": (commit, f"at {commit}", start),
+        "config": _tried(project.check_config, "four files, no mistake"),
+        "model": _tried(lambda: _import_model(project), "can be imported"),
+        "disk": (free >= FREE_GIGABYTES, space, more),
+        "port": _tried(lambda: target.proxy.check_port(), "free, or ours"),  # noqa: PLW0108 - reads config
+    }
+    return [
+        {"subject": subject, "ok": bool(ok), "sentence": good if ok else bad}
+        for subject, (ok, good, bad) in found.items()
+    ]
 
 
-def _found(subject: str, ok: bool, good: str, bad: str) -> Finding:
-    return Finding(subject, ok, good if ok else bad)
-
-
-def _tried(subject: str, look: Callable[[], None], good: str) -> Finding:
+def _tried(look: Callable[[], None], good: str) -> tuple[bool, str, str]:
     try:
         look()
     except UserError as error:
-        return Finding(subject, False, str(error))
-    return Finding(subject, True, good)
+        return False, good, str(error)
+    return True, good, ""
 
 
 def _import_model(project: Project) -> None:

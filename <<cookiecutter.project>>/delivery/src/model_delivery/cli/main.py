@@ -18,7 +18,7 @@ from model_delivery.gates import GATES
 from model_delivery.gates.prove import prove
 from model_delivery.project import find_project
 from model_delivery.registry import event_log
-from model_delivery.report.verdict import EVENTS, USAGE
+from model_delivery.report.verdict import USAGE, Event
 from model_delivery.rollout import host
 from model_delivery.training.snapshot import BrokenStructureError, current_snapshot
 
@@ -31,21 +31,16 @@ HELP = (
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich", help=HELP
 )
-_WHY = f"Why this runs, which decides what an outcome means: {', '.join(EVENTS)}."
-_NOW = {"metavar": "EVENT", "show_default": "from GITHUB_EVENT_NAME, else local"}
-_DAY = {"metavar": "DAY", "show_default": "`as_of` in config/data.yaml"}
-_ANY = f"Any of {', '.join(GATES)}; default: all."
-_LAST = f"Stop after one of {', '.join(stages.STAGES)}."
+_WHY = "Why this runs, which decides what an outcome means; default: from GITHUB_EVENT_NAME."
+_DAY = "First day not known yet, as 2013-08-01; default: `as_of` in config/data.yaml."
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Force = Annotated[bool, typer.Option("--force", help="Do it again, even if up to date.")]
 Image = Annotated[bool, typer.Option("--image", help="Build an OCI image too.")]
-Why = Annotated[str, typer.Option("--event", help=_WHY, **_NOW)]
-Day = Annotated[
-    str, typer.Option("--as-of", help="First day not known yet, as 2013-08-01.", **_DAY)
-]
-Gates = Annotated[list[str] | None, typer.Argument(help=_ANY)]
+Why = Annotated[Event | None, typer.Option("--event", help=_WHY)]
+Day = Annotated[str, typer.Option("--as-of", help=_DAY, show_default=False)]
+Gates = Annotated[list[str] | None, typer.Argument(help=f"Of {', '.join(GATES)}; default: all.")]
 Prove = Annotated[bool, typer.Option("--prove", help="Break the data: each must turn a gate red.")]
-Until = Annotated[str, typer.Option(metavar="STAGE", help=_LAST)]
+Until = Annotated[str, typer.Option(help=f"Stop after one of {', '.join(stages.STAGES)}.")]
 Port = Annotated[int, typer.Option(help="Port on 127.0.0.1.")]
 Stop = Annotated[bool, typer.Option("--stop", help="Stop service and proxy; it stays deployed.")]
 Release = Annotated[str | None, typer.Argument(help="An installed one; default: the one before.")]
@@ -57,7 +52,7 @@ UNHEALTHY = 20
 def data(as_of: Day = "", force: Force = False, as_json: Json = False) -> None:
     """Extract the rows known at a day, take out what is excluded, split by time."""
     try:
-        snapshot = stages.extract(_run(force=force, as_of=as_of))
+        snapshot = stages.extract(_run(as_of=as_of, force=force))
     except BrokenStructureError as broken:
         raise UserError(f"the extraction does not keep config/data.yaml: {broken}") from broken
     rows = snapshot.manifest["rows"]
@@ -66,7 +61,7 @@ def data(as_of: Day = "", force: Force = False, as_json: Json = False) -> None:
 
 
 @app.command()
-def train(force: Force = False, event: Why = "", as_json: Json = False) -> None:
+def train(force: Force = False, event: Why = None, as_json: Json = False) -> None:
     """Fit features and model on the current data; the result is a candidate."""
     candidate = stages.train(_run(event, force=force))
     metrics = ", ".join(f"{k} {v:.4f}" for k, v in candidate.lineage["metrics"].items())
@@ -79,20 +74,20 @@ def check(
     gates: Gates = None,
     seeded: Prove = False,
     force: Force = False,
-    event: Why = "",
+    event: Why = None,
     as_json: Json = False,
 ) -> None:
     """Ask gates for their verdicts on the current data and candidate."""
     _known(gates or [], GATES, "gate")
-    with _run(event, force=force) as run:
+    run = _run(event, force=force)
+    with run.resources:
         if seeded:
             trained = (run.project.work / CURRENT).exists()
             candidate = current_candidate(run.project) if trained else None
             verdicts = [prove(run.project, current_snapshot(run.project), candidate)]
         else:
             verdicts = [stages.gate(run, gate) for gate in gates or GATES]
-        code = screen.show_verdicts(verdicts, run.event, as_json)
-    raise typer.Exit(code)
+    raise typer.Exit(screen.show_verdicts(verdicts, run.event, as_json))
 
 
 @app.command()
@@ -123,10 +118,9 @@ def serve(port: Port = 3001) -> None:
 
 
 @app.command()
-def report(event: Why = "", as_json: Json = False) -> None:
+def report(event: Why = None, as_json: Json = False) -> None:
     """Write the verdicts as one HTML page and one Markdown text."""
-    run = _run(event)
-    written = [str(path) for path in stages.write_report(run.project, run.event)]
+    written = [str(path) for path in stages.write_report(_run(event))]
     screen.show(written, as_json, "\n".join(written))
 
 
@@ -136,43 +130,42 @@ def ship(
     as_of: Day = "",
     image: Image = False,
     force: Force = False,
-    event: Why = "",
+    event: Why = None,
     as_json: Json = False,
 ) -> None:
     """Do all of it in order, as far as the gates allow; safe to interrupt and call again."""
     _known([until], stages.STAGES, "stage")
-    with _run(event, force=force, as_of=as_of, image=image) as run:
+    run = _run(event, as_of, force=force, image=image)
+    with run.resources:
         verdicts = stages.ship(run, until)
-        code = screen.show_verdicts(verdicts, run.event, as_json)
-        page, _ = stages.write_report(run.project, run.event)
-        screen.progress.print(f"report: {page}")
+    code = screen.show_verdicts(verdicts, run.event, as_json)
+    screen.progress.print(f"report: {stages.write_report(run)[0]}")
     raise typer.Exit(code)
 
 
 @app.command()
-def deploy(stop: Stop = False, event: Why = "", as_json: Json = False) -> None:
+def deploy(stop: Stop = False, event: Why = None, as_json: Json = False) -> None:
     """Make production serve the current candidate, if its gates allow it; in one step."""
     run = _run(event)
     if stop:
         ran = host.stop(run.project, PRODUCTION)
         screen.show({"stopped": ran}, as_json, "stopped" if ran else "nothing was running")
     else:
-        screen.show_move(stages.deploy(run), as_json)
+        _show_move(stages.deploy(run), as_json)
 
 
 @app.command()
 def rollback(release: Release = None, as_json: Json = False) -> None:
     """Make production serve an installed release again: seconds, no registry, no network."""
-    run = _run(checked=False)
     with screen.step("rollback"):
-        moved = host.rollback(run.project, PRODUCTION, release)
-    screen.show_move(moved, as_json)
+        moved = host.rollback(find_project(), PRODUCTION, release)
+    _show_move(moved, as_json)
 
 
 @app.command()
 def status(as_json: Json = False) -> None:
     """Say what production serves, whether it answers, and what else is installed."""
-    found = host.status(_run(checked=False).project, PRODUCTION)
+    found = host.status(find_project(), PRODUCTION)
     facts = {k: ", ".join(v) if isinstance(v, list) else v for k, v in found.items()}
     lines = [f"{name:12} {value}" for name, value in facts.items() if value]
     screen.show(found, as_json, "\n".join(lines))
@@ -182,36 +175,48 @@ def status(as_json: Json = False) -> None:
 @app.command()
 def history(as_json: Json = False) -> None:
     """Say what was registered, judged, promoted and rolled back, when and by whom."""
-    events = event_log(_run(checked=False).project).events()
-    text = "\n".join(screen.event_line(event) for event in events) or "nothing registered yet"
-    screen.show([event.model_dump(mode="json") for event in events], as_json, text)
+    events = event_log(find_project()).events()
+    lines = []
+    for it in events:
+        judged = ", ".join(f"{gate} {outcome}" for gate, outcome in it.verdicts.items())
+        what = f"{it.release}  {it.digest[:12]}  {it.type:11}  {it.environment or judged}"
+        lines.append(f"{it.time[:19]}  {what}  ({it.who}, {it.trigger})")
+    shown = [event.model_dump(mode="json") for event in events]
+    screen.show(shown, as_json, "\n".join(lines) or "nothing registered yet")
 
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Say what this machine or project lacks, and the command that mends it."""
-    findings = list(diagnose(find_project()))
-    lines = [f"{'ok' if f.ok else 'NO':3} {f.subject}: {f.sentence}" for f in findings]
-    screen.show([finding._asdict() for finding in findings], as_json, "\n".join(lines))
-    raise typer.Exit(0 if all(finding.ok for finding in findings) else USAGE)
+    findings = diagnose(find_project())
+    lines = [f"{'ok' if f['ok'] else 'NO':3} {f['subject']}: {f['sentence']}" for f in findings]
+    screen.show(findings, as_json, "\n".join(lines))
+    raise typer.Exit(0 if all(finding["ok"] for finding in findings) else USAGE)
+
+
+def _show_move(moved: host.Moved, as_json: bool) -> None:
+    event = moved.event
+    text = f"production serves {event.release} ({event.digest[:12]}) at {moved.url}/predict"
+    text += "" if moved.changed else "; it did before"
+    text += f"\nthe log will be told later: {moved.untold}" if moved.untold else ""
+    more = {"url": moved.url, "changed": moved.changed, "untold": moved.untold}
+    screen.show(event.model_dump(mode="json") | more, as_json, text)
 
 
 def _run(
-    event: str = "", force: bool = False, as_of: str = "", image: bool = False, checked: bool = True
+    event: Event | None = None, as_of: str = "", force: bool = False, image: bool = False
 ) -> stages.Run:
     """Return a run in the project's folder, after its configuration was read."""
     project = find_project()
     os.chdir(project.root)
-    if checked:
-        project.check_config()
-    by_github = {"": "local", "pull_request": "pull_request"}
-    chosen = event or by_github.get(os.environ.get("GITHUB_EVENT_NAME", ""), "delivery")
-    _known([chosen], EVENTS, "event")
+    project.check_config()
+    by_github: dict[str, Event] = {"": "local", "pull_request": "pull_request"}
+    event = event or by_github.get(os.environ.get("GITHUB_EVENT_NAME", ""), "delivery")
     try:
         day = dt.date.fromisoformat(as_of) if as_of else None
     except ValueError:
         raise UserError(f"--as-of {as_of}: not a day such as 2013-08-01") from None
-    return stages.Run(project, EVENTS[EVENTS.index(chosen)], force, day, image)
+    return stages.Run(project, event, day, force, image)
 
 
 def _known(names: list[str], known: tuple[str, ...], what: str) -> None:

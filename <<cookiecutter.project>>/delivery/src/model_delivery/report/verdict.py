@@ -3,13 +3,11 @@
 What was not judged is never a pass: a verdict without checks is `inconclusive` too.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from enum import StrEnum
 from numbers import Real
-from typing import Annotated, Any, Literal, TypeGuard, get_args
+from typing import Annotated, Any, Literal, Self, TypeGuard, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, computed_field
 
@@ -27,8 +25,7 @@ class Outcome(StrEnum):
 
 Event = Literal["local", "pull_request", "delivery", "retraining", "monitoring"]
 EVENTS: tuple[Event, ...] = get_args(Event)
-USAGE = 2
-"""The exit code of bad usage or bad input; worse than `stop`, better than a crash."""
+USAGE = 2  # the exit code of bad usage or bad input
 _NEXT = {
     "local": "This candidate deployed",
     "pull_request": "This change merged",
@@ -134,17 +131,15 @@ class Verdict(Form):
     @computed_field  # type: ignore[prop-decorator]  # pydantic's documented order of decorators
     @property
     def outcome(self) -> Outcome:
-        """The worst outcome of the checks."""
         return worst([check.outcome for check in self.checks])
 
     @property
     def decisive(self) -> Check:
         """The first check of the worst outcome, one with a limit before one without."""
-        found = [check for check in self.checks if check.outcome is self.outcome]
-        return min(found, key=lambda check: check.bound is None)
+        return max(self.checks, key=lambda it: (_RANK.index(it.outcome), it.bound is not None))
 
     @classmethod
-    def read(cls, text: str) -> Verdict:
+    def read(cls, text: str) -> Self:
         """Parse a verdict's JSON; the stored outcome is recomputed from the checks."""
         return cls.model_validate({k: v for k, v in json.loads(text).items() if k != "outcome"})
 
@@ -158,21 +153,25 @@ class Report(Form):
     verdicts: list[Verdict]
     commit: str = ""
     branch: str = ""
-    champion: str = "first delivery: nothing to compare with"
     data: dict[str, str] = {}
     notes: list[str] = []
 
     @property
+    def champion(self) -> str:
+        """What was compared with; not who is served now, which a deploy makes the candidate."""
+        compared = [verdict.against[:12] for verdict in self.verdicts if verdict.against]
+        return compared[0] if compared else "first delivery: nothing to compare with"
+
+    @property
     def outcome(self) -> Outcome:
-        """The worst outcome of all gates after the event's mapping."""
         return worst([decide(verdict.outcome, self.event) for verdict in self.verdicts])
 
     @property
     def findings(self) -> list[tuple[Verdict, Check]]:
         """Every check that did not pass, with its verdict, the worst first."""
         found = [(v, c) for v in self.verdicts for c in v.checks if c.outcome is not Outcome.PASS]
-        rank = [(-_RANK.index(decide(c.outcome, self.event)), not c.bound) for _, c in found]
-        return [found[at] for at in sorted(range(len(found)), key=rank.__getitem__)]
+        found.sort(key=lambda pair: pair[1].bound is None)
+        return sorted(found, key=lambda pair: -_RANK.index(decide(pair[1].outcome, self.event)))
 
     @property
     def headline(self) -> str:
