@@ -217,11 +217,23 @@ def test_a_crash_of_locust_is_a_crash(
 
 
 @pytest.mark.parametrize(
-    "program", ["raise SystemExit('no memory')", "print('no JSON')", "pass"], ids=str
+    ("program", "says"),
+    [
+        ("raise SystemExit('no memory')", "ended with 1 before .*no memory"),
+        (
+            "print('no JSON', flush=True); import time; time.sleep(60)",
+            "said what is no turn before",
+        ),
+        ("print(7, flush=True)", "ended with 0 before"),
+        ("import time; time.sleep(60)", "hung for 0.6 s before"),
+    ],
 )
-def test_a_locust_that_says_too_little_is_broken(program: str) -> None:
+def test_a_locust_that_says_too_little_is_broken(
+    program: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load, "_SLACK_SECONDS", 0.5 if program.startswith("import") else 20)
     plan = {"users": 1, "seconds": 0.1, "rounds": 2, "targets": [{"name": "candidate"}]}
-    with pytest.raises(BrokenError, match="before its rounds were over"):
+    with pytest.raises(BrokenError, match=says):
         list(run_rounds(plan, PROJECT.root, (sys.executable, "-c", program)))
 
 

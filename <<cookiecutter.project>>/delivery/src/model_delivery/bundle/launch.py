@@ -82,7 +82,7 @@ def start(
 def running(
     ship: Path, python: Path, log: Path, port: int = 0, noop: bool = False
 ) -> Iterator[Running]:
-    """Yield a started service and stop it at the end; parameters as of `start`."""
+    """Yield a started service and stop it at the end."""
     service = start(ship, python, log, port, noop=noop)
     try:
         yield service

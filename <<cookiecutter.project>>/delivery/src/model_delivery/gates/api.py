@@ -169,22 +169,20 @@ def _refusals(client: Client, wrong: Sequence[Wrong]) -> Check:
 
 def _described(client: Client, contract: DataContract) -> Check:
     """Judge the OpenAPI document: it must show the contract's columns and the one reply."""
-    wanted = request_model(request_json(contract)).model_json_schema()["$defs"]["Row"]
+    row = request_model(request_json(contract)).model_json_schema()["$defs"]["Row"]
+    wanted = row["properties"] | {"required": row["required"], "reply": sorted(Reply.model_fields)}
     answer = client.ask("GET", "/docs.json")
     try:
         schemas = json.loads(answer.text)["components"]["schemas"]
-        row, reply = schemas["Row"], schemas["PredictionIODescriptor"]["properties"].keys()
+        reply = sorted(schemas["PredictionIODescriptor"]["properties"])
+        shown = schemas["Row"]["properties"] | {"required": schemas["Row"]["required"]}
+        shown |= {"reply": reply}
     except (ValueError, KeyError, TypeError) as error:
-        row, reply = {}, {f"{answer.status_code}, no such document ({error})"}
-    have, want = row.get("properties", {}), wanted["properties"]
-    odd = [name for name in sorted(have | want) if have.get(name) != want.get(name)]
-    told = [f"`{name}` is {have.get(name)}, in the contract {want.get(name)}" for name in odd]
-    told += (
-        [f"required: {row.get('required')}"] if row.get("required") != wanted["required"] else []
-    )
-    told += [f"the answer: {sorted(reply)}"] if reply != Reply.model_fields.keys() else []
-    said = f"the OpenAPI document describes the {len(want)} columns of the contract"
-    return _check("OpenAPI", said, told, len(want) - len(odd))
+        shown = {"reply": f"{answer.status_code}, no such document ({error})"}
+    odd = [name for name in {**wanted, **shown} if shown.get(name) != wanted.get(name)]
+    told = [f"`{name}` is {shown.get(name)}, in the contract {wanted.get(name)}" for name in odd]
+    said = f"the OpenAPI document describes the {len(contract.inputs)} columns of the contract"
+    return _check("OpenAPI", said, told, len(contract.inputs))
 
 
 def _check(name: str, said: str, slips: Sequence[str], good: int) -> Check:

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from threading import Timer
 from typing import Any
@@ -119,13 +119,15 @@ def run_rounds(
                 turns = [_turn(process, patience) for _ in names]
                 by_name = {turn["target"]: turn for turn in turns}
                 yield {name: by_name[name] for name in names}
-        except (ValueError, KeyError):
-            process.kill()
+        except (ValueError, KeyError, TypeError):
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(1)
+            ends = {None: "said what is no turn", -9: f"hung for {patience:g} s"}
+            how = ends.get(process.returncode, f"ended with {process.returncode}")
             errors.seek(0)
-            said = (errors.read().strip().splitlines() or [f"nothing in {patience:g} s"])[-1]
-            raise BrokenError(
-                f"Locust ended before its rounds were over; it said: {said}"
-            ) from None
+            said = (errors.read().strip().splitlines() or ["it said nothing"])[-1]
+            why = f"Locust {how} before its rounds were over: {said}"
+            raise BrokenError(why) from None
         finally:
             process.kill()
             process.communicate()
