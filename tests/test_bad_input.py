@@ -148,7 +148,7 @@ TABLES = {
     "missing": ["column `distance` is missing"],
     "renamed": ["column `distance` is missing", "column `miles` is unexpected"],
     "retyped": ["column `distance` is string, not a number"],
-    "mixed": ["column `distance` mixes types"],
+    "mixed": ["mixes types", "column distance"],
     "category": ["`origin`:", "outside", "'ewr' in row 1: 2013-01-01"],
     "range": ["`distance`:", "outside", "6001.0 in row 8: 2013-01-01"],
     "nan": ["`distance`:", "missing", "in row 8: 2013-01-01"],

@@ -29,7 +29,7 @@ from model_delivery.project import find_project
 
 project = find_project()
 candidate = (project.work / "candidate").read_text().strip()
-(file,) = project.work.glob(f"candidates/{candidate}*/evaluation/test.parquet")
+(file,) = project.work.glob(f"candidates/{candidate}*/test.parquet")
 row = pyarrow.parquet.read_table(file).slice(0, 1).to_pylist()[0]
 for name in (project.contract.target, "score"):
     row.pop(name)

@@ -136,9 +136,9 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     project = Project(tmp_path)
     vars(project).update(contract=CONTRACT, gates=GATES)
     parts = {"train": table("2013-01-01", 181, 6000)[0], "test": table("2013-07-01", 31, 4000)[0]}
-    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "candidate").mkdir()
     for name, part in parts.items():
-        pq.write_table(part, tmp_path / "evaluation" / f"{name}.parquet")
+        pq.write_table(part, tmp_path / "candidate" / f"{name}.parquet")
         pq.write_table(part.drop_columns("score"), tmp_path / f"{name}.parquet")
     return World(project, *(part.drop_columns("score") for part in parts.values()))
 
@@ -187,7 +187,8 @@ def test_a_defect_of_rows_turns_its_check_red(world: World, check: str, defect: 
     ],
 )
 def test_a_defect_of_scores_turns_its_check_red(world: World, checks: str, defect: Any) -> None:
-    candidate, b = Candidate(world.project.root), world.test.column("kind").to_numpy() == "b"
+    candidate = Candidate(world.project.root / "candidate")
+    b = world.test.column("kind").to_numpy() == "b"
     sound = read_scored(world.project, candidate, None)
     spoilt = {k: np.array(v) for k, v in defect(sound, table("2013-07-01", 31, 4000)[1], b).items()}
     found, _ = score_checks(world.project, candidate, replace(sound, **spoilt))
@@ -195,7 +196,7 @@ def test_a_defect_of_scores_turns_its_check_red(world: World, checks: str, defec
 
 
 def test_scores_known_by_heart_are_a_gap(world: World) -> None:
-    candidate = Candidate(world.project.root)
+    candidate = Candidate(world.project.root / "candidate")
     labels = pq.read_table(candidate.train_path).column("late").to_numpy()
     pq.write_table(pa.table({"late": labels, "score": labels * 1.0}), candidate.train_path)
     sound = read_scored(world.project, candidate, None)
@@ -203,7 +204,7 @@ def test_scores_known_by_heart_are_a_gap(world: World) -> None:
 
 
 def test_prove_names_the_defect_that_no_limit_notices(world: World) -> None:
-    candidate = Candidate(world.project.root)
+    candidate = Candidate(world.project.root / "candidate")
     assert red(prove(world.project, world.snapshot, candidate).checks) == set()
     loose = DataLimits(rows=AT_LEAST_1, scale=Limit(max=99, outcome="stop"))
     vars(world.project)["gates"] = GATES.model_copy(update={"data": loose})

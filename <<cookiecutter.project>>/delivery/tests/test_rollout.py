@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 import test_registry
-from model_delivery.bundle.candidate import Candidate, save_data_verdict
+from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.launch import Running, end, free_port, identity, processes
 from model_delivery.errors import UserError
 from model_delivery.files import SUMS, sha256_file
@@ -32,6 +32,7 @@ from model_delivery.registry import champion, event_log
 from model_delivery.report.verdict import Check, Outcome, Verdict
 from model_delivery.rollout import host, target
 from model_delivery.rollout.target import Target
+from model_delivery.training.snapshot import find_snapshot
 
 STRIDE = int(os.environ.get("FAULT_STRIDE", "10"))
 """Faults are tried at every so many durable writes; 1 for all of them."""
@@ -132,10 +133,7 @@ def make_candidate(
             against=compared,
             checks=[Check(name="c", outcome=outcome, sentence=f"the {gate} sentence")],
         )
-        if gate == "data":
-            save_data_verdict(project, "s", verdict)
-        else:
-            candidate.save(verdict)
+        (find_snapshot(project, "s") if gate == "data" else candidate).save(verdict)
     return candidate
 
 
@@ -259,8 +257,8 @@ def test_a_verdict_that_misses_or_is_on_something_else_does_not_count(project: P
         with pytest.raises(UserError, match=f"gate load: .*{message}"):
             deploy(project, candidate)
     for gate in reversed(host.GATES):
-        kept = project.work / "verdicts" if gate == "data" else candidate.folder / "verdicts"
-        next(kept.glob(f"{gate}*.json")).unlink()
+        judged = find_snapshot(project, "s") if gate == "data" else candidate
+        (judged.folder / "verdicts" / f"{gate}.json").unlink()
         with pytest.raises(UserError, match=f"gate {gate}: no verdict.*`ml check {gate}`"):
             deploy(project, candidate)
     assert state(project) == "nothing deployed"

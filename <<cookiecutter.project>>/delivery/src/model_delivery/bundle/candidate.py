@@ -4,7 +4,6 @@ import platform
 import shutil
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -17,9 +16,8 @@ from model_delivery.bundle.environment import export, run
 from model_delivery.contract.request import request_json
 from model_delivery.errors import UserError
 from model_delivery.project import Project
-from model_delivery.report.verdict import Verdict
 from model_delivery.training.fit import Trained, fit
-from model_delivery.training.snapshot import Snapshot
+from model_delivery.training.snapshot import Judged, Snapshot, inputs_hash, tree
 
 CURRENT = "candidate"
 RUNTIME = ("__init__.py", "contract", "errors.py", "files.py", "protocols.py", "serving")
@@ -37,15 +35,11 @@ service = create(Service, HERE)
 """
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """The folder of one candidate, named by its digest.
+class Candidate(Judged):
+    """A candidate, its folder named by its digest: the hash of what `ship` holds.
 
-    `ship` holds the bytes whose hash is the digest, `package` Bento, SBOM, card and checksums;
-    the tables are a sample of training rows and all test rows, with a column `score`.
+    Its rows have a column `score`: a sample of those to train on, and all to test on.
     """
-
-    folder: Path
 
     @property
     def digest(self) -> str:
@@ -61,28 +55,13 @@ class Candidate:
 
     @property
     def package(self) -> Path:
+        """Bento, SBOM, card and checksums."""
         return self.folder / "package"
-
-    @property
-    def train_path(self) -> Path:
-        return self.folder / "evaluation" / "train.parquet"
-
-    @property
-    def test_path(self) -> Path:
-        return self.folder / "evaluation" / "test.parquet"
 
     @cached_property
     def lineage(self) -> dict[str, Any]:
         """Commit, data, environment, parameters, timings and metrics of the training."""
         return dict(files.read_json(self.folder / "lineage.json"))
-
-    def verdict(self, gate: str) -> Verdict | None:
-        """Return a gate's verdict of this candidate, if it was given."""
-        return _read(self.folder / "verdicts" / f"{gate}.json")
-
-    def save(self, verdict: Verdict) -> None:
-        path = self.folder / "verdicts" / f"{verdict.gate}.json"
-        files.write_atomic(path, verdict.model_dump_json(indent=2))
 
 
 def candidate_folder(project: Project, digest: str) -> Path:
@@ -107,17 +86,6 @@ def current_candidate(project: Project) -> Candidate:
     return load_candidate(project, pointer.read_text().strip())
 
 
-def data_verdict(project: Project, snapshot: str) -> Verdict | None:
-    """Return the verdict of the gate `data`, which belongs to a snapshot, if it was given."""
-    return _read(project.work / "verdicts" / f"data-{snapshot}.json")
-
-
-def save_data_verdict(project: Project, snapshot: str, verdict: Verdict) -> None:
-    """Keep the verdict of the gate `data`."""
-    path = project.work / "verdicts" / f"data-{snapshot}.json"
-    files.write_atomic(path, verdict.model_dump_json(indent=2))
-
-
 def make_candidate(
     project: Project, snapshot: Snapshot, trigger: str, force: bool = False
 ) -> Candidate:
@@ -125,8 +93,7 @@ def make_candidate(
     key = training_key(project, snapshot)
     record = project.work / "keys" / key
     digest = record.read_text() if record.exists() and not force else ""
-    ship = candidate_folder(project, digest) / "ship"
-    if not digest or files.changed_files(ship, digest):
+    if not digest or files.changed_files(candidate_folder(project, digest) / "ship", digest):
         digest = _train(project, snapshot, {"key": key, "trigger": trigger})
         files.write_atomic(record, digest)
     files.write_atomic(project.work / CURRENT, digest)
@@ -135,14 +102,12 @@ def make_candidate(
 
 def training_key(project: Project, snapshot: Snapshot) -> str:
     """Return the SHA-256 over all that training depends on; limits, docs and workflows do not."""
-    root, lock = project.root, project.root / "uv.lock"
-    if not lock.exists():
+    if not (project.root / "uv.lock").exists():
         raise UserError("uv.lock: missing; run `uv sync` and commit the file it makes")
-    read = [*tree(root / "src" / project.package), *tree(root / "delivery" / "src"), lock]
-    read += [root / "config" / name for name in ("data.yaml", "model.yaml")]
-    hashes = {str(path.relative_to(root)): files.sha256_file(path) for path in read}
+    names = f"src/{project.package}", "delivery/src", "uv.lock"
+    config = "config/data.yaml", "config/model.yaml"
     python = [*sys.version_info[:2], sys.platform, platform.machine()]
-    return files.sha256_json([hashes, snapshot.name, python])
+    return inputs_hash(project, [*names, *config], snapshot.name, python)
 
 
 def git(project: Project, *arguments: str) -> str | None:
@@ -150,13 +115,6 @@ def git(project: Project, *arguments: str) -> str | None:
     with suppress(UserError):
         return run(["git", *arguments], project.root).strip()
     return None
-
-
-def tree(folder: Path) -> list[Path]:
-    """Return the files below a folder, sorted, without caches and hidden files."""
-    found = {path: path.relative_to(folder).parts for path in folder.rglob("*") if path.is_file()}
-    hidden = ("__pycache__", ".")
-    return sorted(path for path in found if not any(p.startswith(hidden) for p in found[path]))
 
 
 def write_ship(project: Project, trained: Trained, ship: Path) -> None:
@@ -168,25 +126,24 @@ def write_ship(project: Project, trained: Trained, ship: Path) -> None:
     pins = export(project, "--no-header", "--no-annotate")
     files.write_atomic(ship / "requirements.txt", pins)
     files.write_atomic(ship / "service.py", _ENTRY.format(package=project.package))
-    for home in (project.root / "src" / project.package, Path(files.__file__).parent):
-        for path in tree(home):
-            name = path.relative_to(home)
-            if home.name != "model_delivery" or name.parts[0] in RUNTIME:
-                target = ship / "src" / home.name / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, target)
+    machinery, user = Path(files.__file__).parent, project.root / "src" / project.package
+    for path in [*tree(user), *(path for name in RUNTIME for path in tree(machinery / name))]:
+        home = user if path.is_relative_to(user) else machinery
+        target = ship / "src" / home.name / path.relative_to(home)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
 
 
 def _train(project: Project, snapshot: Snapshot, about: dict[str, str]) -> str:
     trained = fit(project, snapshot)
     with files.temporary_folder(project.work / "candidates") as folder:
-        write_ship(project, trained, folder / "ship")
-        (folder / "evaluation").mkdir()
-        pq.write_table(trained.train, folder / "evaluation" / "train.parquet")
-        pq.write_table(trained.test, folder / "evaluation" / "test.parquet")
+        new = Candidate(folder)
+        write_ship(project, trained, new.ship)
+        pq.write_table(trained.train, new.train_path)
+        pq.write_table(trained.test, new.test_path)
         files.write_json(folder / "curve.json", trained.model.curve)
         files.write_json(folder / "lineage.json", about | _lineage(project, snapshot, trained))
-        digest = files.seal(folder / "ship")
+        digest = files.seal(new.ship)
         final = candidate_folder(project, digest)
         if files.changed_files(final / "ship", digest):  # damaged since it was first trained
             shutil.rmtree(final, ignore_errors=True)
@@ -212,7 +169,3 @@ def _lineage(project: Project, snapshot: Snapshot, trained: Trained) -> dict[str
         "lock": files.sha256_file(project.root / "uv.lock"),
         "seconds": trained.seconds,
     }
-
-
-def _read(path: Path) -> Verdict | None:
-    return Verdict.read(path.read_text()) if path.exists() else None

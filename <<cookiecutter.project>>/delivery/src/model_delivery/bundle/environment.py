@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,26 +18,22 @@ PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 _OFFLINE = ("error sending request", "dns error", "failed to fetch", "connect error")
 
 
-def run(
-    command: list[str], cwd: Path, env: dict[str, str] | None = None, timeout: float | None = None
-) -> str:
+def run(command: list[str], cwd: Path, **options: Any) -> str:
     """Run a program and return what it printed; of one that fails, UserError has the last lines."""
     name = " ".join([Path(command[0]).name, *command[1:3]])
     try:
-        done = subprocess.run(
-            command, cwd=cwd, env=env, timeout=timeout, capture_output=True, text=True, check=False
-        )
+        options |= {"cwd": cwd, "capture_output": True, "text": True}
+        return str(subprocess.run(command, check=True, **options).stdout)
     except FileNotFoundError:
         raise UserError(f"{command[0]} is not installed; see `ml doctor`") from None
-    except subprocess.TimeoutExpired:
-        raise UserError(f"`{name}` took more than {timeout} s, and was ended") from None
-    if done.returncode == 0:
-        return done.stdout
-    said = done.stdout + done.stderr
-    tail = "\n".join(said.strip().splitlines()[-8:])
-    offline = any(hint in said.lower() for hint in _OFFLINE)
-    hint = "\nno network? run it once where the package index can be reached" if offline else ""
-    raise UserError(f"`{name}` failed:\n{tail}{hint}")
+    except subprocess.TimeoutExpired as late:
+        raise UserError(f"`{name}` took more than {late.timeout} s, and was ended") from None
+    except subprocess.CalledProcessError as error:
+        said = f"{error.stdout}{error.stderr}".strip()
+        offline = any(hint in said.lower() for hint in _OFFLINE)
+        more = ["no network? run it once where the package index can be reached"] * offline
+        tail = "\n".join([*said.splitlines()[-8:], *more])
+        raise UserError(f"`{name}` failed:\n{tail}") from None
 
 
 def export(project: Project, *form: str) -> str:
@@ -72,7 +69,7 @@ def run_cleanly(
     quiet = {"BENTOML_DO_NOT_TRACK": "True", "OTEL_SDK_DISABLED": "true"}
     # Byte code would lie among the bytes that the digest names.
     env = kept | quiet | {"PYTHONDONTWRITEBYTECODE": "1"} | variables
-    run([str(python), *arguments], cwd, env, timeout=120)
+    run([str(python), *arguments], cwd, env=env, timeout=120)
 
 
 def score_cleanly(project: Project, ship: Path, rows: pa.Table) -> Floats:

@@ -170,9 +170,10 @@ def _wait(service: Running, process: subprocess.Popen[bytes], log: Path, timeout
     """Return when the service has shown its identity; raise when it cannot any more."""
     deadline = time.monotonic() + timeout
     while True:
-        if service.answers():
+        found = identity(service.url)  # asked once: between two looks it may become ready
+        if found == (service.digest, service.launch):
             return
-        if identity(service.url) is not None:
+        if found is not None:
             raise UserError(f"{service.url}: another service answers there; stop it")
         said = log.read_text(errors="replace").strip().splitlines()
         for line in said:

@@ -6,21 +6,20 @@ import shutil
 import tarfile
 import tempfile
 import tomllib
-import uuid
-from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from model_delivery import files
-from model_delivery.bundle.candidate import Candidate, data_verdict, git
+from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.environment import export, run_cleanly
 from model_delivery.errors import UserError
 from model_delivery.project import Project
 from model_delivery.report.render import render
 from model_delivery.report.verdict import Report, Verdict
+from model_delivery.training.snapshot import find_snapshot
 
 SBOM, CARD = "sbom.cdx.json", "card.md"
-_PIN = re.compile(r"([\w.-]+)==([^\s;]+)( ;.*?)?( --hash=sha256:\w{64})+")
+_PIN = re.compile(r"([\w.-]+==[^\s;]+)( ;.*?)?( --hash=sha256:\w{64})+")
 
 
 def bento_path(project: Project, candidate: Candidate) -> Path:
@@ -36,8 +35,7 @@ def title(project: Project) -> str:
 def build_package(project: Project, candidate: Candidate) -> Path:
     """Build Bento, SBOM, model card and checksums, unless they are there and whole.
 
-    The same candidate gives the same bytes: times are its commit's. That the service cannot be
-    imported in its clean environment, or that the disk is full, is a UserError.
+    That the service cannot be imported in its clean environment is a UserError.
     """
     final, card = bento_path(project, candidate), model_card(project, candidate)
     if final.exists() and not files.changed_files(candidate.package):
@@ -55,13 +53,6 @@ def build_package(project: Project, candidate: Candidate) -> Path:
     return final
 
 
-def committed(project: Project, candidate: Candidate) -> datetime:
-    """Return the time of the candidate's commit; of its training where there is none."""
-    commit = candidate.lineage["commit"]
-    time = git(project, "show", "--no-patch", "--format=%cI", commit) if commit else None
-    return datetime.fromisoformat(time or candidate.lineage["trained"]).astimezone(UTC)
-
-
 def unpack(bento: Path, destination: Path) -> Path:
     """Unpack a Bento and return its `src`, the folder that shipped.
 
@@ -70,11 +61,9 @@ def unpack(bento: Path, destination: Path) -> Path:
     try:
         with tarfile.open(bento) as archive:
             members = {PurePosixPath(member.name): member for member in archive.getmembers()}
-            plain = [
-                m.isfile() and ".." not in p.parts and not p.is_absolute()
-                for p, m in members.items()
-            ]
-            if not all(plain) or len(members) < len(archive.getmembers()):
+            inside = not any(path.is_absolute() or ".." in path.parts for path in members)
+            plain = all(member.isfile() for member in members.values())
+            if not inside or not plain or len(members) < len(archive.getmembers()):
                 why = "holds a link, a device, a file twice or one outside of it"
                 raise UserError(f"{bento.name}: {why}; refused before unpacking")
             archive.extraction_filter = getattr(tarfile, "data_filter", None)
@@ -84,87 +73,30 @@ def unpack(bento: Path, destination: Path) -> Path:
     return destination / "src"
 
 
-def _write_bento(project: Project, candidate: Candidate, final: Path) -> None:
-    """Let BentoML build in the clean environment, which also shows that the service imports."""
-    bentofile = {
-        "service": "service:service",
-        "name": title(project),
-        "description": f"Release {candidate.short} of {title(project)}; see its model card.\n",
-        "labels": {"digest": candidate.digest, "commit": candidate.lineage["commit"] or "none"},
-        "python": {"lock_packages": False},  # they are locked, with hashes: no second answer
-    }
-    when = committed(project, candidate)
-    with tempfile.TemporaryDirectory(prefix="bento-") as name:
-        home = Path(name)
-        files.write_json(home / "bentofile.yaml", bentofile)  # JSON is YAML
-        options = ["-f", str(home / "bentofile.yaml"), "--version", candidate.short]
-        command = ["-m", "bentoml", "build", str(candidate.ship), *options]
-        run_cleanly(project, candidate.ship, command, home, BENTOML_HOME=name)
-        bento = home / "bentos" / title(project) / candidate.short
-        # Make `src` exactly what ships, requirements the pinned ones, the time the commit's.
-        (bento / "src" / "bentofile.yaml").unlink()
-        (bento / "env" / "python" / "requirements.in").unlink()
-        shutil.copyfile(candidate.ship / "requirements.txt", bento / "env/python/requirements.txt")
-        stamp, record = f"creation_time: '{when.isoformat()}'", bento / "bento.yaml"
-        text, found = re.subn(r"(?m)^creation_time: .*$", stamp, record.read_text())
-        assert found == 1, "BentoML writes bento.yaml otherwise than this was made for"
-        record.write_text(text)
-        pack(bento, final, int(when.timestamp()))
-
-
-def pack(folder: Path, destination: Path, when: int) -> None:
-    """Write the archive that `bentoml import` reads; it depends on contents and `when` only."""
+def pack(folder: Path, destination: Path) -> None:
+    """Write the archive that `bentoml import` reads."""
     with tarfile.open(destination, "w:xz", preset=1) as archive:
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            member = tarfile.TarInfo(path.relative_to(folder).as_posix())
-            member.size, member.mtime = path.stat().st_size, when
-            member.mode = 0o755 if path.suffix == ".sh" else 0o644
-            with path.open("rb") as content:
-                archive.addfile(member, content)
-
-
-def _bill_of_materials(project: Project, candidate: Candidate) -> dict[str, Any]:
-    """Return uv's CycloneDX bill of the locked packages, made repeatable and about the model."""
-    form = ["--format", "cyclonedx1.5", "--preview-features", "sbom-export"]
-    bill: dict[str, Any] = json.loads(export(project, *form))
-    model = f"sha256:{candidate.digest}"
-    bill["serialNumber"] = f"urn:uuid:{uuid.UUID(candidate.digest[:32])}"
-    bill["metadata"]["timestamp"] = committed(project, candidate).isoformat()
-    bill["metadata"]["component"] = {
-        "type": "machine-learning-model",
-        "bom-ref": model,
-        "name": title(project),
-        "version": candidate.short,
-        "hashes": [{"alg": "SHA-256", "content": candidate.digest}],
-    }
-    needs = sorted(component["bom-ref"] for component in bill["components"])
-    bill["dependencies"] = [{"ref": model, "dependsOn": needs}, *bill["dependencies"]]
-    return bill
+            archive.add(path, path.relative_to(folder))
 
 
 def read_pins(requirements: str) -> dict[str, bool]:
     """Return each requirement, and whether it is one exact version with its hashes."""
-    joined = (" ".join(line.split()) for line in requirements.replace("\\\n", " ").splitlines())
-    lines = [line for line in joined if line and not line.startswith("#")]
+    lines = filter(None, re.sub(r"\s*\\\n\s*", " ", requirements).splitlines())
     found = [(line, _PIN.fullmatch(line)) for line in lines]
-    return {pinned(pin[1], pin[2]) if pin else line: bool(pin) for line, pin in found}
-
-
-def pinned(name: str, version: str) -> str:
-    """Return `name==version`, the name in its one spelling (PEP 503)."""
-    return f"{re.sub(r'[-_.]+', '-', name).lower()}=={version}"
+    return {pin[1] if pin else line: bool(pin) for line, pin in found}
 
 
 def model_card(project: Project, candidate: Candidate) -> str:
     """Return the card of a candidate as Markdown; it is about the gates before packaging."""
     subject, lineage = f"sha256:{candidate.digest}", candidate.lineage
-    found = [data_verdict(project, lineage["snapshot"]), candidate.verdict("model")]
-    gates = zip(("data", "model"), found, strict=True)
+    data = find_snapshot(project, lineage["snapshot"]).verdict("data")
+    found = {"data": data, "model": candidate.verdict("model")}
     report = Report(
-        project=project.package.replace("_", "-"),
+        project=title(project),
         subject=subject,
         event="delivery",
-        verdicts=[v or Verdict(gate=gate, subject=subject, limits="") for gate, v in gates],
+        verdicts=[v or Verdict(gate=gate, subject=subject, limits="") for gate, v in found.items()],
         commit=lineage["commit"] or "",
         branch=lineage["branch"] or "",
         data=rows_of(lineage["snapshot"], lineage["data"]),
@@ -176,8 +108,46 @@ def model_card(project: Project, candidate: Candidate) -> str:
 def rows_of(snapshot: str, manifest: dict[str, Any]) -> dict[str, str]:
     """Return what a report says of the rows in a snapshot, by name."""
     facts = {"known before": manifest["as_of"]}
-    for part, count in manifest["rows"].items():
-        span = [time.replace("T", " ")[:16] for time in manifest["spans"].get(part, [])]
-        facts[part] = f"{' to '.join(span)}, {count:,} rows".lstrip(", ")
+    for part, ends in manifest["spans"].items():
+        span = " to ".join(end.replace("T", " ")[:16] for end in ends)
+        facts[part] = f"{span}, {manifest['rows'][part]:,} rows"
     excluded = [f"{rule} ({count:,})" for rule, count in manifest["excluded"].items()]
     return {**facts, "excluded": ", ".join(excluded) or "none", "snapshot": snapshot}
+
+
+def _write_bento(project: Project, candidate: Candidate, final: Path) -> None:
+    """Let BentoML build in the clean environment, which also shows that the service imports."""
+    bentofile = {
+        "service": "service:service",
+        "name": title(project),
+        "description": f"Release {candidate.short} of {title(project)}; see its model card.\n",
+        "labels": {"digest": candidate.digest, "commit": candidate.lineage["commit"] or "none"},
+        "python": {"lock_packages": False},  # they are locked, with hashes: no second answer
+    }
+    with tempfile.TemporaryDirectory(prefix="bento-") as name:
+        home = Path(name)
+        files.write_json(home / "bentofile.yaml", bentofile)  # JSON is YAML
+        options = ["-f", str(home / "bentofile.yaml"), "--version", candidate.short]
+        command = ["-m", "bentoml", "build", str(candidate.ship), *options]
+        run_cleanly(project, candidate.ship, command, home, BENTOML_HOME=name)
+        bento = home / "bentos" / title(project) / candidate.short
+        (bento / "src" / "bentofile.yaml").unlink()  # `src` is exactly what ships
+        (bento / "env" / "python" / "requirements.in").unlink()
+        shutil.copyfile(candidate.ship / "requirements.txt", bento / "env/python/requirements.txt")
+        pack(bento, final)
+
+
+def _bill_of_materials(project: Project, candidate: Candidate) -> dict[str, Any]:
+    """Return uv's CycloneDX bill of the locked packages, made to be about the model."""
+    form = ["--format", "cyclonedx1.5", "--preview-features", "sbom-export"]
+    bill: dict[str, Any] = json.loads(export(project, *form))
+    bill["metadata"]["component"] = {
+        "type": "machine-learning-model",
+        "bom-ref": f"sha256:{candidate.digest}",
+        "name": title(project),
+        "version": candidate.short,
+        "hashes": [{"alg": "SHA-256", "content": candidate.digest}],
+    }
+    needs = sorted(component["bom-ref"] for component in bill["components"])
+    bill["dependencies"].append({"ref": f"sha256:{candidate.digest}", "dependsOn": needs})
+    return bill

@@ -111,7 +111,8 @@ def ask(folder: Path, request: dict[str, Any]) -> list[Finding] | str:
     # Without compiled modules every start would take 20 seconds more.
     env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     try:
-        run([python, str(PROGRAM), str(asked), str(answered)], folder, env, RUN_SECONDS)
+        command = [python, str(PROGRAM), str(asked), str(answered)]
+        run(command, folder, env=env, timeout=RUN_SECONDS)
     except UserError as error:
         return f"Deepchecks did not answer: {error}"
     answer = read_json(answered)

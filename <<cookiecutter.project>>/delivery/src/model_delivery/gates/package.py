@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.environment import run_cleanly, score_cleanly
-from model_delivery.bundle.image import LABEL, RECORD, read_image
-from model_delivery.bundle.package import SBOM, bento_path, pinned, read_pins, unpack
+from model_delivery.bundle.image import RECORD, image_digest
+from model_delivery.bundle.package import SBOM, bento_path, read_pins, unpack
 from model_delivery.errors import UserError
 from model_delivery.files import changed_files, read_json, temporary_folder
 from model_delivery.gates import fixed, judge, make_verdict
@@ -53,7 +53,7 @@ def _steps(project: Project, candidate: Candidate, folder: Path) -> Iterator[lis
     looks = [digest, *_contents(folder), *_pins(candidate.package, folder)]
     looks.append(judge("megabytes", limits.megabytes, size, "the Bento"))
     if (candidate.package / RECORD).exists():
-        right = "the archive holds the recorded image, of this candidate"
+        right = "the archive holds the recorded image"
         looks.append(_tried("image", right, lambda: _compare_image(candidate)))
         size = read_json(candidate.package / RECORD)["bytes"] / 1e6
         looks.append(judge("image_megabytes", limits.image_megabytes, size, "the image's archive"))
@@ -105,16 +105,16 @@ def _pins(package: Path, bento: Path) -> Iterator[Check]:
     loose = [name for name, hashed in pins.items() if not hashed]
     if (bento / "env" / "python" / "requirements.txt").read_text() != text:
         loose.append("env/python/requirements.txt differs")
-    odd = sorted(pins.keys() ^ {pinned(part["name"], part["version"]) for part in parts})
+    odd = sorted(pins.keys() ^ {f"{part['name']}=={part['version']}" for part in parts})
     yield _nothing("pins", loose, "every requirement is pinned with hashes")
     yield _nothing("sbom", odd, f"the SBOM lists exactly the {len(pins)} requirements")
 
 
 def _compare_image(candidate: Candidate) -> None:
     record = read_json(candidate.package / RECORD)
-    digest, labels = read_image(candidate.package / record["archive"])
-    if (digest, labels.get(LABEL)) != (record["digest"], candidate.digest):
-        raise UserError(f"it holds {digest}, made of {labels.get(LABEL)}")
+    digest = image_digest(candidate.package / record["archive"])
+    if digest != record["digest"]:
+        raise UserError(f"it holds {digest}")
 
 
 def _predictions(project: Project, candidate: Candidate, ship: Path) -> None:

@@ -8,7 +8,7 @@ it ends every move, undoes every failed one, and mends after a crash.
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from model_delivery.bundle.candidate import Candidate, data_verdict
+from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.launch import Running, processes
 from model_delivery.errors import UserError
 from model_delivery.gates import COMPARED, GATES, limits_hash
@@ -17,6 +17,7 @@ from model_delivery.registry import Event, register
 from model_delivery.report.verdict import Event as Trigger
 from model_delivery.report.verdict import Outcome, allows_promotion
 from model_delivery.rollout.target import EnvironmentName, State, Target
+from model_delivery.training.snapshot import find_snapshot
 
 
 class Moved(NamedTuple):
@@ -55,8 +56,8 @@ def admit(
             f"{current.release} ({current.as_of}); run `ml ship --as-of {current.as_of}`"
         )
     for gate in GATES:
-        data = data_verdict(project, str(candidate.lineage["snapshot"]))
-        verdict = data if gate == "data" else candidate.verdict(gate)
+        snapshot = find_snapshot(project, candidate.lineage["snapshot"])
+        verdict = (snapshot if gate == "data" else candidate).verdict(gate)
         again = f"run `ml check {gate}`"
         if verdict is None:
             raise UserError(f"gate {gate}: no verdict on candidate {candidate.short}; {again}")

@@ -33,16 +33,11 @@ class Trained:
 def fit(project: Project, snapshot: Snapshot) -> Trained:
     """Fit on the snapshot's training rows; the test window is only scored.
 
-    Raises
-    ------
-    UserError
-        When features or scores are not what the service can use: infinite, not a number,
-        or outside [0, 1].
+    A UserError where features or scores are infinite, not a number, or outside [0, 1].
     """
     contract, clock = project.contract, [time.perf_counter()]
     train, test = pq.read_table(snapshot.train_path), pq.read_table(snapshot.test_path)
-    columns, later = columns_of(train), columns_of(test)
-    inputs = {name: columns[name] for name in contract.inputs}
+    columns, inputs = columns_of(train), columns_of(train.select(list(contract.inputs)))
     features: FeatureBuilder = user_module("features").Features.fit(inputs)
     matrix = checked_features(features, inputs)
     clock.append(time.perf_counter())
@@ -52,12 +47,12 @@ def fit(project: Project, snapshot: Snapshot) -> Trained:
     clock.append(time.perf_counter())
     rows = np.sort(np.random.default_rng(0).permutation(train.num_rows)[:SAMPLE])
     sample = train.take(rows).append_column(SCORE, pa.array(checked_scores(model, matrix[rows])))
-    unseen = checked_features(features, {name: later[name] for name in contract.inputs})
-    scores, truth = checked_scores(model, unseen), later[contract.target].astype(float)
-    clock.append(time.perf_counter())
-    ones = np.ones(len(scores))
-    metrics = {"roc_auc": roc_auc(truth, scores, ones), "log_loss": log_loss(truth, scores, ones)}
+    unseen = checked_features(features, columns_of(test.select(list(contract.inputs))))
+    scores = checked_scores(model, unseen)
     scored = test.append_column(SCORE, pa.array(scores))
+    clock.append(time.perf_counter())
+    truth, ones = columns_of(test)[contract.target].astype(float), np.ones(len(scores))
+    metrics = {"roc_auc": roc_auc(truth, scores, ones), "log_loss": log_loss(truth, scores, ones)}
     seconds = dict(zip(("features", "fit", "score"), np.diff(clock).round(2).tolist(), strict=True))
     return Trained(features, model, sample, scored, metrics, seconds)
 

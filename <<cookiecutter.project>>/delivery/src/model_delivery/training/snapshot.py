@@ -5,6 +5,7 @@ The test window is never seen by `fit`, not even as validation.
 
 import datetime as dt
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,7 @@ from model_delivery.contract.check import Finding, check_structure
 from model_delivery.errors import UserError
 from model_delivery.project import Project
 from model_delivery.protocols import Columns, user_module
+from model_delivery.report.verdict import Verdict
 
 CURRENT = "snapshot"
 Times = NDArray[np.datetime64]
@@ -39,15 +41,10 @@ class BrokenStructureError(Exception):
 
 
 @dataclass(frozen=True)
-class Snapshot:
-    """The folder of one snapshot: `train.parquet`, the later `test.parquet`, `manifest.json`."""
+class Judged:
+    """A folder of rows to train and to test on, with the verdicts that gates gave of it."""
 
     folder: Path
-
-    @property
-    def name(self) -> str:
-        """As-of day and content, such as `20130801-1f0c2d3e4b5a`."""
-        return self.folder.name
 
     @property
     def train_path(self) -> Path:
@@ -57,10 +54,31 @@ class Snapshot:
     def test_path(self) -> Path:
         return self.folder / "test.parquet"
 
+    def verdict(self, gate: str) -> Verdict | None:
+        path = self.folder / "verdicts" / f"{gate}.json"
+        return Verdict.read(path.read_text()) if path.exists() else None
+
+    def save(self, verdict: Verdict) -> None:
+        path = self.folder / "verdicts" / f"{verdict.gate}.json"
+        files.write_atomic(path, verdict.model_dump_json(indent=2))
+
+
+class Snapshot(Judged):
+    """A snapshot, its folder named by day and content, such as `20130801-1f0c2d3e4b5a`."""
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
     @cached_property
     def manifest(self) -> dict[str, Any]:
         """Rows, exclusions by rule, spans, hashes, and where the rows came from."""
         return dict(files.read_json(self.folder / "manifest.json"))
+
+
+def find_snapshot(project: Project, name: str) -> Snapshot:
+    """Return the snapshot of this name, which need not be there."""
+    return Snapshot(project.work / "data" / name.strip())
 
 
 def take_snapshot(project: Project, as_of: dt.date | None, force: bool = False) -> Snapshot:
@@ -76,17 +94,14 @@ def take_snapshot(project: Project, as_of: dt.date | None, force: bool = False) 
         When the source refuses, or no rows are left to train or to test on.
     """
     day = as_of or project.contract.as_of
-    done = project.work / "extractions" / _inputs_hash(project, day)
-    known = _folder(project, done.read_text()) if done.exists() and not force else None
-    if known is None or not known.exists():
-        table = _arrow(user_module("sources").extract(day), project)
-        findings = check_structure(table, project.contract)
-        if any(finding.breaches for finding in findings):
-            raise BrokenStructureError(findings)
-        known = _write(project, day, table)
+    inputs = f"src/{project.package}", "config/data.yaml", "uv.lock"
+    done = project.work / "extractions" / inputs_hash(project, inputs, day)
+    known = find_snapshot(project, done.read_text()) if done.exists() and not force else None
+    if known is None or not known.folder.exists():
+        known = _write(project, day, _extract(project, day))
         files.write_atomic(done, known.name)
     files.write_atomic(project.work / CURRENT, known.name)
-    return Snapshot(known)
+    return known
 
 
 def current_snapshot(project: Project) -> Snapshot:
@@ -94,7 +109,7 @@ def current_snapshot(project: Project) -> Snapshot:
     pointer = project.work / CURRENT
     if not pointer.exists():
         raise UserError("no data yet; run `ml data`")
-    snapshot = Snapshot(_folder(project, pointer.read_text()))
+    snapshot = find_snapshot(project, pointer.read_text())
     for name, digest in snapshot.manifest["files"].items():
         path = snapshot.folder / name
         if files.sha256_file(path) != digest:
@@ -107,79 +122,72 @@ def columns_of(table: pa.Table) -> Columns:
     return {name: table.column(name).to_numpy() for name in table.column_names}
 
 
-def _folder(project: Project, name: str) -> Path:
-    return project.work / "data" / name.strip()
+def tree(path: Path) -> list[Path]:
+    """Return a file, or the files below a folder, sorted, without caches and hidden ones."""
+    below = {file.relative_to(path).parts: file for file in path.rglob("*") if file.is_file()}
+    hidden = "__pycache__", "."
+    kept = [below[parts] for parts in sorted(below) if not any(p.startswith(hidden) for p in parts)]
+    return [path] if path.is_file() else kept
 
 
-def _inputs_hash(project: Project, day: dt.date) -> str:
-    sources = sorted((project.root / "src").rglob("*.py"))
-    read = [*sources, project.root / "config" / "data.yaml", project.root / "uv.lock"]
-    hashes = {str(f.relative_to(project.root)): files.sha256_file(f) for f in read if f.exists()}
-    return files.sha256_json([str(day), hashes])
+def inputs_hash(project: Project, names: Iterable[str], *more: object) -> str:
+    """Return the SHA-256 over files and folders below the root, and over whatever else counts."""
+    found = [path for name in names for path in tree(project.root / name)]
+    hashes = {str(path.relative_to(project.root)): files.sha256_file(path) for path in found}
+    return files.sha256_json([hashes, *more])
 
 
-def _arrow(frame: pd.DataFrame, project: Project) -> pa.Table:
-    """Turn the extraction into Arrow; the time that splits it must be whole, in microseconds."""
-    time, odd = project.contract.time, []
-    for name in frame.columns:
-        try:
-            pa.array(frame[name])
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            odd.append(f"column `{name}` mixes types ({error})")
-    if time in frame and frame[time].isna().any():
-        odd.append(f"column `{time}` is missing in row {int(frame[time].isna().argmax()) + 1}")
-    if odd:
-        raise BrokenStructureError([Finding("types", odd)])
-    table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
-    if time in table.column_names and pa.types.is_timestamp(table.schema.field(time).type):
-        place, whole = table.column_names.index(time), pa.timestamp("us")
-        table = table.set_column(place, time, table.column(time).cast(whole))
-    return table
+def _extract(project: Project, day: dt.date) -> pa.Table:
+    """Return the extraction with the contract's structure, its time whole and in microseconds."""
+    time, frame = project.contract.time, user_module("sources").extract(day)
+    try:
+        table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        mixed = Finding("types", [f"a column mixes types ({'; '.join(error.args)})"])
+        raise BrokenStructureError([mixed]) from error
+    findings = check_structure(table, project.contract)
+    if not any(finding.breaches for finding in findings) and table.column(time).null_count:
+        row = pc.index(pc.is_null(table.column(time)), True).as_py() + 1
+        findings.append(Finding("types", [f"column `{time}` is missing in row {row}"]))
+    if any(finding.breaches for finding in findings):
+        raise BrokenStructureError(findings)
+    whole = table.column(time).cast(pa.timestamp("us"))
+    return table.set_column(table.column_names.index(time), time, whole)
 
 
-def _exclude(project: Project, table: pa.Table) -> tuple[pa.Table, dict[str, int]]:
-    """Take out rows by rule, counting each row under the first rule that names it."""
-    counts = {}
-    for rule, spec in project.contract.exclude.items():
+def _write(project: Project, day: dt.date, table: pa.Table) -> Snapshot:
+    """Take out rows, each counted under the first rule that names it; split, and write."""
+    contract, time, excluded, extracted = project.contract, project.contract.time, {}, len(table)
+    for rule, spec in contract.exclude.items():
         kept = table.filter(pc.is_valid(table.column(spec.column)))
-        counts[rule], table = table.num_rows - kept.num_rows, kept
-    return table, counts
-
-
-def _write(project: Project, day: dt.date, extracted: pa.Table) -> Path:
-    """Write a snapshot and return its folder."""
-    contract, time = project.contract, project.contract.time
-    table, excluded = _exclude(project, extracted)
+        excluded[rule], table = len(table) - len(kept), kept
+    if not len(table):
+        raise UserError(f"sources.extract({day}): every row was excluded ({excluded})")
     order = [(name, "ascending") for name in dict.fromkeys([time, *contract.key])]
     table = table.select(list(contract.columns)).sort_by(order)
-    if not table.num_rows:
-        raise UserError(f"sources.extract({day}): every row was excluded ({excluded})")
     start = test_start(table.column(time).to_numpy(), day)
     later = pc.greater_equal(table.column(time), pa.scalar(start, pa.timestamp("us")))
-    parts = {"train": table.filter(pc.invert(later)), "test": table.filter(later)}
-    spans = {}
+    parts, spans = {"train": table.filter(pc.invert(later)), "test": table.filter(later)}, {}
     for part, rows in parts.items():
-        if not rows.num_rows:
+        if not len(rows):
             raise UserError(f"--as-of {day}: no rows to {part} on (test window from {start})")
         spans[part] = [end.as_py().isoformat() for end in pc.min_max(rows.column(time)).values()]
     with files.temporary_folder(project.work / "data") as folder:
-        paths = {part: folder / f"{part}.parquet" for part in parts}
         for part, rows in parts.items():
-            pq.write_table(rows, paths[part])
-        counts = {part: rows.num_rows for part, rows in parts.items()}
+            pq.write_table(rows, folder / f"{part}.parquet")
         manifest = {
             "as_of": str(day),
             "source": f"{project.package}.sources.extract",
-            "rows": {"extracted": extracted.num_rows, **counts},
+            "rows": {"extracted": extracted} | {part: len(rows) for part, rows in parts.items()},
             "excluded": excluded,
             "spans": spans,
-            "files": {path.name: files.sha256_file(path) for path in paths.values()},
+            "files": {path.name: files.sha256_file(path) for path in sorted(folder.iterdir())},
         }
         files.write_json(folder / "manifest.json", manifest)
-        final = _folder(project, f"{day:%Y%m%d}-{files.sha256_json(manifest)[:12]}")
-        shutil.rmtree(final, ignore_errors=True)  # it may have been damaged
-        files.settle(folder, final)
-    return final
+        made = find_snapshot(project, f"{day:%Y%m%d}-{files.sha256_json(manifest)[:12]}")
+        shutil.rmtree(made.folder, ignore_errors=True)  # it may have been damaged
+        files.settle(folder, made.folder)
+    return made
 
 
 def test_start(times: Times, as_of: dt.date) -> np.datetime64:
@@ -196,10 +204,9 @@ def test_start(times: Times, as_of: dt.date) -> np.datetime64:
 
 def stopping_rows(times: Times) -> NDArray[np.bool_]:
     """Mark the training rows, shape (n,), of the last four weeks, at most a fifth of all rows."""
-    start = times.max() - STOPPING
     fifth = np.quantile(times.astype("datetime64[s]").astype(np.int64), 1 - LARGEST_STOPPING_SHARE)
     latest = np.datetime64(int(np.ceil(fifth)), "s")
-    marked: NDArray[np.bool_] = times > max(start, latest)
+    marked: NDArray[np.bool_] = times > max(times.max() - STOPPING, latest)
     return marked
 
 
@@ -209,9 +216,8 @@ def periods(times: Times) -> list[tuple[np.datetime64, np.datetime64]]:
     Drift is judged against the spread between these periods.
     """
     first, last = times.min().astype("datetime64[D]"), times.max().astype("datetime64[D]")
-    starts = np.arange(first.astype("datetime64[M]"), last.astype("datetime64[M]") + 1)
-    step = 1
+    starts, step = np.arange(first.astype("datetime64[M]"), last.astype("datetime64[M]") + 1), 1
     if len(starts) < FEWEST_MONTHS:
         starts, step = np.arange(first, last + 1, 7), 7
-    ends = (starts + step).astype("datetime64[D]")
-    return list(zip(starts.astype("datetime64[D]"), ends, strict=True))
+    days = (edge.astype("datetime64[D]") for edge in (starts, starts + step))
+    return list(zip(*days, strict=True))
