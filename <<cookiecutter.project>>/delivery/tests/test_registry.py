@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from model_delivery.bundle.candidate import Candidate, candidate_folder
 from model_delivery.errors import UserError
-from model_delivery.files import seal, sha256_file
+from model_delivery.files import read_json, seal, sha256_file, temporary_folder, write_atomic
 from model_delivery.project import Project
 from model_delivery.registry import (
     DirectoryLog,
@@ -172,3 +173,25 @@ def test_a_full_disk_leaves_log_and_blobs_as_they_were(project: Project) -> None
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert sorted(path.name for path in (project.work / "registry").rglob("*")) == before
+
+
+def test_a_denied_read_is_not_blamed_on_the_folder_that_is_written(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError), temporary_folder(tmp_path / "made"):
+        raise PermissionError(errno.EACCES, "of another file")
+    refused = pytest.raises(UserError, match="made: cannot be written")
+    with refused, temporary_folder(tmp_path / "made"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert [*(tmp_path / "made").iterdir()] == []
+
+
+def test_an_exclusive_file_is_never_replaced(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "name", "first", exclusive=True)
+    with pytest.raises(FileExistsError):
+        write_atomic(tmp_path / "name", "second", exclusive=True)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("name", "first")]
+
+
+def test_a_file_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    (tmp_path / "odd.json").write_bytes(b"\xff")
+    with pytest.raises(UserError, match=r"odd\.json: not JSON"):
+        read_json(tmp_path / "odd.json")
