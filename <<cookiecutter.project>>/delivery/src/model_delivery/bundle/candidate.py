@@ -89,8 +89,16 @@ def current_candidate(project: Project) -> Candidate:
 def make_candidate(
     project: Project, snapshot: Snapshot, trigger: str, force: bool = False
 ) -> Candidate:
-    """Train, unless the key was trained before and its candidate is whole."""
-    key = training_key(project, snapshot)
+    """Train, unless the key was trained before and its candidate is whole.
+
+    The key hashes all that training depends on: limits, docs and workflows are not in it.
+    """
+    if not (project.root / "uv.lock").exists():
+        raise UserError("uv.lock: missing; run `uv sync` and commit the file it makes")
+    names = f"src/{project.package}", "delivery/src", "uv.lock"
+    config = "config/data.yaml", "config/model.yaml"
+    python = [*sys.version_info[:2], sys.platform, platform.machine()]
+    key = inputs_hash(project, [*names, *config], snapshot.name, python)
     record = project.work / "keys" / key
     digest = record.read_text() if record.exists() and not force else ""
     if not digest or files.changed_files(candidate_folder(project, digest) / "ship", digest):
@@ -98,16 +106,6 @@ def make_candidate(
         files.write_atomic(record, digest)
     files.write_atomic(project.work / CURRENT, digest)
     return Candidate(candidate_folder(project, digest))
-
-
-def training_key(project: Project, snapshot: Snapshot) -> str:
-    """Return the SHA-256 over all that training depends on; limits, docs and workflows do not."""
-    if not (project.root / "uv.lock").exists():
-        raise UserError("uv.lock: missing; run `uv sync` and commit the file it makes")
-    names = f"src/{project.package}", "delivery/src", "uv.lock"
-    config = "config/data.yaml", "config/model.yaml"
-    python = [*sys.version_info[:2], sys.platform, platform.machine()]
-    return inputs_hash(project, [*names, *config], snapshot.name, python)
 
 
 def git(project: Project, *arguments: str) -> str | None:
@@ -135,25 +133,9 @@ def write_ship(project: Project, trained: Trained, ship: Path) -> None:
 
 
 def _train(project: Project, snapshot: Snapshot, about: dict[str, str]) -> str:
-    trained = fit(project, snapshot)
-    with files.temporary_folder(project.work / "candidates") as folder:
-        new = Candidate(folder)
-        write_ship(project, trained, new.ship)
-        pq.write_table(trained.train, new.train_path)
-        pq.write_table(trained.test, new.test_path)
-        files.write_json(folder / "curve.json", trained.model.curve)
-        files.write_json(folder / "lineage.json", about | _lineage(project, snapshot, trained))
-        digest = files.seal(new.ship)
-        final = candidate_folder(project, digest)
-        if files.changed_files(final / "ship", digest):  # damaged since it was first trained
-            shutil.rmtree(final, ignore_errors=True)
-        files.settle(folder, final)
-    return digest
-
-
-def _lineage(project: Project, snapshot: Snapshot, trained: Trained) -> dict[str, Any]:
-    config = project.root / "config"
-    return {
+    trained, config = fit(project, snapshot), sorted((project.root / "config").glob("*.yaml"))
+    lineage = {
+        **about,
         "trained": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": git(project, "rev-parse", "HEAD"),
         "tree": git(project, "rev-parse", "HEAD^{tree}"),
@@ -161,7 +143,7 @@ def _lineage(project: Project, snapshot: Snapshot, trained: Trained) -> dict[str
         "changed_files": len((git(project, "status", "--porcelain") or "").splitlines()),
         "snapshot": snapshot.name,
         "data": snapshot.manifest,
-        "config": {path.name: files.sha256_file(path) for path in sorted(config.glob("*.yaml"))},
+        "config": {path.name: files.sha256_file(path) for path in config},
         "parameters": project.parameters.model_dump(),
         "features": list(trained.features.names),
         "metrics": trained.metrics,
@@ -169,3 +151,16 @@ def _lineage(project: Project, snapshot: Snapshot, trained: Trained) -> dict[str
         "lock": files.sha256_file(project.root / "uv.lock"),
         "seconds": trained.seconds,
     }
+    with files.temporary_folder(project.work / "candidates") as folder:
+        new = Candidate(folder)
+        write_ship(project, trained, new.ship)
+        pq.write_table(trained.train, new.train_path)
+        pq.write_table(trained.test, new.test_path)
+        files.write_json(folder / "curve.json", trained.model.curve)
+        files.write_json(folder / "lineage.json", lineage)
+        digest = files.seal(new.ship)
+        final = candidate_folder(project, digest)
+        if files.changed_files(final / "ship", digest):  # damaged since it was first trained
+            shutil.rmtree(final, ignore_errors=True)
+        files.settle(folder, final)
+    return digest

@@ -1,4 +1,4 @@
-"""The package: a Bento of exactly what ships, with its SBOM, model card and checksums."""
+"""The package: a Bento of exactly what ships, with SBOM, model card, checksums, OCI image."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from typing import Any
 
 from model_delivery import files
 from model_delivery.bundle.candidate import Candidate
-from model_delivery.bundle.environment import export, run_cleanly
+from model_delivery.bundle.environment import PYTHON, export, run, run_cleanly, service_environment
 from model_delivery.errors import UserError
 from model_delivery.project import Project
 from model_delivery.report.render import render
@@ -19,6 +19,15 @@ from model_delivery.report.verdict import Report, Verdict
 from model_delivery.training.snapshot import find_snapshot
 
 SBOM, CARD = "sbom.cdx.json", "card.md"
+RECORD, LABEL = "image.json", "model.digest"
+_BUILDERS = {
+    "docker": (["build"], ["save", "--output=image.tar", "{tag}"]),
+    "buildah": (
+        ["build", "--isolation=chroot", "--format=oci"],
+        ["push", "--compression-level=1", "{tag}", "oci-archive:image.tar:{tag}"],
+    ),
+}
+"""What a builder is asked: to build an image, which takes more options, and to write it out."""
 _PIN = re.compile(r"([\w.-]+==[^\s;]+)( ;.*?)?( --hash=sha256:\w{64})+")
 
 
@@ -51,6 +60,50 @@ def build_package(project: Project, candidate: Candidate) -> Path:
         shutil.rmtree(candidate.package, ignore_errors=True)
         files.settle(folder, candidate.package)
     return final
+
+
+def build_image(project: Project, candidate: Candidate) -> Path:
+    """Build the image as an OCI archive in the package, unless it is there and whole.
+
+    Its packages are those of the clean environment that the gate tests, each checked against
+    its hash when it was installed: building needs no package index inside the container, and
+    no credential of one enters a layer. The base needs this machine's minor version of Python.
+    Returns the path of `image.json`: the archive, its manifest's digest, its size, the base.
+    """
+    settings, record = project.delivery.image, candidate.package / RECORD
+    archive = build_package(project, candidate).with_suffix(".oci.tar")
+    if record.exists() and files.read_json(record)["base"] == settings.base:
+        return record
+    tag, (build, write) = f"{title(project)}:{candidate.short}", _BUILDERS[settings.builder]
+    options = [f"--build-arg=BASE={settings.base}", f"--build-arg=PYTHON={PYTHON}"]
+    options += [f"--label={LABEL}={candidate.digest}", f"--tag={tag}", "--file=Containerfile", "."]
+    with files.temporary_folder(candidate.folder.parent) as folder:
+        clean = service_environment(project, candidate.ship / "requirements.txt").parents[1]
+        packages = clean / "lib" / f"python{PYTHON}" / "site-packages"
+        shutil.copytree(packages, folder / "packages")  # a link does not reach another device
+        shutil.copytree(candidate.ship, folder / "ship", copy_function=shutil.copyfile)
+        shutil.copyfile(Path(__file__).with_name("Containerfile"), folder / "Containerfile")
+        run([settings.builder, *build, *options], folder)
+        run([settings.builder, *(part.format(tag=tag) for part in write)], folder)
+        digest = image_digest(folder / "image.tar")
+        (folder / "image.tar").replace(archive)
+    about = {"archive": archive.name, "digest": digest, "bytes": archive.stat().st_size}
+    files.write_json(record, about | {"base": settings.base, "builder": settings.builder})
+    files.seal(
+        candidate.package
+    )  # until here the package counts as changed, and would be made anew
+    return record
+
+
+def image_digest(archive: Path) -> str:
+    """Return the digest that an OCI archive's index names; a UserError where it is none."""
+    try:
+        with tarfile.open(archive) as tar:
+            stream = tar.extractfile("index.json")
+            return str(json.loads(stream.read() if stream else b"")["manifests"][0]["digest"])
+    except (OSError, tarfile.TarError, LookupError, TypeError, ValueError) as error:
+        why = f"not an OCI archive ({error}); Docker writes one from version 25"
+        raise UserError(f"{archive.name}: {why}") from error
 
 
 def unpack(bento: Path, destination: Path) -> Path:

@@ -13,9 +13,8 @@ from typing import Any
 
 from model_delivery.bundle.candidate import CURRENT, Candidate, current_candidate, make_candidate
 from model_delivery.bundle.environment import service_environment
-from model_delivery.bundle.image import build_image
 from model_delivery.bundle.launch import Running, running
-from model_delivery.bundle.package import build_package, rows_of
+from model_delivery.bundle.package import build_image, build_package, rows_of
 from model_delivery.cli.screen import say, step
 from model_delivery.errors import UserError
 from model_delivery.files import write_atomic
@@ -105,7 +104,7 @@ def package(run: Run, candidate: Candidate) -> None:
 def deploy(run: Run) -> host.Moved:
     """Make production serve the current candidate."""
     candidate = current_candidate(run.project)
-    with step(f"deploy: {candidate.short} beside the present release, then switch"):
+    with step(f"deploy: {candidate.short} is started, then switched to"):
         return host.deploy(run.project, "production", candidate, run.event)
 
 
@@ -192,7 +191,9 @@ def _found(project: Project) -> tuple[list[Verdict], dict[str, Any]]:
     if candidate and candidate.lineage["snapshot"] == snapshot.name:
         found += [candidate.verdict(gate) for gate in GATES if gate != "data"]
         branch = os.environ.get("GITHUB_HEAD_REF") or candidate.lineage["branch"] or ""
-        facts |= {"commit": candidate.lineage["commit"] or "", "branch": branch}
+        changed = candidate.lineage["changed_files"]
+        dirty = f" and {changed} files not committed" if changed else ""
+        facts |= {"commit": f"{candidate.lineage['commit'] or ''}{dirty}", "branch": branch}
         facts["subject"] = f"sha256:{candidate.digest}"
     verdicts = [verdict for verdict in found if verdict]
     if not verdicts:

@@ -10,8 +10,7 @@ import pyarrow.parquet as pq
 
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.environment import run_cleanly, score_cleanly
-from model_delivery.bundle.image import RECORD, image_digest
-from model_delivery.bundle.package import SBOM, bento_path, read_pins, unpack
+from model_delivery.bundle.package import RECORD, SBOM, bento_path, image_digest, read_pins, unpack
 from model_delivery.errors import UserError
 from model_delivery.files import changed_files, read_json, temporary_folder
 from model_delivery.gates import fixed, judge, make_verdict

@@ -30,10 +30,7 @@ Metric = Callable[[Floats, Floats, Floats], float]
 
 
 def roc_auc(labels: Floats, scores: Floats, weights: Floats) -> float:
-    """Return the weighted area under the ROC curve; ties count half.
-
-    A seventh of scikit-learn's time, and the bootstrap asks thousands of times.
-    """
+    """Return the weighted area under the ROC curve, in a seventh of scikit-learn's time."""
     values, places = np.unique(scores, return_inverse=True)
     positive = np.bincount(places, weights * labels, len(values))
     negative = np.bincount(places, weights * (1 - labels), len(values))
@@ -51,10 +48,7 @@ def log_loss(labels: Floats, scores: Floats, weights: Floats) -> float:
 
 
 def calibration_error(labels: Floats, scores: Floats, weights: Floats) -> float:
-    """Return the expected calibration error over ten bins with equally many rows.
-
-    Naeini, Cooper & Hauskrecht 2015 (AAAI), with quantile bins.
-    """
+    """Return the expected calibration error (Naeini et al. 2015, AAAI), with quantile bins."""
     expected, observed, mass = calibration_curve(labels, scores, weights)
     return float(np.average(np.abs(expected - observed), weights=mass))
 
@@ -79,11 +73,10 @@ def estimate(
     clusters: NDArray[np.generic],
     other: Floats | None = None,
 ) -> Estimate:
-    """Return a metric and the 2.5 % and 97.5 % quantiles over resampled clusters.
+    """Return a metric and its interval; rows of one cluster, such as a day, go together.
 
-    All arrays have the shape (n,). Rows with an equal cluster, such as their day, are resampled
-    together. With `other`, another model's scores of the same rows, the estimate is of the
-    difference `metric(scores) - metric(other)`, paired in every resample.
+    With `other`, another model's scores of the same n rows, it is of the paired difference
+    `metric(scores) - metric(other)`.
     """
 
     def value(weights: Floats) -> float:

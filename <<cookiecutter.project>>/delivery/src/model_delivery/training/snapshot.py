@@ -22,7 +22,7 @@ from model_delivery import files
 from model_delivery.contract.check import Finding, check_structure
 from model_delivery.errors import UserError
 from model_delivery.project import Project
-from model_delivery.protocols import Columns, user_module
+from model_delivery.protocols import user_module
 from model_delivery.report.verdict import Verdict
 
 CURRENT = "snapshot"
@@ -85,13 +85,7 @@ def take_snapshot(project: Project, as_of: dt.date | None, force: bool = False) 
     """Extract the rows known before `as_of`, take out what the contract excludes, and split.
 
     An extraction with the same code, contract and day is not repeated unless `force` is set.
-
-    Raises
-    ------
-    BrokenStructureError
-        When columns or types are not those of the contract; nothing is written.
-    UserError
-        When the source refuses, or no rows are left to train or to test on.
+    Without rows to train or to test on a UserError, with a BrokenStructureError nothing is written.
     """
     day = as_of or project.contract.as_of
     inputs = f"src/{project.package}", "config/data.yaml", "uv.lock"
@@ -117,11 +111,6 @@ def current_snapshot(project: Project) -> Snapshot:
     return snapshot
 
 
-def columns_of(table: pa.Table) -> Columns:
-    """Return a table's columns as numpy arrays: float64, int64, datetime64, object of str."""
-    return {name: table.column(name).to_numpy() for name in table.column_names}
-
-
 def tree(path: Path) -> list[Path]:
     """Return a file, or the files below a folder, sorted, without caches and hidden ones."""
     below = {file.relative_to(path).parts: file for file in path.rglob("*") if file.is_file()}
@@ -131,7 +120,7 @@ def tree(path: Path) -> list[Path]:
 
 
 def inputs_hash(project: Project, names: Iterable[str], *more: object) -> str:
-    """Return the SHA-256 over files and folders below the root, and over whatever else counts."""
+    """Return the SHA-256 over files and folders below the root, and over what else counts."""
     found = [path for name in names for path in tree(project.root / name)]
     hashes = {str(path.relative_to(project.root)): files.sha256_file(path) for path in found}
     return files.sha256_json([hashes, *more])
@@ -146,9 +135,8 @@ def _extract(project: Project, day: dt.date) -> pa.Table:
         mixed = Finding("types", [f"a column mixes types ({'; '.join(error.args)})"])
         raise BrokenStructureError([mixed]) from error
     findings = check_structure(table, project.contract)
-    if not any(finding.breaches for finding in findings) and table.column(time).null_count:
-        row = pc.index(pc.is_null(table.column(time)), True).as_py() + 1
-        findings.append(Finding("types", [f"column `{time}` is missing in row {row}"]))
+    if time in frame and (empty := np.flatnonzero(frame[time].isna())).size:
+        findings.append(Finding("types", [f"column `{time}` is missing in row {empty[0] + 1}"]))
     if any(finding.breaches for finding in findings):
         raise BrokenStructureError(findings)
     whole = table.column(time).cast(pa.timestamp("us"))
@@ -198,8 +186,7 @@ def test_start(times: Times, as_of: dt.date) -> np.datetime64:
     first, end = pd.Timestamp(times.min()), pd.Timestamp(as_of)
     short = first.normalize() > end - pd.DateOffset(months=FEWEST_MONTHS)
     start = end - (end - first) / 5 if short else end - pd.DateOffset(months=1)
-    found: np.datetime64 = start.to_datetime64().astype("datetime64[us]")
-    return found
+    return np.datetime64(start.floor("us").isoformat(), "us")
 
 
 def stopping_rows(times: Times) -> NDArray[np.bool_]:
