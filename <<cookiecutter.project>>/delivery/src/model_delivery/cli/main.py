@@ -2,6 +2,7 @@
 
 import datetime as dt
 import os
+import signal
 import sys
 import time
 from typing import Annotated, Final
@@ -20,6 +21,7 @@ from model_delivery.project import find_project
 from model_delivery.registry import event_log
 from model_delivery.report.verdict import USAGE, Event
 from model_delivery.rollout import host
+from model_delivery.rollout.target import Target
 from model_delivery.training.snapshot import BrokenStructureError, current_snapshot
 
 HELP = (
@@ -85,6 +87,8 @@ def check(
             trained = (run.project.work / CURRENT).exists()
             candidate = current_candidate(run.project) if trained else None
             verdicts = [prove(run.project, current_snapshot(run.project), candidate)]
+            lines = [f"{one.name}: {one.sentence}" for one in verdicts[0].checks]
+            screen.progress.print("\n".join(lines), markup=False)
         else:
             verdicts = [stages.gate(run, gate) for gate in gates or GATES]
     raise typer.Exit(screen.show_verdicts(verdicts, run.event, as_json))
@@ -136,10 +140,18 @@ def ship(
     """Do all of it in order, as far as the gates allow; safe to interrupt and call again."""
     _known([until], stages.STAGES, "stage")
     run = _run(event, as_of, force=force, image=image)
-    with run.resources:
-        verdicts = stages.ship(run, until)
+    if until == "deploy":  # minutes before it would matter
+        Target(run.project, PRODUCTION).proxy.check_port()
+    try:
+        with run.resources:
+            verdicts = stages.ship(run, until)
+    except KeyboardInterrupt:
+        screen.progress.print("interrupted; `ml ship` goes on from here")
+        raise
     code = screen.show_verdicts(verdicts, run.event, as_json)
     screen.progress.print(f"report: {stages.write_report(run)[0]}")
+    if code:
+        screen.progress.print("nothing was deployed; `ml ship` goes on at the gate that decided")
     raise typer.Exit(code)
 
 
@@ -227,6 +239,8 @@ def _known(names: list[str], known: tuple[str, ...], what: str) -> None:
 
 def main() -> None:
     """Run the command; what the user can mend is one message and exit code 2."""
+    for sign in (signal.SIGTERM, signal.SIGHUP):  # a service that it started ends with it
+        signal.signal(sign, signal.default_int_handler)
     try:
         app()
     except UserError as error:

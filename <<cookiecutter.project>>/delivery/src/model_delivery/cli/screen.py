@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from model_delivery.report.render import clean, value_of
-from model_delivery.report.verdict import Event, Outcome, Verdict, decide, exit_code
+from model_delivery.report.verdict import Check, Event, Outcome, Verdict, decide, exit_code
 
 progress = Console(stderr=True, highlight=False)
 results = Console(highlight=False, emoji=False)
@@ -42,18 +42,22 @@ def show_verdicts(verdicts: Sequence[Verdict], event: Event, as_json: bool) -> i
         say(verdict, event, results)
         for check in verdict.checks:
             if check.outcome is not Outcome.PASS:
-                said = clean(f"{verdict.gate} {check.name}: {check.sentence}")
+                found = f" [{_found(check)}]" if check.limit else ""
+                said = clean(f"{verdict.gate} {check.name}: {check.sentence}{found}")
                 results.print(" ", _outcome(check.outcome, event), said, markup=False)
     return exit_code([verdict.outcome for verdict in verdicts], event)
 
 
 def say(verdict: Verdict, event: Event, console: Console = progress) -> None:
     """Print a verdict's outcome and the check that decided it, as one line."""
-    check = verdict.decisive
-    value, ends = value_of(check)
-    shown = [check.name, value, f"({ends})" if ends else "", f"limit {check.limit or 'none'}"]
-    said = clean(f"{verdict.gate}: {' '.join(filter(None, shown))}")
+    said = clean(f"{verdict.gate}: {verdict.decisive.name} {_found(verdict.decisive)}")
     console.print(_outcome(verdict.outcome, event), said, markup=False)
+
+
+def _found(check: Check) -> str:
+    value, ends = value_of(check)
+    shown = [value, f"({ends})" if ends else "", f"limit {check.limit}" if check.limit else ""]
+    return " ".join(filter(None, shown))
 
 
 def _outcome(outcome: Outcome, event: Event) -> Text:
