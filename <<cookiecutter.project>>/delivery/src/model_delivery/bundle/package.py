@@ -42,10 +42,7 @@ def title(project: Project) -> str:
 
 
 def build_package(project: Project, candidate: Candidate) -> Path:
-    """Build Bento, SBOM, model card and checksums, unless they are there and whole.
-
-    That the service cannot be imported in its clean environment is a UserError.
-    """
+    """Build Bento, SBOM, model card and checksums, unless they are there and whole."""
     final, card = bento_path(project, candidate), model_card(project, candidate)
     if final.exists() and not files.changed_files(candidate.package):
         if (candidate.package / CARD).read_text() != card:  # the model was judged again since
@@ -65,10 +62,9 @@ def build_package(project: Project, candidate: Candidate) -> Path:
 def build_image(project: Project, candidate: Candidate) -> Path:
     """Build the image as an OCI archive in the package, unless it is there and whole.
 
-    Its packages are those of the clean environment that the gate tests, each checked against
-    its hash when it was installed: building needs no package index inside the container, and
-    no credential of one enters a layer. The base needs this machine's minor version of Python.
-    Returns the path of `image.json`: the archive, its manifest's digest, its size, the base.
+    Its packages are those of the clean environment that the gate tests: building needs no package
+    index, and no credential of one enters a layer. The base needs this machine's minor version of
+    Python. Returns the path of `image.json`: the archive, its bytes, its base.
     """
     settings, record = project.delivery.image, candidate.package / RECORD
     archive = build_package(project, candidate).with_suffix(".oci.tar")
@@ -85,32 +81,15 @@ def build_image(project: Project, candidate: Candidate) -> Path:
         shutil.copyfile(Path(__file__).with_name("Containerfile"), folder / "Containerfile")
         run([settings.builder, *build, *options], folder)
         run([settings.builder, *(part.format(tag=tag) for part in write)], folder)
-        digest = image_digest(folder / "image.tar")
         (folder / "image.tar").replace(archive)
-    about = {"archive": archive.name, "digest": digest, "bytes": archive.stat().st_size}
-    files.write_json(record, about | {"base": settings.base, "builder": settings.builder})
-    files.seal(
-        candidate.package
-    )  # until here the package counts as changed, and would be made anew
+    about = {"archive": archive.name, "bytes": archive.stat().st_size, "base": settings.base}
+    files.write_json(record, about)
+    files.seal(candidate.package)  # before, the package counts as changed and would be made anew
     return record
 
 
-def image_digest(archive: Path) -> str:
-    """Return the digest that an OCI archive's index names; a UserError where it is none."""
-    try:
-        with tarfile.open(archive) as tar:
-            stream = tar.extractfile("index.json")
-            return str(json.loads(stream.read() if stream else b"")["manifests"][0]["digest"])
-    except (OSError, tarfile.TarError, LookupError, TypeError, ValueError) as error:
-        why = f"not an OCI archive ({error}); Docker writes one from version 25"
-        raise UserError(f"{archive.name}: {why}") from error
-
-
 def unpack(bento: Path, destination: Path) -> Path:
-    """Unpack a Bento and return its `src`, the folder that shipped.
-
-    One that holds anything but plain files inside itself is refused before unpacking.
-    """
+    """Unpack a Bento of nothing but plain files inside it, and return its `src`, which shipped."""
     try:
         with tarfile.open(bento) as archive:
             members = {PurePosixPath(member.name): member for member in archive.getmembers()}

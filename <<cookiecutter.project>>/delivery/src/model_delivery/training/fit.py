@@ -31,25 +31,22 @@ class Trained:
 
 
 def fit(project: Project, snapshot: Snapshot) -> Trained:
-    """Fit on the snapshot's training rows; the test window is only scored.
-
-    A UserError where features are infinite, or scores outside [0, 1] or not a number.
-    """
+    """Fit on the snapshot's training rows; those of the test window are only scored."""
     contract, clock = project.contract, [time.perf_counter()]
     train, test = pq.read_table(snapshot.train_path), pq.read_table(snapshot.test_path)
     columns, unseen = ({n: t[n].to_numpy() for n in t.column_names} for t in (train, test))
     inputs, later = ({name: part[name] for name in contract.inputs} for part in (columns, unseen))
     features: FeatureBuilder = user_module("features").Features.fit(inputs)
-    matrix = _features(features.transform(inputs), features.names, train.num_rows)
+    matrix = _checked(features.transform(inputs), train.num_rows, features.names)
     clock.append(time.perf_counter())
     model: Model = user_module("model").Model(project.parameters)
     labels, truth = (part[contract.target].astype(float) for part in (columns, unseen))
     model.fit(matrix, labels, stopping_rows(columns[contract.time]))
     clock.append(time.perf_counter())
     rows = np.sort(np.random.default_rng(0).permutation(train.num_rows)[:SAMPLE])
-    known = _scores(model.predict(matrix[rows]), len(rows))
-    matrix = _features(features.transform(later), features.names, test.num_rows)
-    scores, ones = _scores(model.predict(matrix), test.num_rows), np.ones(test.num_rows)
+    known = _checked(model.predict(matrix[rows]), len(rows))
+    matrix = _checked(features.transform(later), test.num_rows, features.names)
+    scores, ones = _checked(model.predict(matrix), test.num_rows), np.ones(test.num_rows)
     clock.append(time.perf_counter())
     return Trained(
         features,
@@ -61,20 +58,14 @@ def fit(project: Project, snapshot: Snapshot) -> Trained:
     )
 
 
-def _features(matrix: Floats, names: tuple[str, ...], rows: int) -> Floats:
-    where, shape = "features.Features.transform", (rows, len(names))
-    if matrix.shape != shape:
-        raise UserError(f"{where}: shape {matrix.shape}, expected {shape}: a column for each name")
-    for row, column in np.argwhere(np.isinf(matrix))[:1]:
-        raise UserError(f"{where}: `{names[column]}` is infinite in row {row + 1}")
-    return matrix
-
-
-def _scores(scores: Floats, rows: int) -> Floats:
-    where = "model.Model.predict"
-    if scores.shape != (rows,):
-        raise UserError(f"{where}: shape {scores.shape}, expected ({rows},)")
-    for row in np.flatnonzero(~((scores >= 0) & (scores <= 1)))[:1]:
-        why = "is no probability; look at the learning curve and the labels"
-        raise UserError(f"{where}: {scores[row]} in row {row + 1} {why}")
-    return scores
+def _checked(values: Floats, rows: int, names: tuple[str, ...] = ()) -> Floats:
+    """Return features or, without `names`, scores; a UserError where the service cannot use one."""
+    where = "features.Features.transform" if names else "model.Model.predict"
+    shape = (rows, len(names)) if names else (rows,)
+    if values.shape != shape:
+        raise UserError(f"{where}: shape {values.shape}, expected {shape}")
+    wrong = np.isinf(values) if names else ~((values >= 0) & (values <= 1))
+    for row, *column in np.argwhere(wrong)[:1]:
+        what = f"`{names[column[0]]}` is infinite" if names else f"{values[row]} is no probability"
+        raise UserError(f"{where}: {what}, in row {row + 1}")
+    return values

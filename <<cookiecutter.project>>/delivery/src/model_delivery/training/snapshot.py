@@ -1,7 +1,4 @@
-"""A snapshot: the rows known at one day, split by time, named by their content.
-
-The test window is never seen by `fit`, not even as validation.
-"""
+"""A snapshot: the rows known at one day, split by time, named by their content."""
 
 import datetime as dt
 import shutil
@@ -191,17 +188,13 @@ def test_start(times: Times, as_of: dt.date) -> np.datetime64:
 
 def stopping_rows(times: Times) -> NDArray[np.bool_]:
     """Mark the training rows, shape (n,), of the last four weeks, at most a fifth of all rows."""
-    fifth = np.quantile(times.astype("datetime64[s]").astype(np.int64), 1 - LARGEST_STOPPING_SHARE)
-    latest = np.datetime64(int(np.ceil(fifth)), "s")
-    marked: NDArray[np.bool_] = times > max(times.max() - STOPPING, latest)
+    fifth = np.sort(times)[int(len(times) * (1 - LARGEST_STOPPING_SHARE))]
+    marked: NDArray[np.bool_] = times > max(times.max() - STOPPING, fifth)
     return marked
 
 
 def periods(times: Times) -> list[tuple[np.datetime64, np.datetime64]]:
-    """Return (start, exclusive end) of a span's months, or weeks where it has fewer than four.
-
-    Drift is judged against the spread between these periods.
-    """
+    """Return (start, exclusive end) of a span's months, or weeks where it has fewer than four."""
     first, last = times.min().astype("datetime64[D]"), times.max().astype("datetime64[D]")
     starts, step = np.arange(first.astype("datetime64[M]"), last.astype("datetime64[M]") + 1), 1
     if len(starts) < FEWEST_MONTHS:
