@@ -23,19 +23,19 @@ MONTHS = [0.49, 0.59, 0.46, 0.31, 0.56, 0.80]
 RARE = Limit(max=0.1, outcome="stop")
 DRIFT = Limit(max=2, outcome="retrain")
 GAIN = Limit(min=0.1, outcome="stop")
-NEW, NULLS = "NewCategoryTrainTest", "PercentOfNulls"
+NEW = "NewCategoryTrainTest"
 
 
 def finding(check: str, column: str | None, value: float | None, past: Any = None) -> Finding:
-    return Finding(check, column, value, past, f"said of {column}")
+    return Finding(check, value, past, f"said of {column}")
 
 
 @pytest.mark.parametrize(
     ("name", "limit", "found", "outcome", "says"),
     [
         (NEW, RARE, [("dest", 0.01, None)], PASS, "said of dest"),
-        (NEW, RARE, [("dest", 0.2, None), ("origin", 0.3, None)], STOP, "too: `dest`"),
-        (NEW, RARE, [], INCONCLUSIVE, "did not run: no finding came back"),
+        (NEW, RARE, [("dest", 0.2, None), ("origin", 0.3, None)], STOP, "said of origin"),
+        (NEW, RARE, [], INCONCLUSIVE, "did not run"),
         (NEW, RARE, [("dest", None, None), ("origin", 0.3, None)], INCONCLUSIVE, "said of dest"),
         ("SimpleModelComparison", GAIN, [(None, 0.3, None)], PASS, "said"),
         ("SimpleModelComparison", GAIN, [(None, 0.05, None)], STOP, "said"),
@@ -46,8 +46,6 @@ def finding(check: str, column: str | None, value: float | None, past: Any = Non
         ("FeatureDrift", DRIFT, [("carrier", 0.03, [0.0] * 6)], PASS, "carrier"),
         ("FeatureDrift", DRIFT, [("temp", 0.79, [0.8] * 3)], WARN, "fewer than 4"),
         ("FeatureDrift", DRIFT, [("temp", 0.9, []), ("wind", 0.9, [0.1] * 6)], RETRAIN, "wind"),
-        (NULLS, RARE, [("pressure", 0.2, [0.06, 0.15, 0.1, 0.1])], PASS, "pressure"),
-        (NULLS, RARE, [("temp", 0.2, [0.0] * 4)], STOP, "temp"),
     ],
 )
 def test_every_answer_has_one_outcome(
@@ -62,7 +60,8 @@ def test_every_answer_has_one_outcome(
 
 def test_no_answer_leaves_each_check_inconclusive() -> None:
     check = judge_findings("LabelDrift", DRIFT, "Deepchecks had no answer after 300 seconds")
-    assert (check.outcome, check.sentence[-11:]) == (INCONCLUSIVE, "300 seconds")
+    assert check.outcome is INCONCLUSIVE
+    assert "no answer after 300 seconds" in check.sentence
 
 
 def test_the_request_follows_the_contract(contract: DataContract, tmp_path: Path) -> None:

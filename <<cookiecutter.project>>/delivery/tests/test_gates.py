@@ -177,6 +177,10 @@ def test_a_defect_of_rows_turns_its_check_red(world: World, check: str, defect: 
     [
         ("", lambda s, weak, b: {}),
         ("roc_auc", lambda s, weak, b: {"scores": weak}),
+        (
+            "roc_auc log_loss_gain overfit_gap segment_roc_auc",
+            lambda s, weak, b: {"scores": np.full_like(s.scores, s.labels.mean())},
+        ),
         ("log_loss_gain", lambda s, weak, b: {"scores": first(s.scores, 1e-300, 0.04)}),
         ("log_loss_gain calibration_error", lambda s, weak, b: {"scores": first(s.scores, np.nan)}),
         ("calibration_error", lambda s, weak, b: {"scores": s.scores**1.5}),
@@ -204,12 +208,11 @@ def test_scores_known_by_heart_are_a_gap(world: World) -> None:
 
 
 def test_prove_names_the_defect_that_no_limit_notices(world: World) -> None:
-    candidate = Candidate(world.project.root / "candidate")
-    assert red(prove(world.project, world.snapshot, candidate).checks) == set()
+    assert red(prove(world.project, world.snapshot).checks) == set()
     loose = DataLimits(rows=AT_LEAST_1, scale=Limit(max=99, outcome="stop"))
     vars(world.project)["gates"] = GATES.model_copy(update={"data": loose})
-    unnoticed = red(prove(world.project, world.snapshot, None).checks)
-    assert unnoticed == {"data: `size` is in another unit (times 1.8)"}
+    unnoticed = red(prove(world.project, world.snapshot).checks)
+    assert unnoticed == {"`size` is in another unit (times 1.8)"}
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,6 @@ import json
 import os
 import sys
 import warnings
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,138 +34,114 @@ import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 from deepchecks.tabular import Dataset, checks  # noqa: E402
 
+Request = dict[str, Any]
 ROWS = {"train": 20_000, "test": 8_000}
 """Sampled rows; more change the values little and cost time in proportion."""
 FEWEST_ROWS = 100
 """A training period with fewer sampled rows says nothing of the spread."""
 
 
-def gain(value: Any) -> dict[None, Any]:
+def gain(value: Any) -> dict[str, Any]:
     """Return the share of the way from a small tree's ROC AUC to 1 that the model goes."""
     own, tree = (value["scores"]["roc_auc"][kind] for kind in ("Origin", "Simple"))
-    return {None: ((own - tree) / (1 - tree), f"ROC AUC {own:.3f} where a tree has {tree:.3f}")}
+    return {f"ROC AUC {own:.3f} where a tree has {tree:.3f}": (own - tree) / (1 - tree)}
 
 
-def relative_loss(value: Any) -> dict[None, Any]:
-    """Return the share of ROC AUC that is lost from training to test."""
-    train, test = value.set_index("Dataset")["Value"][["Train", "Test"]]
-    return {None: (1 - test / train, f"ROC AUC {train:.3f} in training, {test:.3f} in test")}
-
-
-def weakest_segment(value: Any) -> dict[None, Any]:
+def weakest_segment(value: Any) -> dict[str, Any]:
     """Return the ROC AUC of the weakest pair of ranges, relative to that of all test rows."""
     worst = value["weak_segments_list"].sort_values("roc_auc Score").iloc[0]
     score, average = worst["roc_auc Score"], value["avg_score"]
     pairs = [(worst[name], worst[f"{name} Range"]) for name in ("Feature1", "Feature2")]
     where = " and ".join(sorted(f"`{name}` in {span!s:.80}" for name, span in pairs if name))
-    return {None: (score / average, f"ROC AUC {score:.3f} where {where}, {average:.3f} in all")}
+    return {f"ROC AUC {score:.3f} where {where}, {average:.3f} in all": score / average}
 
 
 READERS: dict[str, dict[str, Any]] = {
     "data": {
-        "PercentOfNulls": lambda v: v.iloc[:, 0].to_dict(),
-        "IsSingleValue": lambda v: {name: float(kinds == 1) for name, kinds in v.items()},
         "NewCategoryTrainTest": lambda v: dict(v["Ratio of New Categories"]),
         "FeatureLabelCorrelation": dict,
         "FeatureDrift": lambda v: {name: one["Drift score"] for name, one in v.items()},
-        "LabelDrift": lambda v: {None: v["Drift score"]},
+        "LabelDrift": lambda v: {"the label": v["Drift score"]},
     },
     "model": {
         "SimpleModelComparison": gain,
-        "TrainTestPerformance": relative_loss,
         "WeakSegmentsPerformance": weakest_segment,
-        "PredictionDrift": lambda v: {None: v["Drift score"]},
+        "PredictionDrift": lambda v: {"the scores": v["Drift score"]},
     },
 }
-"""By check, how its result becomes a number by column; the key is None for all of them."""
-ALONE = {"PercentOfNulls", "IsSingleValue", "FeatureLabelCorrelation", "WeakSegmentsPerformance"}
+"""By check, how its result becomes numbers, by column or by what is said of them."""
+ALONE = {"FeatureLabelCorrelation", "WeakSegmentsPerformance"}
 """Checks that look at the test rows alone; the others compare them with the training rows."""
-SPREAD = {"PercentOfNulls", "FeatureDrift", "LabelDrift", "PredictionDrift"}
-"""Checks that measure each training period against the other training rows too."""
 OPTIONS: dict[str, dict[str, Any]] = {
     "SimpleModelComparison": {"strategy": "tree", "scorers": ["roc_auc"]},
-    "TrainTestPerformance": {"scorers": ["roc_auc"]},
     # The search grows with the square of the features: all of them take a minute.
     "WeakSegmentsPerformance": {"n_top_features": 4, "alternative_scorer": {"roc_auc": "roc_auc"}},
 }
 
 
-class Tables:
-    """Sampled rows of both files, and how checks run on them."""
+def read_rows(request: Request, part: str) -> pd.DataFrame:
+    """Return sampled rows of a file in their order, with the label as 0 or 1."""
+    wanted = [*request["numeric"], *request["categorical"], request["label"], request["time"]]
+    wanted += [request["score"]] if request["suite"] == "model" else []
+    rows = pd.read_parquet(request[part], columns=wanted)
+    rows = rows.sample(min(ROWS[part], len(rows)), random_state=0).sort_index()
+    return rows.astype({request["label"]: int} | dict.fromkeys(request["categorical"], object))
 
-    def __init__(self, request: dict[str, Any]) -> None:
-        self.request = request
-        self.features = [*request["numeric"], *request["categorical"]]
-        self.train, self.test = self._read("train"), self._read("test")
 
-    def _read(self, part: str) -> pd.DataFrame:
-        """Return sampled rows of a file in their order, with the label as 0 or 1."""
-        label, scored = self.request["label"], self.request["suite"] == "model"
-        wanted = [*self.features, label, self.request["time"]]
-        wanted += [self.request["score"]] if scored else []
-        rows = pd.read_parquet(self.request[part], columns=wanted)
-        rows = rows.sample(min(ROWS[part], len(rows)), random_state=0).sort_index()
-        return rows.astype({label: int} | dict.fromkeys(self.request["categorical"], object))
+def dataset(request: Request, rows: pd.DataFrame) -> Dataset:
+    """Return rows with the roles of their columns."""
+    features, label = [*request["numeric"], *request["categorical"]], request["label"]
+    return Dataset(
+        rows[[*features, label]],
+        label=label,
+        features=features,
+        cat_features=request["categorical"],
+        label_type="binary",
+    )
 
-    def findings(self, name: str) -> list[dict[str, Any]]:
-        """Measure the test rows, and for reference the training periods, by column.
 
-        Whatever the library raises is a finding without a value: the other checks still run.
-        """
-        try:
-            values = self._values(name, self.train, self.test)
-            periods = self._periods() if name in SPREAD else []
-            past = [self._values(name, *parts) for parts in periods]
-        except Exception as error:
-            said = f"did not run: {type(error).__name__}: {str(error).strip():.200}"
-            return [{"check": name, "column": None, "value": None, "past": None, "behind": said}]
-        found = []
-        for column, value in values.items():
-            shown, behind = value if isinstance(value, tuple) else (value, "")
-            told = [n for old in past if (n := number(old[column])) is not None]
-            one = {"check": name, "column": column, "value": number(shown), "behind": behind}
-            found.append(one | {"past": told if name in SPREAD else None})
-        return found
+def measure(request: Request, name: str, before: pd.DataFrame, after: pd.DataFrame) -> Any:
+    """Run a check on training and test rows; return numbers by what they are about."""
+    parts = {"": after} if name in ALONE else {"_train": before, "_test": after}
+    options: dict[str, Any] = {"with_display": False}
+    if name == "WeakSegmentsPerformance":  # sought in what alone tells most of the label
+        power = checks.FeatureLabelCorrelation().run(dataset(request, after), with_display=False)
+        importance = pd.Series(power.value) + 1e-6
+        options["feature_importance"] = importance / importance.sum()
+    if request["suite"] == "model":
+        options["model_classes"] = [0, 1]
+        for which, rows in parts.items():
+            scores = rows[request["score"]].to_numpy(float)
+            options[f"y_pred{which}"] = (scores >= 0.5).astype(int)
+            options[f"y_proba{which}"] = np.column_stack([1 - scores, scores])
+    check = getattr(checks, name)(**OPTIONS.get(name, {}))
+    value = check.run(*(dataset(request, rows) for rows in parts.values()), **options).value
+    return READERS[request["suite"]][name](value) or {"no column of this kind": 0.0}
 
-    def _values(self, name: str, before: pd.DataFrame, after: pd.DataFrame) -> dict[Any, Any]:
-        parts = {"": after} if name in ALONE else {"_train": before, "_test": after}
-        options: dict[str, Any] = {"with_display": False}
-        if self.request["suite"] == "model":
-            options |= {"model_classes": [0, 1], "feature_importance": self.importance}
-            for which, part in parts.items():
-                scores = part[self.request["score"]].to_numpy(float)
-                options[f"y_pred{which}"] = (scores >= 0.5).astype(int)
-                options[f"y_proba{which}"] = np.column_stack([1 - scores, scores])
-        check = getattr(checks, name)(**OPTIONS.get(name, {}))
-        value = check.run(*map(self._dataset, parts.values()), **options).value
-        read = READERS[self.request["suite"]][name](value)
-        return read or {None: (0.0, "there is no column of this kind")}
 
-    @cached_property
-    def importance(self) -> pd.Series:
-        """What each column alone tells of the label, as shares of 1; weak segments need it."""
-        check = checks.FeatureLabelCorrelation()
-        power = pd.Series(check.run(self._dataset(self.test), with_display=False).value) + 1e-6
-        return power / power.sum()
+def find(request: Request, name: str, train: pd.DataFrame, test: pd.DataFrame) -> Any:
+    """Yield findings on the test rows and, of a drift, each training period beside the others.
 
-    def _periods(self) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
-        """For each training period with enough rows, the other rows and its own."""
-        times = self.train[self.request["time"]]
-        spans = [map(pd.Timestamp, span) for span in self.request["periods"]]
-        inside = [(times >= start) & (times < end) for start, end in spans]
-        enough = [own for own in inside if min(own.sum(), (~own).sum()) >= FEWEST_ROWS]
-        return [(self.train[~own], self.train[own]) for own in enough]
-
-    def _dataset(self, rows: pd.DataFrame) -> Dataset:
-        label, time = self.request["label"], self.request["time"]
-        return Dataset(
-            rows[[*self.features, label, time]],
-            label=label,
-            features=self.features,
-            cat_features=self.request["categorical"],
-            datetime_name=time,
-            label_type="binary",
-        )
+    Whatever the library raises is a finding without a value: the other checks still run.
+    """
+    times, past = train[request["time"]], list[dict[str, Any]]()
+    try:
+        found = measure(request, name, train, test)
+        for start, end in request["periods"] if name.endswith("Drift") else []:
+            own = (times >= pd.Timestamp(start)) & (times < pd.Timestamp(end))
+            if min(own.sum(), (~own).sum()) >= FEWEST_ROWS:
+                past.append(measure(request, name, train[~own], train[own]))
+    except Exception as error:
+        said = f"did not run: {type(error).__name__}: {str(error).strip():.200}"
+        yield {"check": name, "value": None, "past": None, "sentence": said}
+        return
+    for about, value in found.items():
+        told = [n for old in past if (n := number(old[about])) is not None]
+        said = f"`{about}`" if about in train else about
+        said += f": {value:.3f}" if number(value) is not None else ": unknown"
+        said += f", {max(told):.3f} at most in a training period" if told else ""
+        drift = told if name.endswith("Drift") else None
+        yield {"check": name, "value": number(value), "past": drift, "sentence": said}
 
 
 def number(value: Any) -> float | None:
@@ -175,13 +150,13 @@ def number(value: Any) -> float | None:
     return float(value) if good else None
 
 
-def answer(request: dict[str, Any]) -> dict[str, Any]:
+def answer(request: Request) -> dict[str, Any]:
     """Return a finding for each check and column, or why there is none."""
     known = READERS[request["suite"]]
     if unknown := [name for name in request["checks"] if name not in known]:
         return {"refused": f"no check `{unknown[0]}`; there are {', '.join(known)}"}
-    tables = Tables(request)
-    return {"findings": [one for name in request["checks"] for one in tables.findings(name)]}
+    parts = [read_rows(request, part) for part in ("train", "test")]
+    return {"findings": [one for name in request["checks"] for one in find(request, name, *parts)]}
 
 
 if __name__ == "__main__":

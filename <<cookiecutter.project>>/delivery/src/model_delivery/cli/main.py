@@ -9,7 +9,7 @@ from typing import Annotated, Final
 
 import typer
 
-from model_delivery.bundle.candidate import CURRENT, current_candidate
+from model_delivery.bundle.candidate import current_candidate
 from model_delivery.bundle.environment import service_environment
 from model_delivery.bundle.launch import processes, running
 from model_delivery.cli import screen, stages
@@ -84,9 +84,7 @@ def check(
     run = _run(event, force=force)
     with run.resources:
         if seeded:
-            trained = (run.project.work / CURRENT).exists()
-            candidate = current_candidate(run.project) if trained else None
-            verdicts = [prove(run.project, current_snapshot(run.project), candidate)]
+            verdicts = [prove(run.project, current_snapshot(run.project))]
             lines = [f"{one.name}: {one.sentence}" for one in verdicts[0].checks]
             screen.progress.print("\n".join(lines), markup=False)
         else:

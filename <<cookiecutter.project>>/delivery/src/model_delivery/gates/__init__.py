@@ -16,24 +16,17 @@ COMPARED = ("model", "load")
 
 
 def judge(name: str, limit: Limit, value: float | Estimate | None, sentence: str) -> Check:
-    """Judge a value: within the limit `pass`, beyond it the limit's outcome, unknown never a pass.
-
-    An estimate is judged by its value, and its interval is shown.
-    """
+    """Judge a value, an estimate by its own; what is no number is never a pass."""
     low = high = None
     if isinstance(value, Estimate):
         low, high, value = value.low, value.high, value.value
+    check = Check(name=name, outcome=Outcome.INCONCLUSIVE, sentence=sentence, limit=str(limit))
     if not finite(value):
-        return unjudged(name, limit, f"{sentence}: no number came out, so it cannot be judged")
+        why = f"{sentence}: no number came out, so it cannot be judged"
+        return check.model_copy(update={"sentence": why})
     outcome = Outcome.PASS if limit.holds(value) else Outcome(limit.outcome)
     ends = {"low": low, "high": high} if finite(low) and finite(high) else {}
-    form = {"name": name, "outcome": outcome, "sentence": sentence, "limit": str(limit)}
-    return Check.model_validate(form | ends | {"value": value})
-
-
-def unjudged(name: str, limit: Limit, why: str, outcome: Outcome = Outcome.INCONCLUSIVE) -> Check:
-    """Return a check without a value to compare with its limit."""
-    return Check(name=name, outcome=outcome, sentence=why, limit=str(limit))
+    return check.model_copy(update={"outcome": outcome, "value": float(value), **ends})
 
 
 def fixed(name: str, kept: bool, sentence: str, value: float | str | None = None) -> Check:

@@ -58,30 +58,26 @@ def contract_checks(
         if any(finding.breaches for finding in findings):
             return _as_checks(findings)
     findings += check_content(pa.concat_tables([train, test]), contract)
-    checks = _as_checks(findings)
-    checks += [_excluded(project, snapshot), _scale(project, train, test)]
-    sentence = f"{train.num_rows:,} rows to train on"
-    return [*checks, judge("rows", limits.rows, train.num_rows, sentence)]
-
-
-def _excluded(project: Project, snapshot: Snapshot) -> Check:
-    rules, extracted = project.contract.exclude, snapshot.manifest["rows"]["extracted"]
-    shares = {rule: n / extracted for rule, n in snapshot.manifest["excluded"].items()}
-    said = [f"{rule} {shares[rule]:.2%} (at most {rules[rule].most:.2%})" for rule in shares]
-    kept = all(share <= rules[rule].most for rule, share in shares.items())
-    sentence = f"rows taken out by rule: {', '.join(said) or 'none'}"
-    return fixed("exclusions", kept, sentence, max(shares.values(), default=0.0))
+    extracted, excluded = snapshot.manifest["rows"]["extracted"], snapshot.manifest["excluded"]
+    shares = {rule: rows / extracted for rule, rows in excluded.items()}
+    most = {rule: contract.exclude[rule].most for rule in shares}
+    said = [f"{rule} {share:.2%} (at most {most[rule]:.2%})" for rule, share in shares.items()]
+    kept = all(share <= most[rule] for rule, share in shares.items())
+    told = f"rows taken out by rule: {', '.join(said) or 'none'}"
+    return [
+        *_as_checks(findings),
+        fixed("exclusions", kept, told, max(shares.values(), default=0.0)),
+        _scale(project, train, test),
+        judge("rows", limits.rows, train.num_rows, f"{train.num_rows:,} rows to train on"),
+    ]
 
 
 def _scale(project: Project, train: pa.Table, test: pa.Table) -> Check:
-    """Judge whether a number came in another unit."""
-    times = train.column(project.contract.time).to_numpy()
+    times, ratios = train.column(project.contract.time).to_numpy(), dict[str, float]()
     months = [(times >= start) & (times < end) for start, end in periods(times)]
-    ratios = {}
     for name in project.contract.of_type("number"):
         values = train.column(name).to_numpy()
-        parts = [values[month] for month in months]
-        ratios[name] = scale_ratio(parts, test.column(name).to_numpy())
+        ratios[name] = scale_ratio([values[m] for m in months], test.column(name).to_numpy())
     # What cannot be compared is not-a-number, and ranks above every ratio: never a pass.
     worst = max(ratios, key=lambda name: np.nan_to_num(ratios[name], nan=np.inf), default="")
     sentence = f"scale of `{worst}` against that of the training months: another unit?"
@@ -89,25 +85,13 @@ def _scale(project: Project, train: pa.Table, test: pa.Table) -> Check:
 
 
 def scale_ratio(train: Sequence[Floats], test: Floats) -> float:
-    """Return how far a column is from the scale of the training periods.
+    """Return how far values are from the scale of the training periods; about 1 or less is usual.
 
     Drift cannot tell a unit: July differs more from spring than °C from °F. Two things do not
     follow the seasons: the *width* between the 10 % and the 90 % quantile of a month, and the
-    *grid* that values are recorded on (tenths of a degree, whole miles), which a conversion
-    leaves. On the grid are the values that another period has too; zeros do not count, for no
-    factor moves them.
-
-    Parameters
-    ----------
-    train, test
-        The training rows by month or week, and the rows to judge; float64, each of shape (n,).
-
-    Returns
-    -------
-    float
-        About 1 or less when nothing changed; a constant factor c of 2 or more gives at least c
-        divided by the spread of the widths, or 5 to 11 on a grid. Not-a-number where fewer than
-        two periods, or the test rows, hold enough values.
+    *grid* that values are recorded on (tenths of a degree, whole miles), of which a conversion
+    leaves little: 5 to 11. Zeros are on every grid. Not-a-number where fewer than two periods,
+    or the test rows, hold enough values.
     """
     *past, now = (np.round(part[np.isfinite(part)], DECIMALS) for part in (*train, test))
     past = [part for part in past if len(part) >= FEWEST_VALUES]
@@ -116,10 +100,9 @@ def scale_ratio(train: Sequence[Floats], test: Floats) -> float:
     *widths, width = (float(np.subtract(*np.quantile(v, (0.9, 0.1)))) for v in (*past, now))
     narrowest = min(widths)
     wider = max(width / max(widths), narrowest / width) if min(narrowest, width) > 0 else 0.0
-    *past, now = (part[part != 0] for part in (*past, now))
-    past = [part for part in past if len(part) >= FEWEST_VALUES]
-    if len(past) < 2 or len(now) < FEWEST_VALUES:
+    *grids, grid = (part[part != 0] for part in (*past, now))
+    if min(map(len, (*grids, grid))) < FEWEST_VALUES:
         return wider
-    known, seen = np.unique(np.concatenate([np.unique(v) for v in past]), return_counts=True)
-    least = min(np.isin(part, known[seen > 1]).mean() for part in past)
-    return float(max(wider, (least + TINY) / (np.isin(now, known).mean() + TINY)))
+    points, seen = np.unique(np.concatenate([np.unique(v) for v in grids]), return_counts=True)
+    usual = min(np.isin(part, points[seen > 1]).mean() for part in grids)
+    return float(max(wider, (usual + TINY) / (np.isin(grid, points).mean() + TINY)))

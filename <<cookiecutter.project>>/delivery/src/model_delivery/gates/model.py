@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,7 @@ from model_delivery.bundle.environment import score_cleanly
 from model_delivery.contract.settings import Limit
 from model_delivery.errors import UserError
 from model_delivery.files import read_json
-from model_delivery.gates import judge, make_verdict
+from model_delivery.gates import fixed, judge, make_verdict
 from model_delivery.gates.deepchecks import deepchecks
 from model_delivery.project import Project
 from model_delivery.protocols import Floats
@@ -56,17 +57,9 @@ def check_model(project: Project, candidate: Candidate, champion: Candidate | No
     started = time.perf_counter()
     scored = read_scored(project, candidate, champion_scores(project, candidate, champion))
     checks, table = score_checks(project, candidate, scored)
-    charts = [_curve(candidate), _calibration(scored)]
     checks += deepchecks(project, "model", candidate)
+    charts = _charts(candidate, scored)
     return make_verdict(project, "model", candidate.digest, checks, started, [table], charts)
-
-
-def score_checks(
-    project: Project, candidate: Candidate, scored: Scored
-) -> tuple[list[Check], Table]:
-    """Return the checks of scores against labels, without Deepchecks, and the segments."""
-    segments, table = _segments(project, scored)
-    return [*_quality(project, candidate, scored), *segments], table
 
 
 def read_scored(project: Project, candidate: Candidate, champion: Floats | None) -> Scored:
@@ -75,6 +68,14 @@ def read_scored(project: Project, candidate: Candidate, champion: Floats | None)
     labels = table.column(contract.target).to_numpy().astype(float)
     days = table.column(contract.time).to_numpy().astype("datetime64[D]")
     return Scored(labels, table.column(SCORE).to_numpy(), days, table, champion)
+
+
+def score_checks(
+    project: Project, candidate: Candidate, scored: Scored
+) -> tuple[list[Check], Table]:
+    """Return the checks of scores against labels, without Deepchecks, and the segments."""
+    segments, table = _segments(project, scored)
+    return [*_quality(project, candidate, scored), *segments], table
 
 
 def _quality(project: Project, candidate: Candidate, scored: Scored) -> list[Check]:
@@ -88,45 +89,41 @@ def _quality(project: Project, candidate: Candidate, scored: Scored) -> list[Che
 
     rows = scored.labels, scored.scores, scored.days
     auc, change = scored.auc(), scored.change()
-    gap = Estimate(own_auc - auc.value, own_auc - auc.high, own_auc - auc.low)
     saved = f"share of the log loss of always answering the training share, {base:.3f}, saved"
-    over = f"ROC AUC {own_auc:.3f} on training rows, less that on the test window"
     error = estimate(metrics.calibration_error, *rows)
-    checks = [
-        judge("roc_auc", limits.roc_auc, auc, "how well rows with the target are told apart"),
-        judge("log_loss_gain", limits.log_loss_gain, estimate(gain, *rows), saved),
-        judge(
-            "calibration_error",
-            limits.calibration_error,
-            error,
-            "mean distance of scores from what came true",
-        ),
-        judge("overfit_gap", limits.overfit_gap, gap, over),
-    ]
-    if change is None:
-        sentence = "first delivery, or the champion itself: nothing to compare with"
-        first = Check(name="champion", outcome=Outcome.PASS, sentence=sentence, value="none")
-        return [*checks, first]
-    checks[0] = checks[0].model_copy(update={"champion": auc.value - change.value})
-    name, said = "champion_difference", "ROC AUC, less the champion's on the same rows"
-    return [*checks, judge(name, limits.champion_difference, change, said)]
+    gap = Estimate(own_auc - auc.value, own_auc - auc.high, own_auc - auc.low)
+    found = {
+        "roc_auc": (auc, "how well rows with the target are told apart"),
+        "log_loss_gain": (estimate(gain, *rows), saved),
+        "calibration_error": (error, "mean distance of scores from what came true"),
+        "overfit_gap": (gap, f"ROC AUC {own_auc:.3f} on training rows, less that on test rows"),
+    }
+    if change:
+        found["champion_difference"] = change, "ROC AUC, less the champion's on the same rows"
+    checks = [judge(name, getattr(limits, name), *each) for name, each in found.items()]
+    if change:
+        checks[0] = checks[0].model_copy(update={"champion": auc.value - change.value})
+        return checks
+    sentence = "first delivery, or the champion itself: nothing to compare with"
+    return [*checks, fixed("champion", True, sentence, "none")]
 
 
 def _segments(project: Project, scored: Scored) -> tuple[list[Check], Table]:
     """Judge each large segment; of many, some are low by chance, so the whole interval counts."""
-    limits, rows = project.gates.model, list[list[str | int | float | None]]()
+    limits, rows = project.gates.model, list[list[Any]]()
     aucs, changes = dict[str, Estimate](), dict[str, Estimate]()
     for column in project.contract.segments:
         values = scored.table.column(column).to_numpy()
         for value in sorted({value for value in values if value is not None}):
-            inside = values == value
+            inside, name = values == value, f"{column} {value}"
             if inside.sum() < limits.segment_rows:
                 continue
-            name, auc, change = f"{column} {value}", scored.auc(inside), scored.change(inside)
-            aucs |= {name: auc}
-            changes |= {name: change} if change else {}
-            shown = auc.value, auc.low, auc.high, change.value if change else None
-            rows.append([name, int(inside.sum()), *shown])
+            auc, change = scored.auc(inside), scored.change(inside)
+            aucs[name] = auc
+            if change:
+                changes[name] = change
+            rows.append([name, int(inside.sum()), auc.value, auc.low, auc.high])
+            rows[-1].append(change.value if change else None)
     columns = ["segment", "rows", "ROC AUC", "low", "high", "change to champion"]
     checks = [_worst("segment_roc_auc", limits.segment_roc_auc, aucs)]
     if scored.champion is not None:
@@ -146,18 +143,16 @@ def _worst(name: str, limit: Limit, found: dict[str, Estimate]) -> Check:
     return check.model_copy(update={"value": worst.value if finite(worst.high) else None})
 
 
-def _curve(candidate: Candidate) -> Chart:
-    curve = read_json(candidate.folder / "curve.json")
-    x = [float(n + 1) for n in range(max(map(len, curve.values()), default=0))]
-    return Chart(title="Learning curve", x=x, series=curve, x_label="round", y_label="loss")
-
-
-def _calibration(scored: Scored) -> Chart:
-    ones = np.ones(len(scored.labels))
-    expected, observed, _ = metrics.calibration_curve(scored.labels, scored.scores, ones)
-    series = {"observed": observed.tolist(), "ideal": expected.tolist()}
-    x, label = expected.round(4).tolist(), "share of positives"
-    return Chart(title="Calibration", x=x, series=series, x_label="mean score", y_label=label)
+def _charts(candidate: Candidate, scored: Scored) -> list[Chart]:
+    losses, ones = read_json(candidate.folder / "curve.json"), np.ones(len(scored.labels))
+    rounds = [float(n + 1) for n in range(max(map(len, losses.values()), default=0))]
+    mean, observed, _ = metrics.calibration_curve(scored.labels, scored.scores, ones)
+    rates = {"observed": observed.tolist(), "ideal": mean.tolist()}
+    names = {"x_label": "mean score", "y_label": "share of positives"}
+    return [
+        Chart(title="Learning curve", x=rounds, series=losses, x_label="round", y_label="loss"),
+        Chart(title="Calibration", x=mean.round(4).tolist(), series=rates, **names),
+    ]
 
 
 def champion_scores(
@@ -165,12 +160,7 @@ def champion_scores(
 ) -> Floats | None:
     """Return the champion's scores of test rows, shape (n,); None where there is no champion.
 
-    They are not-a-number on rows that it may have been trained on.
-
-    Raises
-    ------
-    UserError
-        When fewer than 1,000 rows are later than both training spans.
+    Rows that it may have learned from are not-a-number; fewer than 1,000 others, a UserError.
     """
     if champion is None:
         return None
