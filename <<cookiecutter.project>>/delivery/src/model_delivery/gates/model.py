@@ -74,11 +74,6 @@ def score_checks(
     project: Project, candidate: Candidate, scored: Scored
 ) -> tuple[list[Check], Table]:
     """Return the checks of scores against labels, without Deepchecks, and the segments."""
-    segments, table = _segments(project, scored)
-    return [*_quality(project, candidate, scored), *segments], table
-
-
-def _quality(project: Project, candidate: Candidate, scored: Scored) -> list[Check]:
     limits, train = project.gates.model, pq.read_table(candidate.train_path)
     labels, own = (train.column(name).to_numpy() for name in (project.contract.target, SCORE))
     base, own_auc = float(labels.mean()), roc_auc(labels.astype(float), own, np.ones(len(own)))
@@ -103,9 +98,11 @@ def _quality(project: Project, candidate: Candidate, scored: Scored) -> list[Che
     checks = [judge(name, getattr(limits, name), *each) for name, each in found.items()]
     if change:
         checks[0] = checks[0].model_copy(update={"champion": auc.value - change.value})
-        return checks
-    sentence = "first delivery, or the champion itself: nothing to compare with"
-    return [*checks, fixed("champion", True, sentence, "none")]
+    else:
+        sentence = "first delivery, or the champion itself: nothing to compare with"
+        checks.append(fixed("champion", True, sentence, "none"))
+    segments, table = _segments(project, scored)
+    return [*checks, *segments], table
 
 
 def _segments(project: Project, scored: Scored) -> tuple[list[Check], Table]:

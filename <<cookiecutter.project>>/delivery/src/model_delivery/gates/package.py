@@ -55,9 +55,7 @@ def _steps(project: Project, candidate: Candidate, folder: Path) -> Iterator[lis
 
 
 def _nothing(name: str, wrong: list[str], right: str) -> Check:
-    """Return a check that nothing is `wrong`."""
-    more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-    sentence = f"not so: {right}; see {', '.join(wrong[:3])}{more}" if wrong else right
+    sentence = f"not so: {right}; see {', '.join(wrong[:3])} ({len(wrong)})" if wrong else right
     return fixed(name, not wrong, sentence)
 
 
