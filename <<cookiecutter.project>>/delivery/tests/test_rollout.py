@@ -226,15 +226,15 @@ def test_switches_under_traffic_fail_no_request(project: Project, a: Candidate) 
             except (OSError, http.client.HTTPException) as error:
                 answers.append(repr(error))
 
-    clients = [threading.Thread(target=client) for _ in range(4)]
+    clients = [threading.Thread(target=client, daemon=True) for _ in range(4)]
     slow = threading.Thread(target=lambda: answers.append(f"slow {ask(project, '/slow')[1]}"))
     for thread in (*clients, slow):
         thread.start()
     time.sleep(0.3)
-    for _ in range(2):
-        deploy(project, b)
-        rollback(project)
     deploy(project, b)
+    for _ in range(2):
+        rollback(project)
+        rollback(project, b.short)
     done.set()
     for thread in (*clients, slow):
         thread.join()
@@ -311,7 +311,8 @@ def test_a_bad_release_is_refused_and_leaves_no_process(project: Project, fault:
 def test_rollback_goes_back_once_and_needs_no_registry(project: Project, a: Candidate) -> None:
     with pytest.raises(UserError, match="no earlier release"):
         rollback(project)
-    deploy(project, make_candidate(project, "b", against=a))
+    b = make_candidate(project, "b", against=a)
+    deploy(project, b)
     registry = project.work / "registry"
     registry.rename(project.work / "away")
     registry.write_text("not a folder")
@@ -326,6 +327,9 @@ def test_rollback_goes_back_once_and_needs_no_registry(project: Project, a: Cand
     assert rollback(project).untold is None
     types = [event.type for event in event_log(project).events()]
     assert types == ["registered", "promoted"] * 2 + ["rolled_back"]
+    with pytest.raises(UserError, match=r"was rolled back at .*: train another candidate"):
+        deploy(project, b)
+    assert rollback(project, b.short).event.digest == served(project) == b.digest
 
 
 def test_rollback_to_a_named_release_and_what_is_kept(project: Project, a: Candidate) -> None:

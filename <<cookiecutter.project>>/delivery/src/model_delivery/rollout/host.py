@@ -40,6 +40,9 @@ def deploy(
         current = target.state().current
         if current is not None and current.digest == candidate.digest:
             return _finish(target, changed=False)
+        if current and (current.type, current.previous) == ("rolled_back", candidate.digest):
+            again = "train another candidate, or name its release in `ml rollback`"
+            raise UserError(f"{candidate.short} was rolled back at {current.time}: {again}")
         said = admit(project, candidate, trigger, current)
         goal = register(project, candidate, said, trigger)
         return _move(target, goal, type="promoted", verdicts=said, trigger=trigger)
@@ -84,10 +87,10 @@ def rollback(
     """
     target = Target(project, environment)
     with target.lock():
-        target.proxy.check_port()
         moves = target.state().moves
         if not moves:
             raise UserError(f"{environment}: nothing deployed, nothing to roll back")
+        target.proxy.check_port()
         before = moves[0].digest if moves[0].type == "rolled_back" else moves[0].previous
         wanted = release or (before or "none")[:12]
         found = [move for move in moves if wanted in (move.release, move.digest[:12])]
