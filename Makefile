@@ -1,6 +1,8 @@
 # What people and CI run here. The logic is in tools/ and tests/; each target is one command.
 UV := tools/uv.sh
 RUN := $(UV) run --quiet
+# A file to a worker: its tests share what is slow to make.
+TEST := $(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder
 # Where it is set, every import compiles its modules anew: two to three times slower.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -17,10 +19,10 @@ demo-down: ## Stop the service of `make demo`; the folder stays
 	@$(RUN) --only-group render tools/demo.py down
 
 test: ## Test the template: answers, lint, budget, a shipped project, its workflows, seeded faults
-	@$(RUN) pytest -n 2 --dist loadfile -m "not exhaustive"
+	@$(TEST) -m "not exhaustive"
 
 test-all: ## Every test, the long ones too
-	@$(RUN) pytest -n 2 --dist loadfile
+	@$(TEST)
 
 bench: ## Measure a generated project against its bars (minutes; wants a quiet machine)
 	@$(RUN) python -m tests.bench

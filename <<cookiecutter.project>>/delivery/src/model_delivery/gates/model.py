@@ -88,7 +88,7 @@ def score_checks(
     error = estimate(metrics.calibration_error, *rows)
     gap = Estimate(own_auc - auc.value, own_auc - auc.high, own_auc - auc.low)
     found = {
-        "roc_auc": (auc, "how well rows with the target are told apart"),
+        "roc_auc": (auc, "how well rows with and without the target are ranked"),
         "log_loss_gain": (estimate(gain, *rows), saved),
         "calibration_error": (error, "mean distance of scores from what came true"),
         "overfit_gap": (gap, f"ROC AUC {own_auc:.3f} on training rows, less that on test rows"),
