@@ -40,9 +40,7 @@ def service(subject: Subject) -> list[Figure]:
         return paired, f"{median(own):,.0f} to {median(its):,.0f} a second"
 
     def failed(name: str) -> int:
-        return sum(
-            sum(part["failures"].values()) for each in rounds for part in each[name].values()
-        )
+        return sum(sum(each[name]["failures"].values()) for each in rounds)
 
     (to_twin, twin_note), (to_naive, naive_note) = ratio("twin"), ratio("naive")
     p99, twin_p99 = median(values("candidate", "p99")), median(values("twin", "p99"))
