@@ -80,6 +80,14 @@ class BakedProject:
             pytest.fail(f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done
 
+    def copy(self, folder: Path) -> BakedProject:
+        """Return a copy below a folder, with an environment of its own: none can be moved."""
+        path = folder / self.path.name
+        shutil.copytree(self.path, path, ignore=shutil.ignore_patterns(".venv"))
+        copy = BakedProject(path)
+        copy.run("uv", "sync", "--quiet")
+        return copy
+
     def ml(self, *arguments: str, check: bool = True, timeout: float = 600) -> Done:
         """Run `uv run ml …`."""
         return self.run("uv", "run", "ml", *arguments, check=check, timeout=timeout)

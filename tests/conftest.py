@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -35,8 +34,7 @@ def baked(tmp_path_factory: pytest.TempPathFactory) -> BakedProject:
 def ready(tmp_path_factory: pytest.TempPathFactory) -> BakedProject:
     """Return a default render as a user has it after the printed steps: synced and committed.
 
-    Shared: a test that changes it copies it first (its environment is not relocatable: run
-    `uv sync` in the copy).
+    Shared: a test that changes it copies it first, with `copy`.
     """
     project = Baker(tmp_path_factory.mktemp("ready")).bake()
     project.run("git", "init", "--quiet", "--initial-branch", "main")
@@ -50,10 +48,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> BakedProject:
 @pytest.fixture(scope="session")
 def trained(ready: BakedProject, tmp_path_factory: pytest.TempPathFactory) -> BakedProject:
     """Return a project with data and a trained candidate, shared: add to `.ml`, change nothing."""
-    path = tmp_path_factory.mktemp("trained") / ready.path.name
-    shutil.copytree(ready.path, path, ignore=shutil.ignore_patterns(".venv"))
-    project = BakedProject(path)
-    project.run("uv", "sync", "--quiet")
+    project = ready.copy(tmp_path_factory.mktemp("trained"))
     project.ml("data")
     project.ml("train")
     return project

@@ -39,7 +39,6 @@ class Running:
 
     @property
     def address(self) -> str:
-        """Host and port."""
         return self.url.removeprefix("http://")
 
     def answers(self, url: str | None = None) -> bool:

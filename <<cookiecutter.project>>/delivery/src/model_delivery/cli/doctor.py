@@ -31,7 +31,8 @@ def diagnose(project: Project) -> list[dict[str, Any]]:
         "config": _tried(project.check_config, "four files, no mistake"),
         "model": _tried(lambda: _import_model(project), "can be imported"),
         "disk": (free >= FREE_GIGABYTES, space, more),
-        "port": _tried(lambda: target.proxy.check_port(), "free, or ours"),  # noqa: PLW0108 - reads config
+        # Not the bound method: to find the proxy reads the configuration, which may be broken.
+        "port": _tried(lambda: target.proxy.check_port(), "free, or ours"),  # noqa: PLW0108
     }
     return [
         {"subject": subject, "ok": bool(ok), "sentence": good if ok else bad}

@@ -68,8 +68,8 @@ def request_model(request: Mapping[str, Any]) -> type[Request]:
     Reading stops at the first row with a mistake, so that an answer stays short.
     """
     columns = request["columns"]
-    fields = {f"c{place}": _field(name, columns[name]) for place, name in enumerate(columns)}
-    row: Any = create_model("Row", __base__=Row, __doc__=Row.__doc__, **fields)  # type: ignore[call-overload]
+    fields: dict[str, Any] = {f"c{n}": _field(*named) for n, named in enumerate(columns.items())}
+    row: Any = create_model("Row", __base__=Row, __doc__=Row.__doc__, **fields)
     example = {name: spec["example"] for name, spec in columns.items()}
     rows = Field(min_length=1, max_length=MOST_ROWS, description="The rows, scored in their order.")
     return create_model(

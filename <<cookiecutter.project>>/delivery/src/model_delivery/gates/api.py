@@ -174,9 +174,8 @@ def _described(client: Client, contract: DataContract) -> Check:
     answer = client.ask("GET", "/docs.json")
     try:
         schemas = json.loads(answer.text)["components"]["schemas"]
-        reply = sorted(schemas["PredictionIODescriptor"]["properties"])
         shown = schemas["Row"]["properties"] | {"required": schemas["Row"]["required"]}
-        shown |= {"reply": reply}
+        shown |= {"reply": sorted(schemas["PredictionIODescriptor"]["properties"])}
     except (ValueError, KeyError, TypeError) as error:
         shown = {"reply": f"{answer.status_code}, no such document ({error})"}
     odd = [name for name in {**wanted, **shown} if shown.get(name) != wanted.get(name)]

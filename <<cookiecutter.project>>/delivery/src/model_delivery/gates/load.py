@@ -154,9 +154,10 @@ def judge_rounds(limits: LoadLimits, rounds: list[Round]) -> list[Check]:
         if other in (None, *names):
             limit: Limit = getattr(limits, name)
             found, doubt = _interval(rounds, key, CANDIDATE, other), ""
-            twin = _interval(rounds, key, TWIN).value
-            if other is None and not limit.holds(twin / ROOM if limit.min else twin * ROOM):
-                doubt = f"its twin without a model has {twin:.4g}: the machine is too slow"
+            if other is None:
+                twin = _interval(rounds, key, TWIN).value
+                if not limit.holds(twin / ROOM if limit.min is not None else twin * ROOM):
+                    doubt = f"its twin without a model has {twin:.4g}: the machine is too slow"
             said = f"{found.value:.4g} {phrase}; median of {len(rounds)} rounds"
             checks.append(_judge(name, limit, found, said, doubt))
     return checks
@@ -169,10 +170,9 @@ def _judge(name: str, limit: Limit, found: Estimate, said: str, doubt: str = "")
     check = judge(name, limit, found, said)
     if limit.holds(found.low) != limit.holds(found.high):
         doubt = "on both sides of the limit, so undecided"
-    elif check.outcome is Outcome.PASS:
-        doubt = ""
-    sentence = f"{check.sentence}: {doubt}"
-    update = {"outcome": Outcome.INCONCLUSIVE, "sentence": sentence} if doubt else {}
+    elif check.outcome is Outcome.PASS or not doubt:
+        return check
+    update = {"outcome": Outcome.INCONCLUSIVE, "sentence": f"{check.sentence}: {doubt}"}
     return check.model_copy(update=update)
 
 

@@ -52,14 +52,14 @@ def admit(
     project: Project, candidate: Candidate, trigger: Trigger, current: Event | None
 ) -> dict[str, Outcome]:
     """Return what the gates said of a candidate; a UserError names what speaks against it."""
-    as_of, said = str(candidate.lineage["data"]["as_of"]), {}
+    as_of, said = str(candidate.lineage["data"]["as_of"]), dict[str, Outcome]()
+    snapshot = find_snapshot(project, candidate.lineage["snapshot"])
     if current is not None and as_of < current.as_of:
         raise UserError(
             f"candidate {candidate.short}: its data ends {as_of}, before that of "
             f"{current.release} ({current.as_of}); run `ml ship --as-of {current.as_of}`"
         )
     for gate in GATES:
-        snapshot = find_snapshot(project, candidate.lineage["snapshot"])
         verdict = (snapshot if gate == "data" else candidate).verdict(gate)
         again = f"run `ml check {gate}`"
         if verdict is None:
