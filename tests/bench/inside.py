@@ -32,7 +32,7 @@ from model_delivery.protocols import user_module
 from model_delivery.report.verdict import Outcome
 from model_delivery.training.snapshot import current_snapshot
 
-USERS, TIMEOUT = 8, 10.0
+USERS = 8
 UNJUDGED = (Outcome.INCONCLUSIVE, Outcome.CRASH)
 
 
@@ -106,8 +106,7 @@ def load(rounds: str, seconds: str, naive: str) -> list[Any]:
         urls = {"candidate": candidate.url, "twin": twin.url, "naive": naive}
         targets = [{"name": name, "url": url, "release": None} for name, url in urls.items()]
         plan = {"users": USERS, "seconds": float(seconds), "rounds": int(rounds)}
-        plan |= {"timeout": TIMEOUT, "targets": targets}
-        return list(run_rounds(plan, find_project().root))
+        return run_rounds(plan | {"targets": targets}, find_project().root)
 
 
 if __name__ == "__main__":
