@@ -205,8 +205,8 @@ def test_every_defect_that_a_user_can_seed_is_noticed_by_the_shipped_limits(
 @pytest.mark.parametrize("day", ["2012-12-31", "2014-06-01", "soon"])
 def test_a_day_outside_the_data_is_refused(project: BakedProject, day: str) -> None:
     message = refused(project, "data", "--as-of", day)
-    assert f"--as-of {day}: " in message
-    assert "2013-01-01 to 2013-12-31" in message or "not a day such as" in message
+    assert day in message
+    assert "2013-01-01 to 2013-12-31" in message or "does not match the formats" in message
 
 
 def test_a_changed_byte_of_a_candidate_is_refused_before_anything_is_loaded(

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Literal, get_args
 
 from model_delivery.contract.settings import Limit
 from model_delivery.files import sha256_json
@@ -10,7 +11,8 @@ from model_delivery.project import Project
 from model_delivery.report.verdict import Chart, Check, Outcome, Table, Verdict, finite
 from model_delivery.training.metrics import Estimate
 
-GATES = ("data", "model", "package", "api", "load")
+Gate = Literal["data", "model", "package", "api", "load"]
+GATES: tuple[Gate, ...] = get_args(Gate)
 COMPARED = ("model", "load")
 """The gates that judge beside the champion."""
 
