@@ -34,7 +34,7 @@ warnings.filterwarnings("ignore")
 
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
-from deepchecks.tabular import Dataset, checks  # noqa: E402
+from deepchecks.tabular import Dataset, SingleDatasetCheck, checks  # noqa: E402
 
 Request = dict[str, Any]
 ROWS = {"train": 20_000, "test": 8_000}
@@ -68,8 +68,6 @@ READERS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "PredictionDrift": lambda v: {"the scores": v["Drift score"]},
 }
 """By check, how its result becomes numbers, by column or by what is said of them."""
-ALONE = {"FeatureLabelCorrelation", "WeakSegmentsPerformance"}
-"""Checks that look at the test rows alone; the others compare them with the training rows."""
 OPTIONS: dict[str, dict[str, Any]] = {
     "SimpleModelComparison": {"strategy": "tree", "scorers": ["roc_auc"]},
     # The search grows with the square of the features: all of them take a minute.
@@ -79,9 +77,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 def read_rows(request: Request, part: str) -> pd.DataFrame:
     """Return sampled rows of a file in their order, with the label as 0 or 1."""
-    wanted = [*request["numeric"], *request["categorical"], request["label"], request["time"]]
-    wanted += [request["score"]] if request["suite"] == "model" else []
-    rows = pd.read_parquet(request[part], columns=wanted)
+    rows = pd.read_parquet(request[part])
     rows = rows.sample(min(ROWS[part], len(rows)), random_state=0).sort_index()
     return rows.astype({request["label"]: int} | dict.fromkeys(request["categorical"], object))
 
@@ -103,7 +99,9 @@ def measure(request: Request, name: str, before: pd.DataFrame, after: pd.DataFra
 
     Where Deepchecks says None or "not_enough_samples", it is not-a-number.
     """
-    parts = {"": after} if name in ALONE else {"_train": before, "_test": after}
+    check = getattr(checks, name)(**OPTIONS.get(name, {}))
+    alone = isinstance(check, SingleDatasetCheck)  # looks at the test rows only
+    parts = {"": after} if alone else {"_train": before, "_test": after}
     options: dict[str, Any] = {"with_display": False}
     if name == "WeakSegmentsPerformance":  # sought in what alone tells most of the label
         power = checks.FeatureLabelCorrelation().run(dataset(request, after), with_display=False)
@@ -115,7 +113,6 @@ def measure(request: Request, name: str, before: pd.DataFrame, after: pd.DataFra
             scores = rows[request["score"]].to_numpy(float)
             options[f"y_pred{which}"] = (scores >= 0.5).astype(int)
             options[f"y_proba{which}"] = np.column_stack([1 - scores, scores])
-    check = getattr(checks, name)(**OPTIONS.get(name, {}))
     value = check.run(*(dataset(request, rows) for rows in parts.values()), **options).value
     found = READERS[name](value) or {"no column of this kind": 0.0}
     return pd.to_numeric(pd.Series(found, dtype=object), errors="coerce").astype(float)
