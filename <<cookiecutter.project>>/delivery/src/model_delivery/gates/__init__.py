@@ -19,7 +19,7 @@ def judge(name: str, limit: Limit, value: float | Estimate | None, sentence: str
     """Judge a value, an estimate by its own; what is no number is never a pass."""
     low = high = None
     if isinstance(value, Estimate):
-        low, high, value = value.low, value.high, value.value
+        value, low, high = value
     check = Check(name=name, outcome=Outcome.INCONCLUSIVE, sentence=sentence, limit=str(limit))
     if not finite(value):
         why = f"{sentence}: no number came out, so it cannot be judged"
