@@ -45,7 +45,7 @@ def refused(project: Project, findings: list[Finding]) -> Verdict:
 
 
 def _as_checks(findings: list[Finding]) -> list[Check]:
-    return [fixed(f.rule, not f.breaches, f.sentence, float(len(f.breaches))) for f in findings]
+    return [fixed(f.rule, not f.breaches, f.sentence, len(f.breaches)) for f in findings]
 
 
 def contract_checks(
@@ -58,15 +58,14 @@ def contract_checks(
         if any(finding.breaches for finding in findings):
             return _as_checks(findings)
     findings += check_content(pa.concat_tables([train, test]), contract)
-    extracted, excluded = snapshot.manifest["rows"]["extracted"], snapshot.manifest["excluded"]
-    shares = {rule: rows / extracted for rule, rows in excluded.items()}
+    extracted = snapshot.manifest["rows"]["extracted"]
+    shares = {rule: rows / extracted for rule, rows in snapshot.manifest["excluded"].items()}
     most = {rule: contract.exclude[rule].most for rule in shares}
     said = [f"{rule} {share:.2%} (at most {most[rule]:.2%})" for rule, share in shares.items()]
     kept = all(share <= most[rule] for rule, share in shares.items())
-    told = f"rows taken out by rule: {', '.join(said) or 'none'}"
     return [
         *_as_checks(findings),
-        fixed("exclusions", kept, told, max(shares.values(), default=0.0)),
+        fixed("exclusions", kept, f"rows taken out by rule: {', '.join(said) or 'none'}"),
         _scale(project, train, test),
         judge("rows", limits.rows, train.num_rows, f"{train.num_rows:,} rows to train on"),
     ]

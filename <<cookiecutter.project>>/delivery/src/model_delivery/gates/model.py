@@ -39,17 +39,14 @@ class Scored:
     table: pa.Table
     champion: Floats | None = None
 
-    def auc(self, rows: NDArray[np.bool_] | slice = slice(None)) -> Estimate:
-        """Return the area under the ROC curve of some rows."""
-        return estimate(roc_auc, self.labels[rows], self.scores[rows], self.days[rows])
-
-    def change(self, rows: NDArray[np.bool_] | bool = True) -> Estimate | None:
-        """Return by how much it exceeds the champion's, on rows that can judge both."""
+    def auc(self, rows: NDArray[np.bool_]) -> tuple[Estimate, Estimate | None]:
+        """Return the ROC AUC of some rows, and its excess over the champion's where both count."""
+        own = estimate(roc_auc, self.labels[rows], self.scores[rows], self.days[rows])
         if self.champion is None:
-            return None
+            return own, None
         both = np.isfinite(self.champion) & rows
         parts = self.labels[both], self.scores[both], self.days[both]
-        return estimate(roc_auc, *parts, other=self.champion[both])
+        return own, estimate(roc_auc, *parts, other=self.champion[both])
 
 
 def check_model(project: Project, candidate: Candidate, champion: Candidate | None) -> Verdict:
@@ -98,7 +95,7 @@ def score_checks(
         return 1 - metrics.log_loss(y, p, w) / metrics.log_loss(y, trivial, w)
 
     rows = scored.labels, scored.scores, scored.days
-    auc, change = scored.auc(), scored.change()
+    auc, change = scored.auc(np.ones(len(scored.labels), bool))
     saved = f"share of the log loss of always answering the training share, {base:.3f}, saved"
     error = estimate(metrics.calibration_error, *rows)
     gap = Estimate(own_auc - auc.value, own_auc - auc.high, own_auc - auc.low)
@@ -130,7 +127,7 @@ def _segments(project: Project, scored: Scored) -> tuple[list[Check], Table]:
             inside, name = values == value, f"{column} {value}"
             if inside.sum() < limits.segment_rows:
                 continue
-            auc, change = scored.auc(inside), scored.change(inside)
+            auc, change = scored.auc(inside)
             aucs[name] = auc
             if change:
                 changes[name] = change
