@@ -175,7 +175,7 @@ def project(monkeypatch: pytest.MonkeyPatch) -> Project:
 
 
 def judged(project: Project, **targets: Running) -> Verdict:
-    return judge_targets(project, DIGEST, targets, time.perf_counter())
+    return judge_targets(project, DIGEST, targets)
 
 
 def test_a_champion_that_dies_under_load_is_named_and_inconclusive(

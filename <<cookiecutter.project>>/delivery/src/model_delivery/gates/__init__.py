@@ -1,6 +1,5 @@
 """Gates: each turns values and limits into checks, and checks into a verdict."""
 
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -40,11 +39,10 @@ def make_verdict(
     gate: str,
     subject: str,
     checks: list[Check],
-    started: float,
     tables: Sequence[Table] = (),
     charts: Sequence[Chart] = (),
 ) -> Verdict:
-    """Return the verdict; `started` is a reading of `time.perf_counter()`."""
+    """Return the verdict on what a SHA-256 names, given now."""
     return Verdict(
         gate=gate,
         subject=f"sha256:{subject}",
@@ -52,7 +50,6 @@ def make_verdict(
         checks=checks,
         tables=list(tables),
         charts=list(charts),
-        seconds=round(time.perf_counter() - started, 2),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 

@@ -4,7 +4,6 @@ Schema skew (the contract, new categories) stops. Value skew, a drift beyond the
 the training span's own months, is a reason to train again.
 """
 
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,18 +29,16 @@ FEWEST_VALUES = 100
 
 def check_data(project: Project, snapshot: Snapshot) -> Verdict:
     """Judge a snapshot; Deepchecks runs where our own checks pass, for broken data crash it."""
-    started = time.perf_counter()
     train, test = pq.read_table(snapshot.train_path), pq.read_table(snapshot.test_path)
     checks = contract_checks(project, snapshot, train, test)
     if all(check.outcome is Outcome.PASS for check in checks):
         checks += deepchecks(project, "data", snapshot)
-    return make_verdict(project, "data", sha256_bytes(snapshot.name.encode()), checks, started)
+    return make_verdict(project, "data", sha256_bytes(snapshot.name.encode()), checks)
 
 
 def refused(project: Project, findings: list[Finding]) -> Verdict:
     """Return the verdict on an extraction whose structure is broken."""
-    checks = _as_checks(findings)
-    return make_verdict(project, "data", sha256_bytes(b"refused"), checks, time.perf_counter())
+    return make_verdict(project, "data", sha256_bytes(b"refused"), _as_checks(findings))
 
 
 def _as_checks(findings: list[Finding]) -> list[Check]:

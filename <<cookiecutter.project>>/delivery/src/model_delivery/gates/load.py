@@ -8,7 +8,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
@@ -59,7 +58,7 @@ def check_load(
     project: Project, candidate: Candidate, champion: Candidate | None, service: Running
 ) -> Verdict:
     """Judge how fast a candidate's running service answers, and how reliably."""
-    started, targets = time.perf_counter(), {CANDIDATE: service}
+    targets = {CANDIDATE: service}
     with ExitStack() as stack:
         for name, release in ((TWIN, candidate), (CHAMPION, champion)):
             if release is not None:
@@ -67,12 +66,10 @@ def check_load(
                 log = project.work / "logs" / f"load-{name}.log"
                 beside = running(release.ship, python, log, noop=name == TWIN)
                 targets[name] = stack.enter_context(beside)
-        return judge_targets(project, candidate.digest, targets, started)
+        return judge_targets(project, candidate.digest, targets)
 
 
-def judge_targets(
-    project: Project, subject: str, targets: dict[str, Running], started: float
-) -> Verdict:
+def judge_targets(project: Project, subject: str, targets: dict[str, Running]) -> Verdict:
     """Load running services in turns and judge the candidate among them."""
     limits, rounds, checks = project.gates.load, list[Round](), list[Check]()
     plan = limits.model_dump(include={"users", "seconds"}) | {"rounds": limits.most_rounds}
@@ -93,7 +90,7 @@ def judge_targets(
         said = "no other release is in production: there is no champion to compare with"
         checks.append(Check(name=CHAMPION, outcome=Outcome.PASS, sentence=said, value="none"))
     table = _table(rounds, list(targets))
-    return make_verdict(project, "load", subject, checks, started, [table])
+    return make_verdict(project, "load", subject, checks, [table])
 
 
 def run_rounds(

@@ -1,6 +1,5 @@
 """The gate `model`: quality with intervals, segments, calibration, and the champion."""
 
-import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -51,12 +50,11 @@ class Scored:
 
 def check_model(project: Project, candidate: Candidate, champion: Candidate | None) -> Verdict:
     """Judge a candidate by the scores it saved, beside the champion where there is one."""
-    started = time.perf_counter()
     scored = read_scored(project, candidate, champion)
     checks, table = score_checks(project, candidate, scored)
     checks += deepchecks(project, "model", candidate)
     charts = _charts(candidate, scored)
-    return make_verdict(project, "model", candidate.digest, checks, started, [table], charts)
+    return make_verdict(project, "model", candidate.digest, checks, [table], charts)
 
 
 def read_scored(project: Project, candidate: Candidate, champion: Candidate | None) -> Scored:

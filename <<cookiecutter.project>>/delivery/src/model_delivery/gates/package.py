@@ -1,7 +1,6 @@
 """The gate `package`: what is delivered is whole, plain, pinned, and answers as the candidate."""
 
 import pickletools
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,13 +26,13 @@ _IN_EVERY_PICKLE = {"GLOBAL", "INST", "PUT", "BINPUT", "PROTO"}  # at least one;
 
 def check_package(project: Project, candidate: Candidate) -> Verdict:
     """Judge the package of a candidate."""
-    started, checks = time.perf_counter(), list[Check]()
+    checks = list[Check]()
     with temporary_folder(project.work) as folder:
         for step in _steps(project, candidate, folder / "bento"):
             checks += step
             if any(check.outcome is Outcome.STOP for check in checks):
                 break
-    return make_verdict(project, "package", candidate.digest, checks, started)
+    return make_verdict(project, "package", candidate.digest, checks)
 
 
 def _steps(project: Project, candidate: Candidate, folder: Path) -> Iterator[list[Check]]:
