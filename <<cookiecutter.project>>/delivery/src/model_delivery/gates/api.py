@@ -29,33 +29,6 @@ class Wrong(NamedTuple):
     content_type: str = JSON
 
 
-class Client(httpx.Client):
-    """A connection to a service, which counts its answers and notes those of somebody else."""
-
-    def __init__(self, service: Running) -> None:
-        super().__init__(base_url=service.url, timeout=10)
-        self.service, self.answers, self.strangers = service, 0, list[str]()
-
-    def ask(
-        self, method: str, path: str, body: bytes | None = None, content_type: str = JSON
-    ) -> httpx.Response:
-        """Send one request; what never came back has the status 0."""
-        headers = {"content-type": content_type}
-        try:
-            answer = self.request(method, path, content=body, headers=headers)
-        except httpx.HTTPError as error:
-            return httpx.Response(0, text=f"no answer ({type(error).__name__}: {error})")
-        self.answers += 1
-        who = answer.headers.get("x-model-digest"), answer.headers.get("x-launch")
-        if who != (self.service.digest, self.service.launch):
-            self.strangers.append(f"{answer.url} -> {answer.status_code} came from {who}")
-        return answer
-
-    def predict(self, rows: Sequence[JsonRow]) -> httpx.Response:
-        """Ask for the probabilities of rows."""
-        return self.ask("POST", "/predict", json.dumps({"rows": rows}).encode())
-
-
 def check_api(project: Project, candidate: Candidate, service: Running) -> Verdict:
     """Send valid and invalid requests, drawn from the data contract, to a candidate's service."""
     contract = project.contract
@@ -73,13 +46,25 @@ def judge_service(
     scores: Floats,
 ) -> list[Check]:
     """Judge a running service by its answers; `scores`, shape (n,), are those of training."""
-    with Client(service) as client:
-        checks = [*_right(client, rows, scores), _refusals(client, wrong)]
-        checks.append(_described(client, contract))
-        for path in ("/readyz", "/no-such-page"):
-            client.ask("GET", path)
+    answers, checks = list[httpx.Response](), list[Check]()
+    hooks = {"response": [answers.append]}
+    try:
+        with httpx.Client(base_url=service.url, timeout=10, event_hooks=hooks) as client:
+            checks += _right(client, service.digest[:12], rows, scores)
+            checks += [_refusals(client, wrong), _described(client, contract)]
+            for path in ("/readyz", "/no-such-page"):
+                client.get(path)
+    except httpx.HTTPError as error:
+        said = f"no answer to {error.request.url} ({type(error).__name__}: {error})"
+        checks.append(fixed("answered", False, said))
+    own = {"x-model-digest": service.digest, "x-launch": service.launch}
+    slips = [
+        f"{answer.url} came from {answer.headers.get('x-model-digest')}"
+        for answer in answers
+        if not own.items() <= answer.headers.items()
+    ]
     what = "responses name the candidate's digest and this start"
-    return [*checks, _counted("identity", client.answers, client.strangers, what)]
+    return [*checks, _counted("identity", len(answers), slips, what)]
 
 
 def expected(candidate: Candidate, rows: Sequence[JsonRow], contract: DataContract) -> Floats:
@@ -116,13 +101,15 @@ def wrong_requests(contract: DataContract, row: JsonRow) -> list[Wrong]:
     ]
 
 
-def _right(client: Client, rows: Sequence[JsonRow], scores: Floats) -> Iterator[Check]:
+def _right(
+    client: httpx.Client, release: str, rows: Sequence[JsonRow], scores: Floats
+) -> Iterator[Check]:
     """Judge the answers to valid rows: one by one, then many together."""
     failed, differ = list[str](), list[str]()
     parts = [slice(at, at + 1) for at in range(len(rows))] + [slice(0, MOST_ROWS)]
     for part in parts:
-        answer = client.predict(rows[part])
-        wanted = {"release": client.service.digest[:12], "probability": scores[part].tolist()}
+        answer = client.post("/predict", json={"rows": rows[part]})
+        wanted = {"release": release, "probability": scores[part].tolist()}
         asked = f"{len(rows[part])} rows from {json.dumps(rows[part.start])}"
         told = f"{asked} -> {answer.status_code} {answer.text:.200}"
         if answer.status_code != 200:
@@ -134,20 +121,21 @@ def _right(client: Client, rows: Sequence[JsonRow], scores: Floats) -> Iterator[
     yield _counted("equal scores", len(parts) - len(failed), differ, what)
 
 
-def _refusals(client: Client, wrong: Sequence[Wrong]) -> Check:
+def _refusals(client: httpx.Client, wrong: Sequence[Wrong]) -> Check:
     slips = []
     for request in wrong:
-        answer = client.ask("POST", "/predict", request.body, request.content_type)
+        kind = {"content-type": request.content_type}
+        answer = client.post("/predict", content=request.body, headers=kind)
         if not 400 <= answer.status_code < 500 or request.word not in answer.text:
             told = f"{answer.status_code} {answer.text:.200}"
             slips.append(f"{request.mistake} -> {told} (expected 4xx naming `{request.word}`)")
     return _counted("wrong requests", len(wrong), slips, "wrong requests were refused by name")
 
 
-def _described(client: Client, contract: DataContract) -> Check:
+def _described(client: httpx.Client, contract: DataContract) -> Check:
     """Judge the OpenAPI document: it must show the contract's columns."""
     row = request_model(request_json(contract)).model_json_schema()["$defs"]["Row"]
-    answer = client.ask("GET", "/docs.json")
+    answer = client.get("/docs.json")
     schema = answer.json()["components"]["schemas"]["Row"] if answer.is_success else {}
     wanted = row["properties"] | {"required": row["required"]}
     shown = schema.get("properties", {}) | {"required": schema.get("required")}
