@@ -123,19 +123,16 @@ def _segments(project: Project, scored: Scored) -> tuple[list[Check], Table]:
         values = scored.table.column(column).to_numpy()
         for value in sorted(set(values) - {None}):
             inside, name = values == value, f"{column} {value}"
-            if inside.sum() < limits.segment_rows:
-                continue
-            auc, change = scored.auc(inside)
-            aucs[name] = auc
-            if change:
-                changes[name] = change
-            row = [name, int(inside.sum()), auc.value, auc.low, auc.high]
-            rows.append([*row, change.value if change else None])
-    columns = ["segment", "rows", "ROC AUC", "low", "high", "change to champion"]
+            if inside.sum() >= limits.segment_rows:
+                aucs[name], change = scored.auc(inside)
+                if change:
+                    changes[name] = change
+                rows.append([name, int(inside.sum()), *aucs[name], change and change.value])
     checks = [_worst("segment_roc_auc", limits.segment_roc_auc, aucs)]
     if scored.champion is not None:
         limit = limits.segment_champion_difference
         checks.append(_worst("segment_champion_difference", limit, changes))
+    columns = ["segment", "rows", "ROC AUC", "low", "high", "change to champion"]
     return checks, Table(title="Segments", columns=columns, rows=rows)
 
 
