@@ -117,6 +117,7 @@ CONFIG = {
     "model.yaml type": ("model.yaml", "seed: 20130801", "seed: now", ":9: `seed`", "'now'"),
     "gates.yaml unknown": ("gates.yaml", "  overfit_gap:", "  overfit_gat:", "`overfit_gap`"),
     "gates.yaml type": ("gates.yaml", "  users: ", "  users: -", "`load.users`"),
+    "gates.yaml check": ("gates.yaml", "LabelDrift:", "LableDrift:", ":22: `deepchecks.data.Lable"),
     "delivery.yaml unknown": (
         "delivery.yaml",
         "keep_releases",

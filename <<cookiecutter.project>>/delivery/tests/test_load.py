@@ -177,7 +177,7 @@ def project(monkeypatch: pytest.MonkeyPatch) -> Project:
 
 def judged(project: Project, **targets: Running) -> Verdict:
     checks, table = judge_targets(project, targets)
-    return make_verdict(project, "load", DIGEST, checks, time.perf_counter(), [table])
+    return make_verdict(project, "load", DIGEST, checks, [table])
 
 
 def test_a_champion_that_dies_under_load_is_named_and_inconclusive(

@@ -23,7 +23,7 @@ from model_delivery.registry import event_log
 from model_delivery.report.verdict import USAGE, Event
 from model_delivery.rollout import host
 from model_delivery.rollout.target import Target
-from model_delivery.training.snapshot import BrokenStructureError, current_snapshot
+from model_delivery.training.snapshot import current_snapshot
 
 HELP = (
     "Test, train, judge, package, deploy and watch the model of this project.\n\n"
@@ -55,10 +55,7 @@ UNHEALTHY = 20
 @app.command()
 def data(as_of: Day = None, force: Force = False, as_json: Json = False) -> None:
     """Extract the rows known at a day, take out what is excluded, split by time."""
-    try:
-        snapshot = stages.extract(_run(as_of=as_of, force=force))
-    except BrokenStructureError as broken:
-        raise UserError(f"the extraction does not keep config/data.yaml: {broken}") from broken
+    snapshot = stages.extract(_run(as_of=as_of, force=force))
     rows = snapshot.manifest["rows"]
     text = f"{snapshot.name}: {rows['train']:,} rows to train on, {rows['test']:,} to judge by"
     screen.show(snapshot.manifest | {"snapshot": snapshot.name}, as_json, text)

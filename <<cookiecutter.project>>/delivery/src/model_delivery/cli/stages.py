@@ -158,8 +158,9 @@ def _verdict(
         traceback.print_exc()
         said = f"{type(error).__name__}: {error}"
         crashed = Check(name="ran", outcome=Outcome.CRASH, sentence=said)
-        verdict = make_verdict(run.project, name, judged.folder.name, [crashed], started)
-    verdict = verdict.model_copy(update={"against": against})
+        verdict = make_verdict(run.project, name, judged.folder.name, [crashed])
+    seconds = round(time.perf_counter() - started, 2)
+    verdict = verdict.model_copy(update={"against": against, "seconds": seconds})
     judged.save(verdict)
     return verdict
 

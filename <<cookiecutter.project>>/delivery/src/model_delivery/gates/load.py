@@ -6,7 +6,6 @@ service without its model) and to the champion are sharp: the machine's noise fa
 
 import json
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -54,7 +53,7 @@ def check_load(
     project: Project, candidate: Candidate, champion: Candidate | None, service: Running
 ) -> Verdict:
     """Judge how fast a candidate's running service answers, and how reliably."""
-    started, targets = time.perf_counter(), {CANDIDATE: service}
+    targets = {CANDIDATE: service}
     with ExitStack() as stack:
         for name, release in ((TWIN, candidate), (CHAMPION, champion)):
             if release is not None:
@@ -63,7 +62,7 @@ def check_load(
                 beside = running(release.ship, python, log, noop=name == TWIN)
                 targets[name] = stack.enter_context(beside)
         checks, table = judge_targets(project, targets)
-    return make_verdict(project, "load", candidate.digest, checks, started, [table])
+    return make_verdict(project, "load", candidate.digest, checks, [table])
 
 
 def judge_targets(project: Project, targets: dict[str, Running]) -> tuple[list[Check], Table]:
