@@ -81,10 +81,10 @@ def _outside(column: pa.Array, spec: Column) -> Any:
         return (values < low) | (values > high)
     if spec.type != "category":
         return np.zeros(len(column), bool)
-    if spec.values is not None:
-        good = pc.is_in(column, pa.array(spec.values, column.type))
+    if spec.pattern:
+        good = pc.match_substring_regex(column, f"^(?:{spec.pattern.pattern})$")
     else:
-        good = pc.match_substring_regex(column, f"^(?:{spec.pattern})$")
+        good = pc.is_in(column, pa.array(spec.values, column.type))
     return ~good.fill_null(True).to_numpy(zero_copy_only=False)
 
 

@@ -53,7 +53,7 @@ def request_json(contract: DataContract) -> dict[str, Any]:
     from model_delivery.contract.draw import example
 
     columns = {
-        name: spec.model_dump(exclude_none=True, exclude={"outside"})
+        name: spec.model_dump(mode="json", exclude_none=True, exclude={"outside"})
         | {"missing": spec.missing > 0, "example": example(contract, spec)}
         for name, spec in contract.inputs.items()
     }
