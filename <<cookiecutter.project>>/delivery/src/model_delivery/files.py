@@ -4,10 +4,10 @@ import errno
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from model_delivery.errors import UserError
@@ -40,8 +40,7 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
     """
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        options: dict[str, Any] = {"prefix": ".new-", "ignore_cleanup_errors": True}
-        with tempfile.TemporaryDirectory(dir=parent, **options) as name:
+        with TemporaryDirectory(dir=parent, prefix=".new-", ignore_cleanup_errors=True) as name:
             yield Path(name)
     except OSError as error:
         if error.errno not in (errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.EROFS):

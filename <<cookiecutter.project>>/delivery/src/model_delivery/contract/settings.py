@@ -10,14 +10,6 @@ from model_delivery.contract.config import Strict
 
 Kind = Literal["number", "integer", "category", "timestamp", "boolean"]
 Share = Annotated[float, Field(ge=0, le=1)]
-_DOMAIN: dict[Kind, set[str]] = {
-    "number": {"min", "max", "missing"},
-    "integer": {"min", "max"},
-    "category": {"values", "pattern", "missing"},
-    "timestamp": set(),
-    "boolean": set(),
-}
-"""What may be said of a column's values, by its type."""
 
 
 class Column(Strict):
@@ -38,10 +30,12 @@ class Column(Strict):
 
     @model_validator(mode="after")
     def _domain_fits_type(self) -> Self:
-        for name in self.model_fields_set - _DOMAIN[self.type] - {"type", "unit", "outside"}:
-            raise ValueError(f"`{name}` is not for a column of type {self.type}")
-        if self.type == "category" and (self.values is None) == (self.pattern is None):
-            raise ValueError("a category needs `values` or `pattern`, one of them")
+        if [self.values, self.pattern].count(None) != (1 if self.type == "category" else 2):
+            raise ValueError("a category, and no other type, has `values` or else `pattern`")
+        if self.type not in ("number", "integer") and (self.min, self.max) != (None, None):
+            raise ValueError(f"`min` and `max` are for numbers, not for a {self.type}")
+        if self.type not in ("number", "category") and self.missing:
+            raise ValueError(f"`missing` needs type number or category, not {self.type}")
         if self.min is not None and self.max is not None and self.min > self.max:
             raise ValueError("`min` is above `max`")
         return self

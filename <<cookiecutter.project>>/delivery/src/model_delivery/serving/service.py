@@ -54,10 +54,6 @@ class Prediction(BaseModel):
     probability: list[Annotated[float, Field(ge=0, le=1)]]
 
 
-class ScoreError(Exception):
-    """The model failed, or gave something that is no probability."""
-
-
 def create(cls: type[ModelService], ship: Path) -> Any:
     """Return the BentoML service of a release; UserError where its bytes are not as sealed.
 
@@ -147,13 +143,13 @@ def start_model(cls: type[ModelService], ship: Path, request: Mapping[str, Any])
 
 
 def answer(model: ModelService, rows: Sequence[Row], request: Mapping[str, Any]) -> list[float]:
-    """Return the probability of each row; a ScoreError where the model gives anything else."""
+    """Return the probability of each row; a RuntimeError where the model gives none."""
     try:
         scores: list[float] = np.asarray(model.score(to_columns(rows, request))).tolist()
         if len(scores) != len(rows) or not all(0.0 <= score <= 1.0 for score in scores):
             raise ValueError(f"no probabilities of {len(rows)} rows: {scores!r:.200}")
     except Exception as error:  # pydantic's own would be taken for the caller's mistake
-        raise ScoreError(f"the model failed on {len(rows)} rows: {error!r}") from error
+        raise RuntimeError(f"the model failed on {len(rows)} rows: {error!r}") from error
     return scores
 
 
