@@ -151,7 +151,7 @@ TABLES = {
     "nan": ["`distance`:", "missing", "in row 8: 2013-01-01"],
     "infinity": ["`distance`:", "outside", "inf in row 8: 2013-01-01"],
     "empty": ["no rows"],
-    "twice": ["the key scheduled, carrier, flight stands 2 times", "2013-01-01"],
+    "twice": ["the key scheduled, carrier, flight stands twice", "2013-01-01"],
 }
 
 

@@ -193,5 +193,5 @@ def test_an_exclusive_file_is_never_replaced(tmp_path: Path) -> None:
 
 def test_a_file_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     (tmp_path / "odd.json").write_bytes(b"\xff")
-    with pytest.raises(UserError, match=r"odd\.json: not JSON"):
+    with pytest.raises(UserError, match=r"odd\.json: cannot be read as JSON"):
         read_json(tmp_path / "odd.json")

@@ -4,10 +4,10 @@ import errno
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from model_delivery.errors import UserError
@@ -38,15 +38,12 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
 
     What the system refuses to write, because the disk is full for example, is a UserError.
     """
-    refusals = {errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.EROFS, errno.EACCES}
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        options: dict[str, Any] = {"prefix": ".new-", "ignore_cleanup_errors": True}
-        with tempfile.TemporaryDirectory(dir=parent, **options) as name:
-            refusals.remove(errno.EACCES)  # from here on it is about what the block reads
+        with TemporaryDirectory(dir=parent, prefix=".new-", ignore_cleanup_errors=True) as name:
             yield Path(name)
     except OSError as error:
-        if error.errno not in refusals:
+        if error.errno not in (errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.EROFS):
             raise
         why = f"cannot be written ({error.strerror}); nothing was changed"
         raise UserError(f"{parent}: {why}") from error
@@ -86,10 +83,8 @@ def read_json(path: Path) -> Any:
     """Read a JSON file; one that is missing or is not JSON in UTF-8 is a UserError."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from error
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error})") from error
 
 
 def seal(folder: Path) -> str:

@@ -1,33 +1,20 @@
 """What the machinery asks of the user's package, and the one place where it is found."""
 
-from __future__ import annotations
-
-import datetime as dt
 import importlib
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model_delivery.errors import UserError
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 Columns = Mapping[str, NDArray[Any]]
 """A table as column arrays of equal length: float64, int64, object (str or None), datetime64."""
 Floats = NDArray[np.float64]
-ENTRY_POINT = "model_delivery"
-
-
-class Sources(Protocol):
-    """The user's module `sources`: rows known before a day, with the contract's columns."""
-
-    def extract(self, as_of: dt.date) -> pd.DataFrame: ...
 
 
 class FeatureBuilder(Protocol):
@@ -60,20 +47,16 @@ class Model(Protocol):
 
 def user_package() -> str:
     """Return the import name of the user's package, the one that declares the entry point."""
-    found = sorted({point.value for point in entry_points(group=ENTRY_POINT)})
-    if len(found) == 1:
-        return found[0]
-    wanted = f"expected one [project.entry-points.{ENTRY_POINT}], found {found}"
-    raise UserError(f"pyproject.toml: {wanted}; run `uv sync` after mending it")
+    found = sorted({point.value for point in entry_points(group="model_delivery")})
+    if len(found) != 1:
+        wanted = f"expected one [project.entry-points.model_delivery], found {found}"
+        raise UserError(f"pyproject.toml: {wanted}; run `uv sync` after mending it")
+    return found[0]
 
 
 def user_module(name: str) -> ModuleType:
-    """Import one of the user's modules: sources, features, model or service."""
-    full = f"{user_package()}.{name}"
-    try:
-        return importlib.import_module(full)
-    except ModuleNotFoundError as error:
-        if error.name != full:
-            raise
-        path = full.replace(".", "/")
-        raise UserError(f"src/{path}.py: no such module; the machinery needs it") from error
+    """Import one of the user's modules: sources, features, model or service.
+
+    `sources.extract(as_of)` returns the rows known before a day, with the contract's columns.
+    """
+    return importlib.import_module(f"{user_package()}.{name}")

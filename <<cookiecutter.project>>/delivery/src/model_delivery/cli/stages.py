@@ -168,7 +168,7 @@ def _verdict(
 def write_report(run: Run) -> tuple[Path, Path]:
     """Write `report.html`, `report.md` and, for programs, `report.json`; return the first two."""
     refusal, folder = run.project.work / REFUSED, run.project.work / "report"
-    broken = [Verdict.read(refusal.read_text())] if refusal.exists() else []
+    broken = [Verdict.model_validate_json(refusal.read_text())] if refusal.exists() else []
     verdicts, facts = (broken, {}) if broken else _found(run.project)
     subject = facts.pop("subject", verdicts[-1].subject)
     left = [gate for gate in GATES if gate not in {verdict.gate for verdict in verdicts}]

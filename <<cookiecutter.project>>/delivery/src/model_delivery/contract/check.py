@@ -81,21 +81,18 @@ def _outside(column: pa.Array, spec: Column) -> Any:
         return (values < low) | (values > high)
     if spec.type != "category":
         return np.zeros(len(column), bool)
-    if spec.values is not None:
-        good = pc.is_in(column, pa.array(spec.values, column.type))
+    if spec.pattern:
+        good = pc.match_substring_regex(column, f"^(?:{spec.pattern.pattern})$")
     else:
-        good = pc.match_substring_regex(column, f"^(?:{spec.pattern})$")
+        good = pc.is_in(column, pa.array(spec.values, column.type))
     return ~good.fill_null(True).to_numpy(zero_copy_only=False)
 
 
 def _duplicates(table: pa.Table, contract: DataContract) -> Finding:
-    counted = table.select(contract.key).append_column("_row", pa.array(range(table.num_rows)))
-    groups = counted.group_by(contract.key).aggregate([("_row", "count"), ("_row", "max")])
-    key = ", ".join(contract.key)
+    key, again = ", ".join(contract.key), table.select(contract.key).to_pandas().duplicated()
     breaches = [
-        f"the key {key} stands {twice['_row_count']} times, "
-        f"last in {_where(table, contract, twice['_row_max'])}"
-        for twice in groups.filter(pc.greater(groups["_row_count"], 1)).to_pylist()
+        f"the key {key} stands twice, again in {_where(table, contract, row)}"
+        for row in np.flatnonzero(again).tolist()
     ]
     return Finding("key", breaches, f"the key {key} is unique")
 

@@ -1,7 +1,4 @@
-"""The request: what a row must be to be scored, as one pydantic model made of `request.json`.
-
-That ships with every release, and nothing here needs the extra `tools`.
-"""
+"""The request: what a row must be to be scored, as a model of the `request.json` that ships."""
 
 from __future__ import annotations
 
@@ -11,15 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from pydantic import (
-    BaseModel,
-    FailFast,
-    Field,
-    PlainValidator,
-    StringConstraints,
-    WithJsonSchema,
-    create_model,
-)
+from pydantic import BaseModel, FailFast, Field, PlainValidator, WithJsonSchema, create_model
 from pydantic_core import PydanticCustomError
 
 from model_delivery.protocols import Columns
@@ -53,7 +42,7 @@ def request_json(contract: DataContract) -> dict[str, Any]:
     from model_delivery.contract.draw import example
 
     columns = {
-        name: spec.model_dump(exclude_none=True, exclude={"outside"})
+        name: spec.model_dump(mode="json", exclude_none=True, exclude={"outside"})
         | {"missing": spec.missing > 0, "example": example(contract, spec)}
         for name, spec in contract.inputs.items()
     }
@@ -113,10 +102,10 @@ def _kind(spec: Mapping[str, Any]) -> Any:
         return bool
     if "values" in spec:
         return Literal[tuple(spec["values"])]
-    # Python's own engine, as in the contract's check; a compiled pattern selects it.
+    # A compiled pattern selects Python's own engine.
     whole = re.compile(rf"\A(?:{spec['pattern']})\Z")
     shown = {"type": "string", "pattern": f"^(?:{spec['pattern']})$"}
-    return Annotated[str, StringConstraints(pattern=whole), WithJsonSchema(shown)]
+    return Annotated[str, Field(pattern=whole), WithJsonSchema(shown)]
 
 
 def _wall_clock(value: object) -> int:

@@ -4,22 +4,12 @@ import datetime as dt
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from model_delivery.contract.config import Strict
 
 Kind = Literal["number", "integer", "category", "timestamp", "boolean"]
 Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-Seconds = Annotated[float, Field(gt=0)]
-
-
-def _compiles(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"not a regular expression: {error}") from None
-    return pattern
 
 
 class Column(Strict):
@@ -33,18 +23,15 @@ class Column(Strict):
     min: float | None = None
     max: float | None = None
     values: list[str] | None = None
-    pattern: Annotated[str, AfterValidator(_compiles)] | None = None
+    pattern: re.Pattern[str] | None = None
     unit: str | None = None
     missing: Share = 0.0
     outside: Share = 0.0
 
     @model_validator(mode="after")
     def _domain_fits_type(self) -> Self:
-        listed = [self.values, self.pattern].count(None)
-        if self.type == "category" and listed != 1:
-            raise ValueError("a category needs `values` or `pattern`, one of them")
-        if self.type != "category" and listed != 2:
-            raise ValueError(f"`values` and `pattern` are for categories, not for a {self.type}")
+        if [self.values, self.pattern].count(None) != (1 if self.type == "category" else 2):
+            raise ValueError("a category, and no other type, has `values` or else `pattern`")
         if self.type not in ("number", "integer") and (self.min, self.max) != (None, None):
             raise ValueError(f"`min` and `max` are for numbers, not for a {self.type}")
         if self.type not in ("number", "category") and self.missing:
@@ -76,13 +63,10 @@ class DataContract(Strict):
 
     @model_validator(mode="after")
     def _names_exist(self) -> Self:
-        named = [("target", self.target), ("time", self.time)]
-        named += [("key", name) for name in self.key]
-        named += [("segments", name) for name in self.segments]
-        named += [(f"exclude.{rule}", spec.column) for rule, spec in self.exclude.items()]
-        for field, name in named:
+        excluding = [rule.column for rule in self.exclude.values()]
+        for name in (self.target, self.time, *self.key, *self.segments, *excluding):
             if name not in self.columns:
-                raise ValueError(f"`{field}` names the column `{name}`, which is not in `columns`")
+                raise ValueError(f"the column `{name}` is named, but is not in `columns`")
         if self.columns[self.target].type != "boolean":
             raise ValueError(f"`target` must be a boolean column for task {self.task}")
         if self.columns[self.time].type != "timestamp":
@@ -150,14 +134,14 @@ class PackageLimits(Strict):
 class ApiLimits(Strict):
     """What the gate `api` asks of the running service."""
 
-    valid_rows: Count
+    valid_rows: PositiveInt
 
 
 class LoadLimits(Strict):
     """The load of the gate `load`, and its limits."""
 
-    users: Count
-    seconds: Seconds
+    users: PositiveInt
+    seconds: PositiveFloat
     rounds: Annotated[int, Field(ge=4)]
     most_rounds: Annotated[int, Field(ge=4)]
     error_share: Limit
@@ -211,5 +195,5 @@ class Delivery(Strict):
 
     environments: dict[Literal["production"], Environment]
     keep_releases: Annotated[int, Field(ge=2)]
-    start_timeout_seconds: Seconds
+    start_timeout_seconds: PositiveFloat
     image: Image

@@ -35,18 +35,16 @@ def render(template: str, report: Report, **about: Any) -> str:
 
 
 def value_of(check: Check) -> tuple[str, str]:
-    """Return a check's value and its interval, with as many digits as tell it from its limit."""
-    value, limit = check.value, check.bound[1] if check.bound else None
+    """Return a check's value and its interval; a value is never rounded onto or over its limit."""
+    value = check.value
     if not finite(value):
         return clean(value), ""
-    digits = 4
-    while limit not in (None, value) and digits < 17:
-        shown = float(number(value, digits).replace(",", ""))
-        if shown != limit and (shown > limit) == (value > limit):
-            break
-        digits += 1
-    ends = [number(end, digits) for end in (check.low, check.high) if end is not None]
-    return number(value, digits), " to ".join(ends)
+    shown = number(value)
+    if check.bound:
+        limit, rounded = check.bound[1], float(shown.replace(",", ""))
+        if (rounded < limit, rounded > limit) != (value < limit, value > limit):
+            shown = f"{value:,}"
+    return shown, " to ".join(number(end) for end in (check.low, check.high) if end is not None)
 
 
 def change_of(check: Check) -> str:

@@ -3,11 +3,10 @@
 What was not judged is never a pass: a verdict without checks is `inconclusive` too.
 """
 
-import json
 import math
 from enum import StrEnum
 from numbers import Real
-from typing import Annotated, Any, Literal, Self, TypeGuard, get_args
+from typing import Annotated, Any, Literal, TypeGuard, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, computed_field
 
@@ -26,12 +25,12 @@ class Outcome(StrEnum):
 Event = Literal["local", "pull_request", "delivery", "retraining", "monitoring"]
 EVENTS: tuple[Event, ...] = get_args(Event)
 USAGE = 2  # the exit code of bad usage or bad input
-_NEXT = {
-    "local": "This candidate deployed",
-    "pull_request": "This change merged",
-    "delivery": "This candidate promoted",
-    "retraining": "The retrained candidate promoted",
-    "monitoring": "The model in service kept",
+_NEXT: dict[Event, tuple[str, str]] = {
+    "local": ("This candidate", "deployed"),
+    "pull_request": ("This change", "merged"),
+    "delivery": ("This candidate", "promoted"),
+    "retraining": ("The retrained candidate", "promoted"),
+    "monitoring": ("The model in service", "kept"),
 }
 _RANK = list(Outcome)
 _EXIT = dict(zip(Outcome, (0, 0, 10, 30, 20, 1), strict=True))
@@ -112,7 +111,7 @@ def _ran(checks: list[Check]) -> list[Check]:
     return checks or [Check(name="run", outcome=Outcome.INCONCLUSIVE, sentence=sentence)]
 
 
-class Verdict(Form):
+class Verdict(Form, extra="ignore"):  # a stored `outcome`: it always follows from the checks
     """What one gate says of one candidate (or, for the gate `data`, of one snapshot).
 
     `limits` is the hash of the limits used, `against` the champion's digest if it compared.
@@ -137,11 +136,6 @@ class Verdict(Form):
     def decisive(self) -> Check:
         """The first check of the worst outcome, one with a limit before one without."""
         return max(self.checks, key=lambda it: (_RANK.index(it.outcome), it.bound is not None))
-
-    @classmethod
-    def read(cls, text: str) -> Self:
-        """Parse a verdict's JSON; the stored outcome is recomputed from the checks."""
-        return cls.model_validate({k: v for k, v in json.loads(text).items() if k != "outcome"})
 
 
 class Report(Form):
@@ -170,13 +164,13 @@ class Report(Form):
     def findings(self) -> list[tuple[Verdict, Check]]:
         """Every check that did not pass, with its verdict, the worst first."""
         found = [(v, c) for v in self.verdicts for c in v.checks if c.outcome is not Outcome.PASS]
-        found.sort(key=lambda pair: pair[1].bound is None)
-        return sorted(found, key=lambda pair: -_RANK.index(decide(pair[1].outcome, self.event)))
+        rank = {outcome: _RANK.index(decide(outcome, self.event)) for outcome in Outcome}
+        return sorted(found, key=lambda pair: (-rank[pair[1].outcome], pair[1].bound is None))
 
     @property
     def headline(self) -> str:
         """What may happen next, in words; holds no text that came from data."""
-        what, _, done = _NEXT[self.event].rpartition(" ")
+        what, done = _NEXT[self.event]
         checks, found = sum(len(verdict.checks) for verdict in self.verdicts), len(self.findings)
         moved = f"may be {done}: its data has moved"
         said = {

@@ -13,7 +13,6 @@ import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
-from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +20,6 @@ import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
 from model_delivery.contract.request import Row, request_model, to_columns
-from model_delivery.errors import UserError
 from model_delivery.files import read_json, verify
 from model_delivery.protocols import Columns, Floats
 
@@ -56,13 +54,6 @@ class Prediction(BaseModel):
     probability: list[Annotated[float, Field(ge=0, le=1)]]
 
 
-class ScoreError(Exception):
-    """The model failed, or gave something that is no probability."""
-
-
-Answer = Callable[[Sequence[Row]], Prediction]
-
-
 def create(cls: type[ModelService], ship: Path) -> Any:
     """Return the BentoML service of a release; UserError where its bytes are not as sealed.
 
@@ -72,6 +63,7 @@ def create(cls: type[ModelService], ship: Path) -> Any:
     digest, noop = verify(ship), os.environ.get(NOOP) == "1"
     os.environ.setdefault("OTEL_SDK_DISABLED", "true")  # read when BentoML builds its app
     import bentoml
+    from _bentoml_sdk import Service
 
     request, served = read_json(ship / "request.json"), twin(cls) if noop else cls
 
@@ -79,110 +71,86 @@ def create(cls: type[ModelService], ship: Path) -> Any:
         """Scores rows: `POST /predict`."""
 
         def __init__(self) -> None:
-            self.answer = start_model(served, ship, request, digest[:12])
+            self.model = start_model(served, ship, request)
 
         async def predict(self, body: Any, /) -> Prediction:
             """Return a probability for each row."""
-            return self.answer(body.rows)
+            return Prediction(
+                release=digest[:12], probability=answer(self.model, body.rows, request)
+            )
+
+    class Fronted(Service[Any]):  # type: ignore[misc]  # BentoML is untyped to mypy
+        def to_asgi(self, is_main: bool = True) -> Any:
+            return Front(super().to_asgi(is_main), twin_identity(digest) if noop else digest)
 
     # BentoML reads schema and documentation from the annotations, here made of the contract.
     Endpoint.predict.__annotations__ |= {"body": request_model(request), "return": Prediction}
     Endpoint.predict = bentoml.api(Endpoint.predict)  # type: ignore[method-assign]
-    service = bentoml.service(
+    return bentoml.service(
         name=cls.__module__.partition(".")[0],
-        service_class=signed_by(twin_identity(digest) if noop else digest),
+        service_class=Fronted,
         workers=1,
         traffic={"timeout": _TIMEOUT_SECONDS},
         logging={"access": {"enabled": False}},
         tracing={"excluded_urls": ".*"},
     )(Endpoint)
-    service.add_asgi_middleware(OnlyJson)  # inside, so that BentoML counts its refusals
-    return service
 
 
-def signed_by(identity: str) -> Any:
-    """Return a BentoML service class whose every response says who answers.
+class Front:
+    """Signs every response, and refuses a body that is not JSON.
 
-    BentoML places added middleware inside its own, whose time-outs would be anonymous.
+    It stands before BentoML, whose own time-outs would be anonymous, and which would read forms
+    and pickles too.
     """
-    from _bentoml_sdk import Service
 
-    launch = os.environ.get(LAUNCH, "none")
-    own = [(b"x-model-digest", identity.encode()), (b"x-launch", launch.encode())]
-
-    class Signed(Service[Any]):  # type: ignore[misc]  # BentoML is untyped to mypy
-        def to_asgi(self, is_main: bool = True) -> Any:
-            app = super().to_asgi(is_main)
-
-            async def front(scope: Message, receive: Any, send: Send) -> None:
-                async def signed(message: Message) -> None:
-                    if message["type"] == "http.response.start":
-                        message["headers"] = [*message.get("headers", ()), *own]
-                    await send(message)
-
-                await app(scope, receive, signed)
-
-            return front
-
-    return Signed
-
-
-class OnlyJson:
-    """Refuses other bodies: BentoML would read forms and pickles too."""
-
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, identity: str) -> None:
+        launch = os.environ.get(LAUNCH, "none")
         self.app = app
+        self.signature = [(b"x-model-digest", identity.encode()), (b"x-launch", launch.encode())]
 
-    async def __call__(self, scope: Message, receive: Any, send: Send) -> Any:
-        """Pass on what is no body, and what says that it is JSON."""
+    async def __call__(self, scope: Message, receive: Any, send: Send) -> None:
+        async def signed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), *self.signature]
+            await send(message)
+
         kind = dict(scope.get("headers", ())).get(b"content-type", b"").partition(b";")[0]
         if scope.get("method") != "POST" or kind.strip().lower() == _JSON:
-            return await self.app(scope, receive, send)
+            await self.app(scope, receive, signed)
+            return
         content = b'{"error": "send the rows as `Content-Type: application/json`"}'
         headers = [(b"content-type", _JSON), (b"content-length", str(len(content)).encode())]
-        await send({"type": "http.response.start", "status": 415, "headers": headers})
-        return await send({"type": "http.response.body", "body": content})
+        await signed({"type": "http.response.start", "status": 415, "headers": headers})
+        await signed({"type": "http.response.body", "body": content})
 
 
-def start_model(
-    cls: type[ModelService], ship: Path, request: Mapping[str, Any], release: str
-) -> Answer:
+def start_model(cls: type[ModelService], ship: Path, request: Mapping[str, Any]) -> ModelService:
     """Load the model and score the example row, so that ready means able to score."""
-    logging.getLogger("bentoml._internal.server.http_app").addFilter(_worth_a_line)
+    logging.getLogger("bentoml._internal.server.http_app").addFilter(_is_our_fault)
     example = {name: spec["example"] for name, spec in request["columns"].items()}
     rows = request_model(request).model_validate_json(json.dumps({"rows": [example]})).rows
     try:
-        service = cls()
-        service.load(ship / "model")
-        answer = answerer(service, request, release)
-        answer(rows)
+        model = cls()
+        model.load(ship / "model")
+        answer(model, rows, request)
     except Exception as error:
-        _logger.error("%s: %s: %s", REFUSAL, type(error).__name__, error.__cause__ or error)
+        _logger.error("%s: %r", REFUSAL, error)
         raise
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
-    return answer
+    return model
 
 
-def answerer(service: ModelService, request: Mapping[str, Any], release: str) -> Answer:
-    """Return the function that scores rows, and lets nothing out but probabilities."""
-
-    def answer(rows: Sequence[Row]) -> Prediction:
-        try:
-            scores = np.asarray(service.score(to_columns(rows, request)), np.float64)
-        except Exception as error:
-            raise ScoreError(f"release {release} failed on {len(rows)} rows") from error
-        if scores.shape != (len(rows),):
-            gave = f"gave scores of shape {scores.shape} for {len(rows)} rows"
-            raise ScoreError(f"release {release} {gave}")
-        values = scores.tolist()
-        for place, value in enumerate(values, 1):
-            if not 0.0 <= value <= 1.0:  # true for not-a-number as well
-                raise ScoreError(f"release {release} gave {value} for row {place} of {len(rows)}")
-        return Prediction(release=release, probability=values)
-
-    return answer
+def answer(model: ModelService, rows: Sequence[Row], request: Mapping[str, Any]) -> list[float]:
+    """Return the probability of each row; a RuntimeError where the model gives none."""
+    try:
+        scores: list[float] = np.asarray(model.score(to_columns(rows, request))).tolist()
+        if len(scores) != len(rows) or not all(0.0 <= score <= 1.0 for score in scores):
+            raise ValueError(f"no probabilities of {len(rows)} rows: {scores!r:.200}")
+    except Exception as error:  # pydantic's own would be taken for the caller's mistake
+        raise RuntimeError(f"the model failed on {len(rows)} rows: {error!r}") from error
+    return scores
 
 
 def twin(cls: type[ModelService]) -> type[ModelService]:
@@ -200,12 +168,10 @@ def twin_identity(digest: str) -> str:
     return f"noop-{digest}"
 
 
-def _worth_a_line(record: logging.LogRecord) -> bool:
-    """Leave a caller's mistakes out of BentoML's log; our own bad score becomes one line."""
+def _is_our_fault(record: logging.LogRecord) -> bool:
+    """Leave the mistakes of callers out of BentoML's log."""
     error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, ScoreError) and error.__cause__ is None:
-        record.msg, record.args, record.exc_info = str(error), (), None
-    refused = getattr(error, "error_code", HTTPStatus.INTERNAL_SERVER_ERROR) < 500  # BentoML's own
+    refused = getattr(error, "error_code", 500) < 500  # BentoML's own
     gone = type(error).__name__ == "ClientDisconnect"  # Starlette's; only BentoML imports it
     return not (refused or gone or isinstance(error, ValidationError))
 
@@ -230,7 +196,4 @@ def read_columns(path: Path) -> Columns:
 
 if __name__ == "__main__":
     release, source, destination = map(Path, sys.argv[1:])
-    try:
-        np.save(destination, score(release, read_columns(source)), allow_pickle=False)
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    np.save(destination, score(release, read_columns(source)), allow_pickle=False)

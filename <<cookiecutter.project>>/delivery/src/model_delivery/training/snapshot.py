@@ -54,7 +54,7 @@ class Judged:
 
     def verdict(self, gate: str) -> Verdict | None:
         path = self.folder / "verdicts" / f"{gate}.json"
-        return Verdict.read(path.read_text()) if path.exists() else None
+        return Verdict.model_validate_json(path.read_text()) if path.exists() else None
 
     def save(self, verdict: Verdict) -> None:
         path = self.folder / "verdicts" / f"{verdict.gate}.json"
