@@ -20,7 +20,7 @@ import numpy as np
 
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.environment import service_environment
-from model_delivery.bundle.launch import Running, running
+from model_delivery.bundle.launch import Running, start
 from model_delivery.contract.settings import Limit, LoadLimits
 from model_delivery.gates import judge, make_verdict
 from model_delivery.project import Project
@@ -65,7 +65,7 @@ def check_load(
             if release is not None:
                 python = service_environment(project, release.ship / "requirements.txt")
                 log = project.work / "logs" / f"load-{name}.log"
-                beside = running(release.ship, python, log, noop=name == TWIN)
+                beside = start(release.ship, python, log, noop=name == TWIN)
                 targets[name] = stack.enter_context(beside)
         return judge_targets(project, candidate.digest, targets, started)
 
