@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.environment import score_cleanly
-from model_delivery.bundle.package import RECORD, SBOM, bento_path, read_pins, unpack
+from model_delivery.bundle.package import RECORD, SBOM, read_pins, unpack
 from model_delivery.errors import UserError
 from model_delivery.files import changed_files, read_json, temporary_folder
 from model_delivery.gates import fixed, judge, make_verdict
@@ -38,7 +38,7 @@ def check_package(project: Project, candidate: Candidate) -> Verdict:
 
 def _steps(project: Project, candidate: Candidate, folder: Path) -> Iterator[list[Check]]:
     """Yield cheap looks at bytes first; nothing of the package runs unless they all pass."""
-    bento, ship, limits = bento_path(project, candidate), folder / "src", project.gates.package
+    bento, ship, limits = candidate.bento, folder / "src", project.gates.package
     wrong = changed_files(candidate.package) if bento.exists() else [bento.name]
     yield [_nothing("checksums", wrong, "every file is as SHA256SUMS says")]
     yield [_tried("archive", "holds plain files inside itself", lambda: unpack(bento, folder))]
