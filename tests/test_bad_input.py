@@ -235,12 +235,10 @@ def test_edited_checksums_do_not_make_another_candidate(project: BakedProject, e
 def test_a_port_that_a_stranger_holds_is_refused(project: BakedProject, edit: Edit) -> None:
     with socket.create_server(("127.0.0.1", 0)) as stranger:
         port = str(stranger.getsockname()[1])
-        assert f"port {port}: in use by another process" in refused(
-            project, "serve", "--port", port
-        )
+        assert f"port {port} is in use by another" in refused(project, "serve", "--port", port)
         edit("config/delivery.yaml", "port: 3000", f"port: {port}")
         message = refused(project, "deploy")
-        assert f"port {port} is in use by another program; nothing was changed" in message
+        assert f"port {port} is in use by another program; stop it" in message
         doctor = project.ml("doctor", check=False)
         assert doctor.returncode == USAGE
         assert f"port {port} is in use by another program" in said(doctor)

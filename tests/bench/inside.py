@@ -82,12 +82,8 @@ def service(noop: bool) -> Iterator[tuple[Running, float]]:
     python = service_environment(project, ship / "requirements.txt")
     log = project.work / "logs" / f"bench-{'twin' if noop else 'candidate'}.log"
     started = time.perf_counter()
-    running = start(ship, python, log, noop=noop)
-    seconds = time.perf_counter() - started
-    try:
-        yield running, seconds
-    finally:
-        running.stop()
+    with start(ship, python, log, noop=noop) as running:
+        yield running, time.perf_counter() - started
 
 
 def starts(times: str) -> dict[str, list[float]]:

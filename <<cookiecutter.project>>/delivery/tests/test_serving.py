@@ -49,12 +49,11 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def service(ship: Path, log: Path, pytestconfig: pytest.Config) -> Iterator[Running]:
     assert pytestconfig.cache is not None
-    with pytest.MonkeyPatch.context() as patch:
-        # BentoML's byte code is kept from run to run: half of a start is compiling it.
-        patch.setenv("PYTHONPYCACHEPREFIX", str(pytestconfig.cache.mkdir("bytecode")))
-        started = start(ship, Path(sys.executable), log)
-    yield started
-    started.stop()
+    # BentoML's byte code is kept from run to run: half of a start is compiling it.
+    kept = f"PYTHONPYCACHEPREFIX={pytestconfig.cache.mkdir('bytecode')}"
+    program = f'exec env -u PYTHONDONTWRITEBYTECODE {kept} {sys.executable} "$@"'
+    with start(ship, fake_python(log.parent, program), log) as started:
+        yield started
 
 
 @pytest.fixture
@@ -199,7 +198,7 @@ def test_a_client_that_stops_or_hangs_up_costs_two_seconds_and_no_line(
 
 def test_a_port_in_use_is_refused_by_number(ship: Path, service: Running, tmp_path: Path) -> None:
     port = int(service.url.rpartition(":")[2])
-    with pytest.raises(UserError, match=f"port {port}: in use"):
+    with pytest.raises(UserError, match=f"port {port} is in use"):
         start(ship, Path(sys.executable), tmp_path / "log", port)
     assert list(tmp_path.iterdir()) == []
 

@@ -12,7 +12,7 @@ import typer
 
 from model_delivery.bundle.candidate import current_candidate
 from model_delivery.bundle.environment import service_environment
-from model_delivery.bundle.launch import processes, running
+from model_delivery.bundle.launch import processes, start
 from model_delivery.cli import screen, stages
 from model_delivery.cli.doctor import diagnose
 from model_delivery.errors import UserError
@@ -105,7 +105,7 @@ def serve(port: Port = 3001) -> None:
     candidate = current_candidate(project)
     python = service_environment(project, candidate.ship / "requirements.txt")
     log = project.work / "logs" / "serve.log"
-    with running(candidate.ship, python, log, port=port) as service:
+    with start(candidate.ship, python, log, port=port) as service:
         screen.progress.print(f"{candidate.short} answers at {service.url}/predict, log in {log}")
         try:
             while processes(service.home):

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from model_delivery.bundle.candidate import CURRENT, Candidate, current_candidate, make_candidate
 from model_delivery.bundle.environment import service_environment
-from model_delivery.bundle.launch import Running, running
+from model_delivery.bundle.launch import Running, start
 from model_delivery.bundle.package import build_image, build_package, rows_of
 from model_delivery.cli.screen import step
 from model_delivery.errors import UserError
@@ -59,7 +59,7 @@ class Run:
         candidate = current_candidate(self.project)
         python = service_environment(self.project, candidate.ship / "requirements.txt")
         log = self.project.work / "logs" / f"gate-{candidate.short}.log"
-        return self.resources.enter_context(running(candidate.ship, python, log))
+        return self.resources.enter_context(start(candidate.ship, python, log))
 
 
 def ship(run: Run, last: Stage) -> Iterator[Verdict]:

@@ -17,7 +17,7 @@ from scipy.stats import binomtest
 
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.environment import run, service_environment
-from model_delivery.bundle.launch import Running, running
+from model_delivery.bundle.launch import Running, start
 from model_delivery.contract.settings import Limit, LoadLimits
 from model_delivery.errors import UserError
 from model_delivery.gates import judge, make_verdict
@@ -59,7 +59,7 @@ def check_load(
             if release is not None:
                 python = service_environment(project, release.ship / "requirements.txt")
                 log = project.work / "logs" / f"load-{name}.log"
-                beside = running(release.ship, python, log, noop=name == TWIN)
+                beside = start(release.ship, python, log, noop=name == TWIN)
                 targets[name] = stack.enter_context(beside)
         checks, table = judge_targets(project, targets)
     return make_verdict(project, "load", candidate.digest, checks, [table])

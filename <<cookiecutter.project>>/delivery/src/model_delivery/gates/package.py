@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.environment import score_cleanly
-from model_delivery.bundle.package import RECORD, SBOM, bento_path, read_pins, unpack
+from model_delivery.bundle.package import RECORD, SBOM, read_pins, unpack
 from model_delivery.errors import UserError
 from model_delivery.files import changed_files, read_json, temporary_folder
 from model_delivery.gates import fixed, judge, make_verdict
@@ -37,7 +37,7 @@ def check_package(project: Project, candidate: Candidate) -> Verdict:
 
 def _steps(project: Project, candidate: Candidate, folder: Path) -> Iterator[list[Check]]:
     """Yield cheap looks at bytes first; nothing of the package runs unless they all pass."""
-    bento = bento_path(project, candidate)
+    bento = candidate.bento
     wrong = changed_files(candidate.package) if bento.exists() else [bento.name]
     yield [_nothing("checksums", wrong, "every file is as SHA256SUMS says")]
     yield [_tried("archive", "holds plain files inside itself", lambda: unpack(bento, folder))]
@@ -89,7 +89,7 @@ def _looks(project: Project, candidate: Candidate, bento: Path) -> Iterator[Chec
     parts = read_json(candidate.package / SBOM)["components"]
     odd = sorted(pins.keys() ^ {f"{part['name']}=={part['version']}" for part in parts})
     yield _nothing("sbom", odd, f"the SBOM lists exactly the {len(pins)} requirements")
-    limits, size = project.gates.package, bento_path(project, candidate).stat().st_size / 1e6
+    limits, size = project.gates.package, candidate.bento.stat().st_size / 1e6
     yield judge("megabytes", limits.megabytes, size, "the Bento")
     if (candidate.package / RECORD).exists():
         size = read_json(candidate.package / RECORD)["bytes"] / 1e6
