@@ -104,8 +104,7 @@ def measure(request: Request, name: str, before: pd.DataFrame, after: pd.DataFra
     parts = {"": after} if alone else {"_train": before, "_test": after}
     options: dict[str, Any] = {"with_display": False}
     if name == "WeakSegmentsPerformance":  # sought in what alone tells most of the label
-        power = checks.FeatureLabelCorrelation().run(dataset(request, after), with_display=False)
-        importance = pd.Series(power.value) + 1e-6
+        importance = measure(request, "FeatureLabelCorrelation", before, after) + 1e-6
         options["feature_importance"] = importance / importance.sum()
     if request["suite"] == "model":
         options["model_classes"] = [0, 1]

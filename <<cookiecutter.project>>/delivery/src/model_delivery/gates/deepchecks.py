@@ -18,9 +18,9 @@ from model_delivery.errors import UserError
 from model_delivery.files import read_json, write_json
 from model_delivery.gates import judge
 from model_delivery.project import Project
-from model_delivery.report.verdict import Check, Outcome
+from model_delivery.report.verdict import Check
 from model_delivery.training.fit import SCORE
-from model_delivery.training.snapshot import FEWEST_MONTHS, Snapshot, periods
+from model_delivery.training.snapshot import Snapshot, periods
 
 PROGRAM = Path(__file__).parents[1] / "checks" / "deepchecks_suites.py"
 RUN_SECONDS = 300
@@ -93,24 +93,12 @@ def ask(folder: Path, request: dict[str, Any]) -> dict[str, list[Finding]]:
 
 
 def judge_findings(name: str, limit: Limit, findings: list[Finding]) -> Check:
-    """Judge one check by its worst column; where a column has no number, it is inconclusive.
-
-    A pass with fewer than four training periods to compare with is a warning.
-    """
-    few, judged = list[str](), dict[str, float]()
+    """Judge one check by its worst column; where a column has no number, it is inconclusive."""
+    judged = dict[str, float]()
     for value, past, sentence in findings:
         if not math.isfinite(value):
             return judge(name, limit, None, sentence)
-        if past is None:
-            judged[sentence] = value
-        elif len(past) >= FEWEST_MONTHS:
-            judged[sentence] = value / max(*past, SMALLEST_DRIFT)
-        else:
-            few.append(sentence)
+        judged[sentence] = value if past is None else value / max([*past, SMALLEST_DRIFT])
     worst = max if limit.max is not None else min
     said = worst(judged, key=lambda it: judged[it], default="did not run")
-    check = judge(name, limit, judged.get(said), said)
-    if few and (not judged or check.outcome is Outcome.PASS):
-        said = f"fewer than {FEWEST_MONTHS} training periods to compare with: {few[0]}"
-        return Check(name=name, outcome=Outcome.WARN, sentence=said, limit=str(limit))
-    return check
+    return judge(name, limit, judged.get(said), said)

@@ -4,7 +4,6 @@ import pickletools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 
 from model_delivery.bundle.candidate import Candidate
@@ -100,6 +99,5 @@ def _predictions(project: Project, candidate: Candidate, ship: Path) -> None:
     """Refuse a package that scores otherwise than the candidate, bit for bit."""
     rows = pq.read_table(candidate.test_path).slice(0, 1_000)
     expected, answered = rows.column(SCORE).to_numpy(), score_cleanly(project, ship, rows)
-    if expected.tobytes() != answered.tobytes() or not len(expected):
-        differ = np.sum(expected != answered) if len(expected) == len(answered) else len(expected)
-        raise UserError(f"{differ:,} of {len(expected):,} differ")
+    if expected.tobytes() != answered.tobytes():
+        raise UserError(f"not the scores of the first {len(expected):,} rows")
