@@ -12,7 +12,7 @@ from model_delivery.bundle.launch import Running
 from model_delivery.contract.draw import JsonRow, columns_of, draw_rows, invalid_rows
 from model_delivery.contract.request import MOST_ROWS, request_json, request_model
 from model_delivery.contract.settings import DataContract
-from model_delivery.gates import fixed, make_verdict
+from model_delivery.gates import fixed
 from model_delivery.project import Project
 from model_delivery.protocols import Floats, user_module
 from model_delivery.report.verdict import Check, Verdict
@@ -35,7 +35,7 @@ def check_api(project: Project, candidate: Candidate, service: Running) -> Verdi
     rows = draw_rows(contract, project.gates.api.valid_rows, seed=0)
     wrong = wrong_requests(contract, rows[-1])
     checks = judge_service(service, contract, rows, wrong, expected(candidate, rows, contract))
-    return make_verdict(project, "api", candidate.digest, checks)
+    return Verdict(gate="api", subject=f"sha256:{candidate.digest}", checks=checks)
 
 
 def judge_service(

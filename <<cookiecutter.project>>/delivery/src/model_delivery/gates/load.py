@@ -21,7 +21,7 @@ from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.environment import service_environment
 from model_delivery.bundle.launch import Running, running
 from model_delivery.contract.settings import Limit, LoadLimits
-from model_delivery.gates import judge, make_verdict
+from model_delivery.gates import judge
 from model_delivery.project import Project
 from model_delivery.protocols import Floats
 from model_delivery.report.verdict import Check, Outcome, Table, Verdict, finite
@@ -90,7 +90,7 @@ def judge_targets(project: Project, subject: str, targets: dict[str, Running]) -
         said = "no other release is in production: there is no champion to compare with"
         checks.append(Check(name=CHAMPION, outcome=Outcome.PASS, sentence=said, value="none"))
     table = _table(rounds, list(targets))
-    return make_verdict(project, "load", subject, checks, [table])
+    return Verdict(gate="load", subject=f"sha256:{subject}", checks=checks, tables=[table])
 
 
 def run_rounds(

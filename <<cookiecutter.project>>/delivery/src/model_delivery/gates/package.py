@@ -11,7 +11,7 @@ from model_delivery.bundle.environment import score_cleanly
 from model_delivery.bundle.package import RECORD, SBOM, bento_path, read_pins, unpack
 from model_delivery.errors import UserError
 from model_delivery.files import changed_files, read_json, temporary_folder
-from model_delivery.gates import fixed, judge, make_verdict
+from model_delivery.gates import fixed, judge
 from model_delivery.project import Project
 from model_delivery.report.verdict import Check, Outcome, Verdict
 from model_delivery.training.fit import SCORE
@@ -31,7 +31,7 @@ def check_package(project: Project, candidate: Candidate) -> Verdict:
             checks += step
             if any(check.outcome is Outcome.STOP for check in checks):
                 break
-    return make_verdict(project, "package", candidate.digest, checks)
+    return Verdict(gate="package", subject=f"sha256:{candidate.digest}", checks=checks)
 
 
 def _steps(project: Project, candidate: Candidate, folder: Path) -> Iterator[list[Check]]:

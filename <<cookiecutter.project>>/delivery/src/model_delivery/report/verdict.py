@@ -120,7 +120,7 @@ class Verdict(Form):
 
     gate: str
     subject: str
-    limits: str
+    limits: str = ""
     against: str | None = None
     checks: Annotated[list[Check], AfterValidator(_ran)] = Field(default=[], validate_default=True)
     tables: list[Table] = []
