@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import httpx
-import numpy as np
 
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.launch import Running
@@ -31,10 +30,12 @@ class Wrong(NamedTuple):
 
 def check_api(project: Project, candidate: Candidate, service: Running) -> Verdict:
     """Send valid and invalid requests, drawn from the data contract, to a candidate's service."""
-    contract = project.contract
+    contract, folder = project.contract, candidate.ship / "model"
     rows = draw_rows(contract, project.gates.api.valid_rows, seed=0)
-    wrong = wrong_requests(contract, rows[-1])
-    checks = judge_service(service, contract, rows, wrong, expected(candidate, rows, contract))
+    features = user_module("features").Features.load(folder)  # training's own code, no service
+    model = user_module("model").Model.load(folder)
+    scores = model.predict(features.transform(columns_of(rows, contract)))
+    checks = judge_service(service, contract, rows, wrong_requests(contract, rows[-1]), scores)
     return Verdict(gate="api", subject=f"sha256:{candidate.digest}", checks=checks)
 
 
@@ -65,14 +66,6 @@ def judge_service(
     ]
     what = "responses name the candidate's digest and this start"
     return [*checks, _counted("identity", len(answers), slips, what)]
-
-
-def expected(candidate: Candidate, rows: Sequence[JsonRow], contract: DataContract) -> Floats:
-    """Return the scores that training's own code gives to rows, without the service."""
-    folder = candidate.ship / "model"
-    features = user_module("features").Features.load(folder)
-    model = user_module("model").Model.load(folder)
-    return np.asarray(model.predict(features.transform(columns_of(rows, contract))))
 
 
 def wrong_requests(contract: DataContract, row: JsonRow) -> list[Wrong]:
