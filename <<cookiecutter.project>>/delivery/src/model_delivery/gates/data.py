@@ -93,8 +93,7 @@ def scale_ratio(train: Sequence[Floats], test: Floats) -> float:
     if len(past) < 2 or len(now) < FEWEST_VALUES:
         return float("nan")
     *widths, width = (float(np.subtract(*np.quantile(v, (0.9, 0.1)))) for v in (*past, now))
-    narrowest = min(widths)
-    wider = max(width / max(widths), narrowest / width) if min(narrowest, width) > 0 else 0.0
+    wider = max(width / max(widths), min(widths) / width) if min(*widths, width) > 0 else 0.0
     *grids, grid = (part[part != 0] for part in (*past, now))
     if min(map(len, (*grids, grid))) < FEWEST_VALUES:
         return wider
