@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from model_delivery.bundle.launch import Running, free_port, identity
 from model_delivery.contract.settings import LoadLimits
-from model_delivery.gates import load, make_verdict
+from model_delivery.gates import load
 from model_delivery.gates.load import Round, judge_rounds, judge_targets, run_rounds
 from model_delivery.project import Project, find_project
 from model_delivery.report.verdict import Check, Outcome, Verdict
@@ -176,8 +176,7 @@ def project(monkeypatch: pytest.MonkeyPatch) -> Project:
 
 
 def judged(project: Project, **targets: Running) -> Verdict:
-    checks, table = judge_targets(project, targets)
-    return make_verdict(project, "load", DIGEST, checks, [table])
+    return judge_targets(project, DIGEST, targets)
 
 
 def test_a_champion_that_dies_under_load_is_named_and_inconclusive(

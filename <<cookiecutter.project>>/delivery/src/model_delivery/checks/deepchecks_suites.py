@@ -14,8 +14,8 @@
 
 Deepchecks 0.19 needs older numpy and scikit-learn than the project and is AGPL-3.0: it lives in
 the environment that the block above describes, and talks in files. REQUEST names a suite, two
-parquet files, columns and checks; ANSWER holds by check a list of [value, past, sentence], one
-for each column. The gate that asked compares the values with `config/gates.yaml`.
+parquet files, columns and checks; ANSWER holds by check a number for each sentence, mostly one
+a column. The gate that asked compares them with `config/gates.yaml`.
 """
 
 import json
@@ -41,6 +41,8 @@ ROWS = {"train": 20_000, "test": 8_000}
 """Sampled rows; more change the values little and cost time in proportion."""
 FEWEST_ROWS = 100
 """A training period with fewer sampled rows says nothing of the spread."""
+SMALLEST_DRIFT = 0.05
+"""A period's drift below this counts as this: two samples of one month differ by about 0.02."""
 
 
 def gain(value: Any) -> dict[str, Any]:
@@ -104,8 +106,7 @@ def measure(request: Request, name: str, before: pd.DataFrame, after: pd.DataFra
     parts = {"": after} if alone else {"_train": before, "_test": after}
     options: dict[str, Any] = {"with_display": False}
     if name == "WeakSegmentsPerformance":  # sought in what alone tells most of the label
-        power = checks.FeatureLabelCorrelation().run(dataset(request, after), with_display=False)
-        importance = pd.Series(power.value) + 1e-6
+        importance = measure(request, "FeatureLabelCorrelation", before, after) + 1e-6
         options["feature_importance"] = importance / importance.sum()
     if request["suite"] == "model":
         options["model_classes"] = [0, 1]
@@ -118,13 +119,12 @@ def measure(request: Request, name: str, before: pd.DataFrame, after: pd.DataFra
     return pd.to_numeric(pd.Series(found, dtype=object), errors="coerce").astype(float)
 
 
-def find(
-    request: Request, name: str, train: pd.DataFrame, test: pd.DataFrame
-) -> list[tuple[float, list[float] | None, str]]:
-    """Return value, past and sentence of all that a check measures on the test rows.
+def find(request: Request, name: str, train: pd.DataFrame, test: pd.DataFrame) -> dict[str, float]:
+    """Return all that a check measures on the test rows, by what is said of it.
 
-    The past of a drift is that of each training period from the others. Whatever the library
-    raises is said beside a value that is not-a-number: the other checks still run.
+    A drift is relative to the largest of a training period from the others: real data has seasons,
+    and the library's own fixed thresholds fail on every honest July. Whatever the library raises
+    is said beside not-a-number: the other checks still run.
     """
     drift, times, past = name.endswith("Drift"), train[request["time"]], list[pd.Series]()
     try:
@@ -134,14 +134,14 @@ def find(
             if min(own.sum(), (~own).sum()) >= FEWEST_ROWS:
                 past.append(measure(request, name, train[~own], train[own]))
     except Exception as error:
-        why = f"did not run: {type(error).__name__}: {str(error).strip():.200}"
-        return [(math.nan, None, why)]
-    findings = []
+        return {f"did not run: {type(error).__name__}: {str(error).strip():.200}": math.nan}
+    findings, usual = {}, 1.0
     for about, value in found.items():
-        told = [old[about] for old in past if np.isfinite(old[about])]
         said = f"`{about}`: {value:.3f}" if about in train else f"{about}: {value:.3f}"
-        said += f", {max(told):.3f} at most in a training period" if told else ""
-        findings.append((value, told if drift else None, said))
+        if drift:
+            usual = max([SMALLEST_DRIFT, *(old[about] for old in past if np.isfinite(old[about]))])
+            said += f", {usual:.3f} between training periods"
+        findings[said] = value / usual
     return findings
 
 

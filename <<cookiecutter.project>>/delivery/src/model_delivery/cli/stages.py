@@ -15,7 +15,7 @@ from model_delivery.bundle.package import build_image, build_package, rows_of
 from model_delivery.cli.screen import step
 from model_delivery.errors import UserError
 from model_delivery.files import write_atomic
-from model_delivery.gates import COMPARED, GATES, limits_hash, make_verdict
+from model_delivery.gates import COMPARED, GATES, limits_hash
 from model_delivery.gates.api import check_api
 from model_delivery.gates.data import check_data, refused
 from model_delivery.gates.load import check_load
@@ -78,7 +78,7 @@ def extract(run: Run) -> Snapshot:
         with step("data: extract and split"):
             snapshot = take_snapshot(run.project, run.as_of, run.force)
     except BrokenStructureError as broken:
-        verdict = refused(run.project, broken.findings)
+        verdict = refused(broken.findings)
         write_atomic(run.refusal, verdict.model_dump_json(indent=2))
         raise
     run.refusal.unlink(missing_ok=True)
@@ -144,7 +144,8 @@ def _verdict(
     A crash is a verdict too, so that the report shows it.
     """
     known, started = None if run.force else judged.verdict(name), time.perf_counter()
-    same = known and (known.limits, known.against) == (limits_hash(run.project, name), against)
+    limits = limits_hash(run.project, name)
+    same = known and (known.limits, known.against) == (limits, against)
     if known and same and known.outcome not in (Outcome.INCONCLUSIVE, Outcome.CRASH):
         return known
     try:
@@ -156,9 +157,11 @@ def _verdict(
         traceback.print_exc()
         said = f"{type(error).__name__}: {error}"
         crashed = Check(name="ran", outcome=Outcome.CRASH, sentence=said)
-        verdict = make_verdict(run.project, name, judged.folder.name, [crashed])
+        verdict = Verdict(gate=name, subject=judged.folder.name, checks=[crashed])
     seconds = round(time.perf_counter() - started, 2)
-    verdict = verdict.model_copy(update={"against": against, "seconds": seconds})
+    finished = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    stamp = {"limits": limits, "against": against, "seconds": seconds, "finished": finished}
+    verdict = verdict.model_copy(update=stamp)
     judged.save(verdict)
     return verdict
 

@@ -1,13 +1,11 @@
 """Gates: each turns values and limits into checks, and checks into a verdict."""
 
-from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Literal, get_args
 
 from model_delivery.contract.settings import Limit
 from model_delivery.files import sha256_json
 from model_delivery.project import Project
-from model_delivery.report.verdict import Chart, Check, Outcome, Table, Verdict, finite
+from model_delivery.report.verdict import Check, Outcome, finite
 from model_delivery.training.metrics import Estimate
 
 Gate = Literal["data", "model", "package", "api", "load"]
@@ -34,26 +32,6 @@ def fixed(name: str, kept: bool, sentence: str, value: float | str | None = None
     """Return a check without a limit of its own: what must hold, else `stop`."""
     outcome = Outcome.PASS if kept else Outcome.STOP
     return Check(name=name, outcome=outcome, sentence=sentence, value=value)
-
-
-def make_verdict(
-    project: Project,
-    gate: str,
-    subject: str,
-    checks: list[Check],
-    tables: Sequence[Table] = (),
-    charts: Sequence[Chart] = (),
-) -> Verdict:
-    """Return the verdict on what a SHA-256 names, given now."""
-    return Verdict(
-        gate=gate,
-        subject=f"sha256:{subject}",
-        limits=limits_hash(project, gate),
-        checks=checks,
-        tables=list(tables),
-        charts=list(charts),
-        finished=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
 
 
 def limits_hash(project: Project, gate: str) -> str:

@@ -5,14 +5,13 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import httpx
-import numpy as np
 
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.launch import Running, serve
 from model_delivery.contract.draw import JsonRow, columns_of, draw_rows, invalid_rows
 from model_delivery.contract.request import MOST_ROWS, request_json, request_model
 from model_delivery.contract.settings import DataContract
-from model_delivery.gates import fixed, make_verdict
+from model_delivery.gates import fixed
 from model_delivery.project import Project
 from model_delivery.protocols import Floats, user_module
 from model_delivery.report.verdict import Check, Verdict
@@ -31,13 +30,14 @@ class Wrong(NamedTuple):
 
 def check_api(project: Project, candidate: Candidate) -> Verdict:
     """Send valid and invalid requests, drawn from the data contract, to a candidate's service."""
-    contract = project.contract
+    contract, folder = project.contract, candidate.ship / "model"
     rows = draw_rows(contract, project.gates.api.valid_rows, seed=0)
-    wrong = wrong_requests(contract, rows[-1])
-    scores = expected(candidate, rows, contract)
+    features = user_module("features").Features.load(folder)  # training's own code, no service
+    model = user_module("model").Model.load(folder)
+    scores = model.predict(features.transform(columns_of(rows, contract)))
     with serve(project, candidate.ship, "api") as service:
-        checks = judge_service(service, contract, rows, wrong, scores)
-    return make_verdict(project, "api", candidate.digest, checks)
+        checks = judge_service(service, contract, rows, wrong_requests(contract, rows[-1]), scores)
+    return Verdict(gate="api", subject=f"sha256:{candidate.digest}", checks=checks)
 
 
 def judge_service(
@@ -67,14 +67,6 @@ def judge_service(
     ]
     what = "responses name the candidate's digest and this start"
     return [*checks, _counted("identity", len(answers), slips, what)]
-
-
-def expected(candidate: Candidate, rows: Sequence[JsonRow], contract: DataContract) -> Floats:
-    """Return the scores that training's own code gives to rows, without the service."""
-    folder = candidate.ship / "model"
-    features = user_module("features").Features.load(folder)
-    model = user_module("model").Model.load(folder)
-    return np.asarray(model.predict(features.transform(columns_of(rows, contract))))
 
 
 def wrong_requests(contract: DataContract, row: JsonRow) -> list[Wrong]:

@@ -11,8 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model_delivery.contract.check import Finding, check_content, check_structure
-from model_delivery.files import sha256_bytes
-from model_delivery.gates import fixed, judge, make_verdict
+from model_delivery.gates import fixed, judge
 from model_delivery.gates.deepchecks import deepchecks
 from model_delivery.project import Project
 from model_delivery.protocols import Floats
@@ -33,12 +32,12 @@ def check_data(project: Project, snapshot: Snapshot) -> Verdict:
     checks = contract_checks(project, snapshot, train, test)
     if all(check.outcome is Outcome.PASS for check in checks):
         checks += deepchecks(project, "data", snapshot)
-    return make_verdict(project, "data", sha256_bytes(snapshot.name.encode()), checks)
+    return Verdict(gate="data", subject=snapshot.name, checks=checks)
 
 
-def refused(project: Project, findings: list[Finding]) -> Verdict:
+def refused(findings: list[Finding]) -> Verdict:
     """Return the verdict on an extraction whose structure is broken."""
-    return make_verdict(project, "data", sha256_bytes(b"refused"), _as_checks(findings))
+    return Verdict(gate="data", subject="none", checks=_as_checks(findings))
 
 
 def _as_checks(findings: list[Finding]) -> list[Check]:
@@ -94,8 +93,7 @@ def scale_ratio(train: Sequence[Floats], test: Floats) -> float:
     if len(past) < 2 or len(now) < FEWEST_VALUES:
         return float("nan")
     *widths, width = (float(np.subtract(*np.quantile(v, (0.9, 0.1)))) for v in (*past, now))
-    narrowest = min(widths)
-    wider = max(width / max(widths), narrowest / width) if min(narrowest, width) > 0 else 0.0
+    wider = max(width / max(widths), min(widths) / width) if min(*widths, width) > 0 else 0.0
     *grids, grid = (part[part != 0] for part in (*past, now))
     if min(map(len, (*grids, grid))) < FEWEST_VALUES:
         return wider

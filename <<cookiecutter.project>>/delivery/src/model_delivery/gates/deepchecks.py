@@ -1,13 +1,9 @@
-"""Deepchecks' measurements against `config/gates.yaml`: the quarantined program asked and judged.
-
-A drift is judged against the spread between the training months themselves: real data has
-seasons, and the library's own fixed thresholds fail on every honest July.
-"""
+"""Deepchecks' measurements against `config/gates.yaml`: the quarantined program is asked."""
 
 import math
 import os
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import pyarrow.parquet as pq
 
@@ -18,22 +14,12 @@ from model_delivery.errors import UserError
 from model_delivery.files import read_json, write_json
 from model_delivery.gates import judge
 from model_delivery.project import Project
-from model_delivery.report.verdict import Check, Outcome
+from model_delivery.report.verdict import Check
 from model_delivery.training.fit import SCORE
-from model_delivery.training.snapshot import FEWEST_MONTHS, Snapshot, periods
+from model_delivery.training.snapshot import Snapshot, periods
 
 PROGRAM = Path(__file__).parents[1] / "checks" / "deepchecks_suites.py"
 RUN_SECONDS = 300
-SMALLEST_DRIFT = 0.05
-"""A period's drift below this counts as this: two samples of one month differ by about 0.02."""
-
-
-class Finding(NamedTuple):
-    """What a check measured of a column, and of each training period where it is a drift."""
-
-    value: float
-    past: list[float] | None
-    sentence: str
 
 
 def deepchecks(
@@ -68,10 +54,10 @@ def request_of(project: Project, suite: str, rows: Snapshot | Candidate) -> dict
     }
 
 
-def ask(folder: Path, request: dict[str, Any]) -> dict[str, list[Finding]]:
-    """Run the program on a request; return what each check found, or that it did not answer.
+def ask(folder: Path, request: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Run the program on a request; return the numbers of each check by what is said of them.
 
-    That its environment cannot be made is a UserError.
+    That its environment cannot be made is a UserError; without an answer there is no number.
     """
     asked, answered = (folder / f"{request['suite']}-{end}.json" for end in ("request", "answer"))
     write_json(asked, request)
@@ -87,30 +73,14 @@ def ask(folder: Path, request: dict[str, Any]) -> dict[str, list[Finding]]:
         command = [python, str(PROGRAM), str(asked), str(answered)]
         run(command, folder, env=env, timeout=RUN_SECONDS)
     except UserError as error:
-        nothing = Finding(math.nan, None, f"Deepchecks did not answer: {error}")
-        return {name: [nothing] for name in request["checks"]}
-    return {name: [Finding(*row) for row in rows] for name, rows in read_json(answered).items()}
+        silence = {f"Deepchecks did not answer: {error}": math.nan}
+        return dict.fromkeys(request["checks"], silence)
+    return dict(read_json(answered))
 
 
-def judge_findings(name: str, limit: Limit, findings: list[Finding]) -> Check:
-    """Judge one check by its worst column; where a column has no number, it is inconclusive.
-
-    A pass with fewer than four training periods to compare with is a warning.
-    """
-    few, judged = list[str](), dict[str, float]()
-    for value, past, sentence in findings:
-        if not math.isfinite(value):
-            return judge(name, limit, None, sentence)
-        if past is None:
-            judged[sentence] = value
-        elif len(past) >= FEWEST_MONTHS:
-            judged[sentence] = value / max(*past, SMALLEST_DRIFT)
-        else:
-            few.append(sentence)
+def judge_findings(name: str, limit: Limit, found: dict[str, float]) -> Check:
+    """Judge one check by its worst number; one that is none leaves it inconclusive."""
+    unknown = [said for said, value in found.items() if not math.isfinite(value)]
     worst = max if limit.max is not None else min
-    said = worst(judged, key=lambda it: judged[it], default="did not run")
-    check = judge(name, limit, judged.get(said), said)
-    if few and (not judged or check.outcome is Outcome.PASS):
-        said = f"fewer than {FEWEST_MONTHS} training periods to compare with: {few[0]}"
-        return Check(name=name, outcome=Outcome.WARN, sentence=said, limit=str(limit))
-    return check
+    said = unknown[0] if unknown else worst(found, key=lambda said: found[said])
+    return judge(name, limit, found[said], said)

@@ -20,7 +20,7 @@ from model_delivery.bundle.environment import run
 from model_delivery.bundle.launch import Running, serve
 from model_delivery.contract.settings import Limit, LoadLimits
 from model_delivery.errors import UserError
-from model_delivery.gates import judge, make_verdict
+from model_delivery.gates import judge
 from model_delivery.project import Project
 from model_delivery.protocols import Floats
 from model_delivery.report.verdict import Check, Outcome, Table, Verdict, finite
@@ -57,11 +57,10 @@ def check_load(project: Project, candidate: Candidate, champion: Candidate | Non
             name: stack.enter_context(serve(project, one.ship, f"load-{name}", noop=name == TWIN))
             for name, one in releases.items()
         }
-        checks, table = judge_targets(project, targets)
-    return make_verdict(project, "load", candidate.digest, checks, [table])
+        return judge_targets(project, candidate.digest, targets)
 
 
-def judge_targets(project: Project, targets: dict[str, Running]) -> tuple[list[Check], Table]:
+def judge_targets(project: Project, digest: str, targets: dict[str, Running]) -> Verdict:
     """Load running services in turns, for more rounds while undecided; judge the candidate."""
     limits, rounds, checks = project.gates.load, list[Round](), list[Check]()
     plan: dict[str, Any] = {"users": limits.users, "seconds": limits.seconds}
@@ -79,7 +78,8 @@ def judge_targets(project: Project, targets: dict[str, Running]) -> tuple[list[C
     if CHAMPION not in targets:
         said = "no other release is in production: there is no champion to compare with"
         checks.append(Check(name=CHAMPION, outcome=Outcome.PASS, sentence=said, value="none"))
-    return checks, _table(rounds, list(targets))
+    table = _table(rounds, list(targets))
+    return Verdict(gate="load", subject=f"sha256:{digest}", checks=checks, tables=[table])
 
 
 def run_rounds(plan: dict[str, Any], root: Path) -> list[Round]:

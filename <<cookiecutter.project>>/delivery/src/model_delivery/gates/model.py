@@ -13,7 +13,7 @@ from model_delivery.bundle.environment import score_cleanly
 from model_delivery.contract.settings import Limit
 from model_delivery.errors import UserError
 from model_delivery.files import read_json
-from model_delivery.gates import fixed, judge, make_verdict
+from model_delivery.gates import fixed, judge
 from model_delivery.gates.deepchecks import deepchecks
 from model_delivery.project import Project
 from model_delivery.protocols import Floats
@@ -53,8 +53,8 @@ def check_model(project: Project, candidate: Candidate, champion: Candidate | No
     scored = read_scored(project, candidate, champion)
     checks, table = score_checks(project, candidate, scored)
     checks += deepchecks(project, "model", candidate)
-    charts = _charts(candidate, scored)
-    return make_verdict(project, "model", candidate.digest, checks, [table], charts)
+    charts, subject = _charts(candidate, scored), f"sha256:{candidate.digest}"
+    return Verdict(gate="model", subject=subject, checks=checks, tables=[table], charts=charts)
 
 
 def read_scored(project: Project, candidate: Candidate, champion: Candidate | None) -> Scored:

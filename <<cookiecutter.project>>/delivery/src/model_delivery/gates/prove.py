@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model_delivery.contract.settings import DataContract
-from model_delivery.gates import fixed, make_verdict
+from model_delivery.gates import fixed
 from model_delivery.gates.data import contract_checks
 from model_delivery.project import Project
 from model_delivery.report.verdict import Check, Outcome, Verdict
@@ -27,7 +27,7 @@ def prove(project: Project, snapshot: Snapshot) -> Verdict:
         red = [f"{one.name} ({one.outcome})" for one in found if one.outcome != Outcome.PASS]
         said = f"noticed by {', '.join(red)}" if red else "no check noticed it; look at the limits"
         checks.append(fixed(name, bool(red), said))
-    return make_verdict(project, "prove", snapshot.name, checks)
+    return Verdict(gate="prove", subject=snapshot.name, checks=checks)
 
 
 def defects(table: pa.Table, contract: DataContract) -> dict[str, pa.Table]:

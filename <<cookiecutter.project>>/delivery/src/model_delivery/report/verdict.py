@@ -119,7 +119,7 @@ class Verdict(Form, extra="ignore"):  # a stored `outcome`: it always follows fr
 
     gate: str
     subject: str
-    limits: str
+    limits: str = ""
     against: str | None = None
     checks: Annotated[list[Check], AfterValidator(_ran)] = Field(default=[], validate_default=True)
     tables: list[Table] = []

@@ -34,14 +34,13 @@ def fit(project: Project, snapshot: Snapshot) -> Trained:
     """Fit on the snapshot's training rows; those of the test window are only scored."""
     contract, clock = project.contract, [time.perf_counter()]
     train, test = pq.read_table(snapshot.train_path), pq.read_table(snapshot.test_path)
-    columns, unseen = ({n: t[n].to_numpy() for n in t.column_names} for t in (train, test))
-    inputs, later = ({name: part[name] for name in contract.inputs} for part in (columns, unseen))
+    inputs, later = ({n: t[n].to_numpy() for n in contract.inputs} for t in (train, test))
+    labels, truth = (t[contract.target].to_numpy().astype(float) for t in (train, test))
     features: FeatureBuilder = user_module("features").Features.fit(inputs)
     matrix = _checked(features.transform(inputs), train.num_rows, features.names)
     clock.append(time.perf_counter())
     model: Model = user_module("model").Model(project.parameters)
-    labels, truth = (part[contract.target].astype(float) for part in (columns, unseen))
-    model.fit(matrix, labels, stopping_rows(columns[contract.time]))
+    model.fit(matrix, labels, stopping_rows(inputs[contract.time]))
     clock.append(time.perf_counter())
     rows = np.sort(np.random.default_rng(0).permutation(train.num_rows)[:SAMPLE])
     known = _checked(model.predict(matrix[rows]), len(rows))

@@ -190,8 +190,7 @@ def test_start(times: Times, as_of: dt.date) -> np.datetime64:
 def stopping_rows(times: Times) -> NDArray[np.bool_]:
     """Mark the training rows, shape (n,), of the last four weeks, at most a fifth of all rows."""
     fifth = np.sort(times)[int(len(times) * (1 - LARGEST_STOPPING_SHARE))]
-    marked: NDArray[np.bool_] = times > max(times.max() - STOPPING, fifth)
-    return marked
+    return np.asarray(times > max(times.max() - STOPPING, fifth))
 
 
 def periods(times: Times) -> list[tuple[np.datetime64, np.datetime64]]:
