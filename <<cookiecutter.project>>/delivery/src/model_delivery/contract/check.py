@@ -26,10 +26,8 @@ class Finding(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """What is wrong and where, or what holds."""
-        more = len(self.breaches) - 3
-        shown = "; ".join(self.breaches[:3]) + (f"; and {more} more" if more > 0 else "")
-        return shown or self.kept
+        """What is wrong and where, of the first three breaches, or what holds."""
+        return "; ".join(self.breaches[:3]) or self.kept
 
 
 def check_structure(table: pa.Table, contract: DataContract) -> list[Finding]:

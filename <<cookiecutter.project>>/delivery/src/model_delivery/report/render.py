@@ -55,15 +55,15 @@ def change_of(check: Check) -> str:
     if abs(change) <= 1e-9 * abs(check.value):
         return "same"
     way = "better" if (change > 0) == (check.bound[0] == "≥") else "worse"
-    return f"{'+' if change > 0 else ''}{number(change, 2)} {way}"
+    return f"{'+' if change > 0 else ''}{number(change)} {way}"
 
 
-def number(value: Any, digits: int = 4) -> str:
-    """Return a number with significant digits, and with all of those before its point."""
+def number(value: Any) -> str:
+    """Return a number with four significant digits, and with all of those before its point."""
     if not finite(value):
         return "–" if value is None else str(value)
     whole = min(len(f"{abs(value):.0f}"), 12)
-    return f"{value + 0.0:,.{max(digits, whole)}g}"  # + 0.0 takes the sign from -0.0
+    return f"{value + 0.0:,.{max(4, whole)}g}"  # + 0.0 takes the sign from -0.0
 
 
 def clean(value: Any, most: int = 500) -> str:

@@ -127,7 +127,7 @@ class Front:
 def start_model(cls: type[ModelService], ship: Path, request: Mapping[str, Any]) -> ModelService:
     """Load the model and score the example row, so that ready means able to score."""
     logging.getLogger("bentoml._internal.server.http_app").addFilter(_is_our_fault)
-    example = {name: spec["example"] for name, spec in request["columns"].items()}
+    example = {name: spec["example"] for name, spec in request.items()}
     rows = request_model(request).model_validate_json(json.dumps({"rows": [example]})).rows
     try:
         model = cls()
