@@ -40,9 +40,9 @@ def draw_row(contract: DataContract, source: random.Random) -> JsonRow:
 def invalid_rows(contract: DataContract, seed: int) -> list[tuple[str, str, JsonRow]]:
     """Return rows with one mistake each, as (field, mistake, row)."""
     source = random.Random(seed)  # noqa: S311 (test data, no secret)
+    row = {name: _value(contract, spec, source) for name, spec in contract.inputs.items()}
     wrong = []
     for name, spec in contract.inputs.items():
-        row = {n: _value(contract, s, source) for n, s in contract.inputs.items()}
         mistakes = _mistakes(spec, row[name])
         if not spec.missing:
             wrong.append((name, "left out", {n: v for n, v in row.items() if n != name}))

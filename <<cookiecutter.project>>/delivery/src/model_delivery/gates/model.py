@@ -121,6 +121,7 @@ def _segments(project: Project, scored: Scored) -> tuple[list[Check], Table]:
                 changes[name] = change
             rows.append([name, int(inside.sum()), auc.value, auc.low, auc.high])
             rows[-1].append(change.value if change else None)
+    rows.sort(key=lambda row: -abs(row[-1] or 0.0))  # a report shows the first ones
     columns = ["segment", "rows", "ROC AUC", "low", "high", "change to champion"]
     checks = [_worst("segment_roc_auc", limits.segment_roc_auc, aucs)]
     if scored.champion is not None:

@@ -84,13 +84,6 @@ def columns_of(table: Table, most: int) -> list[tuple[str, bool, list[str]]]:
     ]
 
 
-def moved(table: Table) -> Table:
-    """Return a table with the largest change first, where its last column is one."""
-    change = table.columns[-1].startswith("change")
-    rows = sorted(table.rows, key=lambda row: -abs(row[-1] or 0) if change else 0)
-    return table.model_copy(update={"rows": rows})
-
-
 def prose(value: Any) -> Markup:
     """Return any text as Markdown that shows exactly it: no markup, mention or link comes alive."""
 
@@ -147,7 +140,7 @@ def _environment(plain: Callable[[Any], Any], name: Callable[[Any], Any]) -> Env
     )
     found.filters |= {"code": name, "sentence": sentence, "clean": clean, "grid": grid}
     found.tests["finite"] = finite
-    shared = (change_of, columns_of, decide, lines_of, moved, scale, value_of)
+    shared = (change_of, columns_of, decide, lines_of, scale, value_of)
     found.globals |= {function.__name__: function for function in shared}
     return found
 
