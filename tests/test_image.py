@@ -22,7 +22,7 @@ import pytest
 from tests.baking import BakedProject
 
 BASE = "localhost/template-test-base:bookworm"
-IMAGE = "localhost/late-departures"
+IMAGE = "localhost/late_departures"
 PORT = 4000
 REFERENCE = """
 import json

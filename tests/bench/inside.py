@@ -32,7 +32,7 @@ from model_delivery.protocols import user_module
 from model_delivery.report.verdict import Outcome
 from model_delivery.training.snapshot import current_snapshot
 
-USERS, TIMEOUT = 8, 10.0
+USERS = 8
 UNJUDGED = (Outcome.INCONCLUSIVE, Outcome.CRASH)
 
 
@@ -82,12 +82,8 @@ def service(noop: bool) -> Iterator[tuple[Running, float]]:
     python = service_environment(project, ship / "requirements.txt")
     log = project.work / "logs" / f"bench-{'twin' if noop else 'candidate'}.log"
     started = time.perf_counter()
-    running = start(ship, python, log, noop=noop)
-    seconds = time.perf_counter() - started
-    try:
-        yield running, seconds
-    finally:
-        running.stop()
+    with start(ship, python, log, noop=noop) as running:
+        yield running, time.perf_counter() - started
 
 
 def starts(times: str) -> dict[str, list[float]]:
@@ -106,8 +102,7 @@ def load(rounds: str, seconds: str, naive: str) -> list[Any]:
         urls = {"candidate": candidate.url, "twin": twin.url, "naive": naive}
         targets = [{"name": name, "url": url, "release": None} for name, url in urls.items()]
         plan = {"users": USERS, "seconds": float(seconds), "rounds": int(rounds)}
-        plan |= {"timeout": TIMEOUT, "targets": targets}
-        return list(run_rounds(plan, find_project().root))
+        return run_rounds(plan | {"targets": targets}, find_project().root)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import pytest
 from model_delivery.bundle.candidate import Candidate, write_ship
 from model_delivery.bundle.package import (
     LABEL,
-    bento_path,
+    RECORD,
     build_image,
     build_package,
     pack,
@@ -94,12 +94,13 @@ def altered(project: Project, old: Candidate, ship: Edit, folder: Path) -> Candi
     (folder / "new").rename(folder / digest)
     new = Candidate(folder / digest)
     (stale,) = new.package.glob("*.bento")
-    src = unpack(stale, folder / "bento")
+    unpack(stale, folder / "bento")
     stale.unlink()
+    src = folder / "bento" / "src"
     shutil.rmtree(src)
     shutil.copytree(new.ship, src)
     shutil.copyfile(src / "requirements.txt", src.parent / "env/python/requirements.txt")
-    pack(src.parent, bento_path(project, new))
+    new.bento.write_bytes(pack(src.parent))
     seal(new.package)
     return new
 
@@ -131,9 +132,9 @@ def test_a_whole_package_is_kept_and_a_damaged_one_built_again(
 ) -> None:
     sums = copy.package / "SHA256SUMS"
     stamp = sums.stat().st_mtime_ns
-    bento = build_package(project, copy)
+    build_package(project, copy)
     assert sums.stat().st_mtime_ns == stamp
-    bento.write_bytes(bento.read_bytes()[:-1])
+    copy.bento.write_bytes(copy.bento.read_bytes()[:-1])
     build_package(project, copy)
     assert red(project, copy) == set()
     assert not list(copy.folder.parent.glob(".new-*"))
@@ -199,10 +200,11 @@ def tamper_unsealed(package: Path) -> None:
 
 def tamper_sealed(package: Path) -> None:
     (bento,) = package.glob("*.bento")
-    src = unpack(bento, package.parent / "bento")
-    path = src / "request.json"
+    folder = package.parent / "bento"
+    unpack(bento, folder)
+    path = folder / "src" / "request.json"
     path.write_text(path.read_text() + " ")
-    pack(src.parent, bento)
+    bento.write_bytes(pack(folder))
     seal(package)
 
 
@@ -258,7 +260,7 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfil
 def test_nothing_unsafe_is_unpacked(
     info: tarfile.TarInfo, project: Project, copy: Candidate, tmp_path: Path
 ) -> None:
-    bento = bento_path(project, copy)
+    bento = copy.bento
     with tarfile.open(bento) as archive:
         members = [(m, archive.extractfile(m).read()) for m in archive.getmembers()]  # type: ignore[union-attr]
     with tarfile.open(bento, "w:xz", preset=1) as archive:
@@ -319,13 +321,14 @@ def docker(tmp_path: Path, copy: Candidate, monkeypatch: pytest.MonkeyPatch) -> 
 def test_docker_builds_an_image_of_what_ships(
     project: Project, copy: Candidate, docker: Path, tmp_path: Path
 ) -> None:
-    record = json.loads(build_image(project, copy).read_text())
+    build_image(project, copy)
+    record = json.loads((copy.package / RECORD).read_text())
     asked, text = docker.read_text(), (tmp_path / "Containerfile").read_text()
     assert f"--build-arg=BASE={project.delivery.image.base}" in asked
     assert f"--label={LABEL}={copy.digest}" in asked
     assert {"SHA256SUMS", "bentoml"} <= set(asked.split())
     assert "USER 10001" in text
-    assert (copy.package / record["archive"]).stat().st_size == record["bytes"]
+    assert copy.bento.with_suffix(".oci.tar").stat().st_size == record["bytes"]
     again = docker.read_text()
     build_image(project, copy)
     assert docker.read_text() == again  # whole, so nothing was built

@@ -123,7 +123,7 @@ def test_a_harmed_blob_is_named_not_unpacked_and_mended(
 ) -> None:
     candidate = make_candidate(project, "a")
     first, store = register(project, candidate, {}, "local"), blob_store(project)
-    path = store.folder / f"{candidate.digest}.tar.gz"
+    path = store.folder / f"{candidate.digest}.tar.xz"
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     if harm == "remove":
         path.unlink()

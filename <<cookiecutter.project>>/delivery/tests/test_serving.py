@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import re
@@ -14,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import httpx
 import numpy as np
 import pytest
 from model_delivery.bundle.launch import Running, free_port, processes, start
@@ -22,7 +22,7 @@ from model_delivery.contract.request import request_json, request_model
 from model_delivery.contract.settings import DataContract
 from model_delivery.errors import UserError
 from model_delivery.files import SUMS, seal, sha256_file
-from model_delivery.gates.api import Client, Wrong, judge_service, wrong_requests
+from model_delivery.gates.api import Wrong, judge_service, wrong_requests
 from model_delivery.protocols import Floats
 from model_delivery.report.verdict import Outcome
 from model_delivery.serving import service as score
@@ -37,6 +37,7 @@ from model_delivery.serving.service import (
 from stub_service import ABOVE, BOOM, NAN, SHORT, STRICT, Stub
 
 N = 40
+TEXT = {"content-type": "text/plain"}
 
 
 @pytest.fixture(scope="module")
@@ -48,18 +49,21 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def service(ship: Path, log: Path, pytestconfig: pytest.Config) -> Iterator[Running]:
     assert pytestconfig.cache is not None
-    with pytest.MonkeyPatch.context() as patch:
-        # BentoML's byte code is kept from run to run: half of a start is compiling it.
-        patch.setenv("PYTHONPYCACHEPREFIX", str(pytestconfig.cache.mkdir("bytecode")))
-        started = start(ship, Path(sys.executable), log)
-    yield started
-    started.stop()
+    # BentoML's byte code is kept from run to run: half of a start is compiling it.
+    kept = f"PYTHONPYCACHEPREFIX={pytestconfig.cache.mkdir('bytecode')}"
+    program = f'exec env -u PYTHONDONTWRITEBYTECODE {kept} {sys.executable} "$@"'
+    with start(ship, fake_python(log.parent, program), log) as started:
+        yield started
 
 
 @pytest.fixture
-def client(service: Running) -> Iterator[Client]:
-    with contextlib.closing(Client(service)) as connected:
+def client(service: Running) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=service.url) as connected:
         yield connected
+
+
+def predict(client: httpx.Client, *rows: JsonRow) -> httpx.Response:
+    return client.post("/predict", json={"rows": rows})
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +88,6 @@ class Case(NamedTuple):
     def failed(self) -> dict[str, str]:
         """Return the sentence of each check that is no pass."""
         checks = judge_service(*self)
-        assert len(checks) == 5
         return {check.name: check.sentence for check in checks if check.outcome != Outcome.PASS}
 
 
@@ -96,7 +99,8 @@ def case(service: Running, contract: DataContract, rows: list[JsonRow], scores: 
 
 def test_the_gate_passes_a_good_service(case: Case, log: Path) -> None:
     assert len(case.wrong) >= 50
-    assert case.failed() == {}
+    checks = judge_service(*case)
+    assert [check.outcome for check in checks] == [Outcome.PASS] * 5, checks
     assert "Traceback" not in log.read_text(), "a caller's mistake is no line of the log"
 
 
@@ -140,7 +144,7 @@ def test_the_gate_sees_a_stranger_and_a_dead_service(case: Case) -> None:
     stranger = replace(case.service, launch="another start")
     assert set(case._replace(service=stranger).failed()) == {"identity"}
     dead = replace(case.service, url=f"http://127.0.0.1:{free_port()}")
-    assert len(case._replace(service=dead).failed()) == 5
+    assert set(case._replace(service=dead).failed()) == {"answered", "identity"}
 
 
 @pytest.mark.parametrize(
@@ -154,22 +158,25 @@ def test_the_gate_sees_a_stranger_and_a_dead_service(case: Case) -> None:
     ],
 )
 def test_what_is_no_probability_is_our_fault_and_in_the_log(
-    client: Client, rows: list[JsonRow], log: Path, count: int, line: str
+    client: httpx.Client, rows: list[JsonRow], log: Path, count: int, line: str
 ) -> None:
     before = len(log.read_text())
-    assert client.predict([rows[0] | {"count": count}, rows[1]]).status_code == 500
+    assert predict(client, rows[0] | {"count": count}, rows[1]).status_code == 500
     assert line in log.read_text()[before:]
-    assert client.predict(rows[:1]).status_code == 200
+    assert predict(client, rows[0]).status_code == 200
 
 
-def test_every_response_says_who_answers(client: Client, rows: list[JsonRow]) -> None:
-    wanted = {"/readyz": 200, "/livez": 200, "/metrics": 200, "/docs.json": 200, "/none": 404}
-    assert {path: client.ask("GET", path).status_code for path in wanted} == wanted
-    assert client.ask("GET", "/predict").status_code == 405
-    assert client.predict([]).status_code == 400
-    assert client.predict([rows[0] | {"count": BOOM}]).status_code == 500
-    assert client.ask("POST", "/predict", b"{}", "text/plain").status_code == 415
-    assert (client.strangers, client.answers) == ([], 9)
+def test_every_response_says_who_answers(
+    service: Running, client: httpx.Client, rows: list[JsonRow]
+) -> None:
+    gets = ("/readyz", "/livez", "/metrics", "/docs.json", "/none", "/predict")
+    answers = [client.get(path) for path in gets]
+    answers += [predict(client), predict(client, rows[0] | {"count": BOOM})]
+    answers.append(client.post("/predict", content=b"{}", headers=TEXT))
+    assert [a.status_code for a in answers] == [200, 200, 200, 200, 404, 405, 400, 500, 415]
+    for each in answers:
+        assert each.headers["x-model-digest"] == service.digest
+        assert each.headers["x-launch"] == service.launch
 
 
 def test_a_client_that_stops_or_hangs_up_costs_two_seconds_and_no_line(
@@ -188,14 +195,14 @@ def test_a_client_that_stops_or_hangs_up_costs_two_seconds_and_no_line(
     assert log.read_text() == before
 
 
-def test_metrics_count_refusals_too(client: Client) -> None:
-    client.ask("POST", "/predict", b"{}", "text/plain")
-    assert 'http_response_code="415"' in client.ask("GET", "/metrics").text
+def test_metrics_count_refusals_too(client: httpx.Client) -> None:
+    client.post("/predict", content=b"{}", headers=TEXT)
+    assert 'http_response_code="415"' in client.get("/metrics").text
 
 
 def test_a_port_in_use_is_refused_by_number(ship: Path, service: Running, tmp_path: Path) -> None:
     port = int(service.url.rpartition(":")[2])
-    with pytest.raises(UserError, match=f"port {port}: in use"):
+    with pytest.raises(UserError, match=f"port {port} is in use"):
         start(ship, Path(sys.executable), tmp_path / "log", port)
     assert list(tmp_path.iterdir()) == []
 

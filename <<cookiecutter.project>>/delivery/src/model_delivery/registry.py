@@ -5,10 +5,7 @@ edited one is named. Taking the next number is a compare-and-set: of two writers
 """
 
 import getpass
-import gzip
-import io
 import os
-import tarfile
 import tomllib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -22,6 +19,7 @@ from pydantic import Field, ValidationError
 
 from model_delivery import files
 from model_delivery.bundle.candidate import Candidate, candidate_folder, git, load_candidate
+from model_delivery.bundle.package import pack, unpack
 from model_delivery.errors import UserError
 from model_delivery.project import Project
 from model_delivery.report.verdict import Form, Outcome
@@ -68,21 +66,21 @@ class DirectoryLog:
             events.append(event)
         return events
 
-    def append(self, decide: Callable[[Sequence[Event]], Event | None]) -> None:
+    def append(self, decide: Callable[[Sequence[Event]], Event]) -> Event:
         """Append what `decide` makes of all events, asked again whenever others were faster.
 
-        None appends nothing, and an event whose id is in the log is not written twice.
+        An event that is in the log already is not written twice.
         """
         while True:
             events = self.events()
             event = decide(events)
-            if event is None or newest(events, id=event.id):
-                return
+            if newest(events, id=event.id):
+                return event
             after = files.sha256_file(self._path(len(events))) if events else ""
             text = event.model_copy(update={"after": after}).model_dump_json(indent=1)
             with suppress(FileExistsError):  # another writer was faster
                 files.write_atomic(self._path(len(events) + 1), f"{text}\n", exclusive=True)
-                return
+                return event
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:06d}.json"
@@ -96,7 +94,7 @@ def newest(events: Sequence[Event], **fields: str) -> Event | None:
 
 @dataclass(frozen=True)
 class DirectoryBlobs:
-    """Candidates as files `<digest>.tar.gz`: the same bytes for the same content."""
+    """Candidates as files `<digest>.tar.xz`."""
 
     folder: Path
 
@@ -107,14 +105,7 @@ class DirectoryBlobs:
 
     def put(self, digest: str, folder: Path) -> str:
         """Store a candidate's folder, but for images; return the SHA-256 of the stored bytes."""
-        packed = io.BytesIO()
-        with tarfile.open(fileobj=packed, mode="w") as archive:
-            for path in sorted(folder.rglob("*")):
-                if path.is_file() and not path.name.endswith(".oci.tar"):
-                    member = tarfile.TarInfo(path.relative_to(folder).as_posix())
-                    member.size = path.stat().st_size
-                    archive.addfile(member, io.BytesIO(path.read_bytes()))
-        content = gzip.compress(packed.getvalue(), compresslevel=3, mtime=0)
+        content = pack(folder)
         files.write_atomic(self._path(digest), content)
         return files.sha256_bytes(content)
 
@@ -122,17 +113,15 @@ class DirectoryBlobs:
         """Make `destination` what was stored; a UserError where that is not what is there."""
         path = self._path(digest)
         if not self.has(digest, checksum):
-            what = "not what was registered (tampered with?)" if path.exists() else "missing"
-            raise UserError(f"{path}: {what}; run `ml deploy` where the candidate was trained")
-        with files.temporary_folder(destination.parent) as folder, tarfile.open(path) as archive:
-            # As an attribute: Debian 12's Python 3.11.2 has no `filter`.
-            archive.extraction_filter = getattr(tarfile, "data_filter", None)
-            archive.extractall(folder)  # noqa: S202 - `has` compared its checksum
+            what = "missing or tampered with; run `ml deploy` where the candidate was trained"
+            raise UserError(f"{path}: {what}")
+        with files.temporary_folder(destination.parent) as folder:
+            unpack(path, folder)
             files.verify(folder / "ship", digest)
             files.settle(folder, destination)
 
     def _path(self, digest: str) -> Path:
-        return self.folder / f"{digest}.tar.gz"
+        return self.folder / f"{digest}.tar.xz"
 
 
 def event_log(project: Project) -> DirectoryLog:
@@ -160,15 +149,15 @@ def register(
     project: Project, candidate: Candidate, verdicts: dict[str, Outcome], trigger: str
 ) -> Event:
     """Store a candidate's bytes, name it, and say so; return the event that did, now or before."""
-    log, blobs, digest = event_log(project), blob_store(project), candidate.digest
+    blobs, digest = blob_store(project), candidate.digest
     as_of = str(candidate.lineage["data"]["as_of"])
     settings = tomllib.loads((project.root / "pyproject.toml").read_text(encoding="utf-8"))
     prefix = f"v{settings['project']['version']}+data.{as_of.replace('-', '')}"
 
-    def decide(events: Sequence[Event]) -> Event | None:
+    def decide(events: Sequence[Event]) -> Event:
         known = newest(events, type="registered", digest=digest)
         if known and blobs.has(digest, known.blob):
-            return None
+            return known
         taken = {e.release for e in events if e.release.rpartition(".")[0] == prefix}
         return Event(
             type="registered",
@@ -181,7 +170,4 @@ def register(
             verdicts=verdicts,
         )
 
-    log.append(decide)
-    registered = newest(log.events(), type="registered", digest=digest)
-    assert registered is not None
-    return registered
+    return event_log(project).append(decide)

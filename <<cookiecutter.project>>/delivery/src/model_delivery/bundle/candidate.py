@@ -58,6 +58,10 @@ class Candidate(Judged):
         """Bento, SBOM, card and checksums."""
         return self.folder / "package"
 
+    @property
+    def bento(self) -> Path:
+        return self.package / f"{self.short}.bento"
+
     @cached_property
     def lineage(self) -> dict[str, Any]:
         """Commit, data, environment, parameters, timings and metrics of the training."""
@@ -72,8 +76,6 @@ def candidate_folder(project: Project, digest: str) -> Path:
 def load_candidate(project: Project, digest: str) -> Candidate:
     """Return a candidate; a UserError where its bytes are not those of the digest."""
     candidate = Candidate(candidate_folder(project, digest))
-    if not candidate.ship.is_dir():
-        raise UserError(f"no candidate {digest[:12]} here; run `ml train`")
     files.verify(candidate.ship, digest)
     return candidate
 
@@ -83,7 +85,7 @@ def current_candidate(project: Project) -> Candidate:
     pointer = project.work / CURRENT
     if not pointer.exists():
         raise UserError("no candidate yet; run `ml train`")
-    return load_candidate(project, pointer.read_text().strip())
+    return load_candidate(project, pointer.read_text())
 
 
 def make_candidate(

@@ -60,16 +60,21 @@ def service_environment(project: Project, requirements: Path) -> Path:
     return final / "bin" / "python"
 
 
+def clean_variables() -> dict[str, str]:
+    """Return this process's variables but for those that would change Python or BentoML."""
+    strange = ("PYTHON", "BENTO", "PROMETHEUS", "MODEL_", "VIRTUAL_ENV")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(strange)}
+    # Byte code would lie among the bytes that the digest names.
+    own = {"PYTHONDONTWRITEBYTECODE": "1", "OTEL_SDK_DISABLED": "true"}
+    return kept | own | {"BENTOML_DO_NOT_TRACK": "True"}
+
+
 def run_cleanly(
     project: Project, ship: Path, arguments: list[str], cwd: Path, **variables: str
 ) -> None:
     """Run Python in the clean environment of a release, for two minutes at most."""
     python = service_environment(project, ship / "requirements.txt")
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
-    quiet = {"BENTOML_DO_NOT_TRACK": "True", "OTEL_SDK_DISABLED": "true"}
-    # Byte code would lie among the bytes that the digest names.
-    env = kept | quiet | {"PYTHONDONTWRITEBYTECODE": "1"} | variables
-    run([str(python), *arguments], cwd, env=env, timeout=120)
+    run([str(python), *arguments], cwd, env=clean_variables() | variables, timeout=120)
 
 
 def score_cleanly(project: Project, ship: Path, rows: pa.Table) -> Floats:

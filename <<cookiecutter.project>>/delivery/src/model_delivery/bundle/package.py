@@ -1,5 +1,6 @@
 """The package: a Bento of exactly what ships, with SBOM, model card, checksums, OCI image."""
 
+import io
 import json
 import re
 import shutil
@@ -20,96 +21,89 @@ from model_delivery.training.snapshot import find_snapshot
 
 SBOM, CARD = "sbom.cdx.json", "card.md"
 RECORD, LABEL = "image.json", "model.digest"
-_BUILDERS = {
-    "docker": (["build"], ["save", "--output=image.tar", "{tag}"]),
-    "buildah": (
-        ["build", "--isolation=chroot", "--format=oci"],
-        ["push", "--compression-level=1", "{tag}", "oci-archive:image.tar:{tag}"],
-    ),
-}
-"""What a builder is asked: to build an image, which takes more options, and to write it out."""
+IMAGE = ".oci.tar"
 _PIN = re.compile(r"([\w.-]+==[^\s;]+)( ;.*?)?( --hash=sha256:\w{64})+")
 
 
-def bento_path(project: Project, candidate: Candidate) -> Path:
-    """Return where the Bento of a candidate lies or would lie."""
-    return candidate.package / f"{title(project)}-{candidate.short}.bento"
-
-
-def title(project: Project) -> str:
-    """Return the name that Bentos and images carry."""
-    return project.package.replace("_", "-")
-
-
-def build_package(project: Project, candidate: Candidate) -> Path:
+def build_package(project: Project, candidate: Candidate) -> None:
     """Build Bento, SBOM, model card and checksums, unless they are there and whole."""
-    final, card = bento_path(project, candidate), model_card(project, candidate)
-    if final.exists() and not files.changed_files(candidate.package):
+    card = model_card(project, candidate)
+    if candidate.bento.exists() and not files.changed_files(candidate.package):
         if (candidate.package / CARD).read_text() != card:  # the model was judged again since
             files.write_atomic(candidate.package / CARD, card)
             files.seal(candidate.package)
-        return final
+        return
     with files.temporary_folder(candidate.folder.parent) as folder:
-        _write_bento(project, candidate, folder / final.name)
+        _write_bento(project, candidate, folder / candidate.bento.name)
         files.write_json(folder / SBOM, _bill_of_materials(project, candidate))
         files.write_atomic(folder / CARD, card)
         files.seal(folder)
         shutil.rmtree(candidate.package, ignore_errors=True)
         files.settle(folder, candidate.package)
-    return final
 
 
-def build_image(project: Project, candidate: Candidate) -> Path:
+def build_image(project: Project, candidate: Candidate) -> None:
     """Build the image as an OCI archive in the package, unless it is there and whole.
 
     Its packages are those of the clean environment that the gate tests: building needs no package
     index, and no credential of one enters a layer. The base needs this machine's minor version of
-    Python. Returns the path of `image.json`: the archive, its bytes, its base.
+    Python.
     """
+    build_package(project, candidate)
     settings, record = project.delivery.image, candidate.package / RECORD
-    archive = build_package(project, candidate).with_suffix(".oci.tar")
     if record.exists() and files.read_json(record)["base"] == settings.base:
-        return record
-    tag, (build, write) = f"{title(project)}:{candidate.short}", _BUILDERS[settings.builder]
+        return
+    tag, archive = f"{project.package}:{candidate.short}", candidate.bento.with_suffix(IMAGE)
     options = [f"--build-arg=BASE={settings.base}", f"--build-arg=PYTHON={PYTHON}"]
-    options += [f"--label={LABEL}={candidate.digest}", f"--tag={tag}", "--file=Containerfile", "."]
+    options += [f"--label={LABEL}={candidate.digest}", f"--tag={tag}", "--file=Containerfile"]
+    if settings.builder == "docker":
+        write = ["save", "--output=image.tar", tag]
+    else:
+        options += ["--isolation=chroot", "--format=oci"]
+        write = ["push", "--compression-level=1", tag, f"oci-archive:image.tar:{tag}"]
     with files.temporary_folder(candidate.folder.parent) as folder:
         clean = service_environment(project, candidate.ship / "requirements.txt").parents[1]
         packages = clean / "lib" / f"python{PYTHON}" / "site-packages"
         shutil.copytree(packages, folder / "packages")  # a link does not reach another device
         shutil.copytree(candidate.ship, folder / "ship", copy_function=shutil.copyfile)
         shutil.copyfile(Path(__file__).with_name("Containerfile"), folder / "Containerfile")
-        run([settings.builder, *build, *options], folder)
-        run([settings.builder, *(part.format(tag=tag) for part in write)], folder)
+        run([settings.builder, "build", *options, "."], folder)
+        run([settings.builder, *write], folder)
         (folder / "image.tar").replace(archive)
-    about = {"archive": archive.name, "bytes": archive.stat().st_size, "base": settings.base}
-    files.write_json(record, about)
+    files.write_json(record, {"bytes": archive.stat().st_size, "base": settings.base})
     files.seal(candidate.package)  # before, the package counts as changed and would be made anew
-    return record
 
 
-def unpack(bento: Path, destination: Path) -> Path:
-    """Unpack a Bento of nothing but plain files inside it, and return its `src`, which shipped."""
+def pack(folder: Path) -> bytes:
+    """Return an archive that `bentoml import` reads: the same bytes for the same files.
+
+    An image is left out: it is large, and can be made again.
+    """
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:xz", preset=1) as archive:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and not path.name.endswith(IMAGE):
+                member = tarfile.TarInfo(path.relative_to(folder).as_posix())
+                member.size = path.stat().st_size
+                archive.addfile(member, io.BytesIO(path.read_bytes()))
+    return packed.getvalue()
+
+
+def unpack(packed: Path, destination: Path) -> None:
+    """Unpack an archive; a UserError where it holds more than plain files inside itself."""
     try:
-        with tarfile.open(bento) as archive:
+        with tarfile.open(packed) as archive:
             members = {PurePosixPath(member.name): member for member in archive.getmembers()}
             inside = not any(path.is_absolute() or ".." in path.parts for path in members)
             plain = all(member.isfile() for member in members.values())
             if not inside or not plain or len(members) < len(archive.getmembers()):
                 why = "holds a link, a device, a file twice or one outside of it"
-                raise UserError(f"{bento.name}: {why}; refused before unpacking")
+                raise UserError(f"{packed.name}: {why}; refused before unpacking")
+            # As an attribute: Debian 12's Python 3.11.2 has no `filter`.
             archive.extraction_filter = getattr(tarfile, "data_filter", None)
             archive.extractall(destination)  # noqa: S202 - looked at above
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise UserError(f"{bento.name}: cannot be unpacked ({error})") from error
-    return destination / "src"
-
-
-def pack(folder: Path, destination: Path) -> None:
-    """Write the archive that `bentoml import` reads."""
-    with tarfile.open(destination, "w:xz", preset=1) as archive:
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            archive.add(path, path.relative_to(folder))
+        raise UserError(f"{packed.name}: cannot be unpacked ({error})") from error
 
 
 def read_pins(requirements: str) -> dict[str, bool]:
@@ -125,7 +119,7 @@ def model_card(project: Project, candidate: Candidate) -> str:
     data = find_snapshot(project, lineage["snapshot"]).verdict("data")
     found = {"data": data, "model": candidate.verdict("model")}
     report = Report(
-        project=title(project),
+        project=project.root.name,
         subject=subject,
         event="delivery",
         verdicts=[v or Verdict(gate=gate, subject=subject, limits="") for gate, v in found.items()],
@@ -151,8 +145,8 @@ def _write_bento(project: Project, candidate: Candidate, final: Path) -> None:
     """Let BentoML build in the clean environment, which also shows that the service imports."""
     bentofile = {
         "service": "service:service",
-        "name": title(project),
-        "description": f"Release {candidate.short} of {title(project)}; see its model card.\n",
+        "name": project.package,
+        "description": f"Release {candidate.short} of {project.package}; see its model card.\n",
         "labels": {"digest": candidate.digest, "commit": candidate.lineage["commit"] or "none"},
         "python": {"lock_packages": False},  # they are locked, with hashes: no second answer
     }
@@ -162,11 +156,11 @@ def _write_bento(project: Project, candidate: Candidate, final: Path) -> None:
         options = ["-f", str(home / "bentofile.yaml"), "--version", candidate.short]
         command = ["-m", "bentoml", "build", str(candidate.ship), *options]
         run_cleanly(project, candidate.ship, command, home, BENTOML_HOME=name)
-        bento = home / "bentos" / title(project) / candidate.short
+        bento = home / "bentos" / project.package / candidate.short
         (bento / "src" / "bentofile.yaml").unlink()  # `src` is exactly what ships
         (bento / "env" / "python" / "requirements.in").unlink()
         shutil.copyfile(candidate.ship / "requirements.txt", bento / "env/python/requirements.txt")
-        pack(bento, final)
+        files.write_atomic(final, pack(bento))
 
 
 def _bill_of_materials(project: Project, candidate: Candidate) -> dict[str, Any]:
@@ -176,10 +170,10 @@ def _bill_of_materials(project: Project, candidate: Candidate) -> dict[str, Any]
     bill["metadata"]["component"] = {
         "type": "machine-learning-model",
         "bom-ref": f"sha256:{candidate.digest}",
-        "name": title(project),
+        "name": project.package,
         "version": candidate.short,
         "hashes": [{"alg": "SHA-256", "content": candidate.digest}],
     }
-    needs = sorted(component["bom-ref"] for component in bill["components"])
+    needs = [component["bom-ref"] for component in bill["components"]]
     bill["dependencies"].append({"ref": f"sha256:{candidate.digest}", "dependsOn": needs})
     return bill

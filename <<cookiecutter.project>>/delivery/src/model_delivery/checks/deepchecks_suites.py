@@ -14,14 +14,16 @@
 
 Deepchecks 0.19 needs older numpy and scikit-learn than the project and is AGPL-3.0: it lives in
 the environment that the block above describes, and talks in files. REQUEST names a suite, two
-parquet files, columns and checks; ANSWER holds a finding for each check and column, or under
-`refused` why there is none. The gate that asked compares the values with `config/gates.yaml`.
+parquet files, columns and checks; ANSWER holds by check a list of [value, past, sentence], one
+for each column. The gate that asked compares the values with `config/gates.yaml`.
 """
 
 import json
+import math
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ warnings.filterwarnings("ignore")
 
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
-from deepchecks.tabular import Dataset, checks  # noqa: E402
+from deepchecks.tabular import Dataset, SingleDatasetCheck, checks  # noqa: E402
 
 Request = dict[str, Any]
 ROWS = {"train": 20_000, "test": 8_000}
@@ -56,22 +58,16 @@ def weakest_segment(value: Any) -> dict[str, Any]:
     return {f"ROC AUC {score:.3f} where {where}, {average:.3f} in all": score / average}
 
 
-READERS: dict[str, dict[str, Any]] = {
-    "data": {
-        "NewCategoryTrainTest": lambda v: dict(v["Ratio of New Categories"]),
-        "FeatureLabelCorrelation": dict,
-        "FeatureDrift": lambda v: {name: one["Drift score"] for name, one in v.items()},
-        "LabelDrift": lambda v: {"the label": v["Drift score"]},
-    },
-    "model": {
-        "SimpleModelComparison": gain,
-        "WeakSegmentsPerformance": weakest_segment,
-        "PredictionDrift": lambda v: {"the scores": v["Drift score"]},
-    },
+READERS: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "NewCategoryTrainTest": lambda v: dict(v["Ratio of New Categories"]),
+    "FeatureLabelCorrelation": dict,
+    "FeatureDrift": lambda v: {name: one["Drift score"] for name, one in v.items()},
+    "LabelDrift": lambda v: {"the label": v["Drift score"]},
+    "SimpleModelComparison": gain,
+    "WeakSegmentsPerformance": weakest_segment,
+    "PredictionDrift": lambda v: {"the scores": v["Drift score"]},
 }
 """By check, how its result becomes numbers, by column or by what is said of them."""
-ALONE = {"FeatureLabelCorrelation", "WeakSegmentsPerformance"}
-"""Checks that look at the test rows alone; the others compare them with the training rows."""
 OPTIONS: dict[str, dict[str, Any]] = {
     "SimpleModelComparison": {"strategy": "tree", "scorers": ["roc_auc"]},
     # The search grows with the square of the features: all of them take a minute.
@@ -81,9 +77,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 def read_rows(request: Request, part: str) -> pd.DataFrame:
     """Return sampled rows of a file in their order, with the label as 0 or 1."""
-    wanted = [*request["numeric"], *request["categorical"], request["label"], request["time"]]
-    wanted += [request["score"]] if request["suite"] == "model" else []
-    rows = pd.read_parquet(request[part], columns=wanted)
+    rows = pd.read_parquet(request[part])
     rows = rows.sample(min(ROWS[part], len(rows)), random_state=0).sort_index()
     return rows.astype({request["label"]: int} | dict.fromkeys(request["categorical"], object))
 
@@ -100,9 +94,14 @@ def dataset(request: Request, rows: pd.DataFrame) -> Dataset:
     )
 
 
-def measure(request: Request, name: str, before: pd.DataFrame, after: pd.DataFrame) -> Any:
-    """Run a check on training and test rows; return numbers by what they are about."""
-    parts = {"": after} if name in ALONE else {"_train": before, "_test": after}
+def measure(request: Request, name: str, before: pd.DataFrame, after: pd.DataFrame) -> pd.Series:
+    """Run a check on training and test rows; return numbers by what they are about.
+
+    Where Deepchecks says None or "not_enough_samples", it is not-a-number.
+    """
+    check = getattr(checks, name)(**OPTIONS.get(name, {}))
+    alone = isinstance(check, SingleDatasetCheck)  # looks at the test rows only
+    parts = {"": after} if alone else {"_train": before, "_test": after}
     options: dict[str, Any] = {"with_display": False}
     if name == "WeakSegmentsPerformance":  # sought in what alone tells most of the label
         power = checks.FeatureLabelCorrelation().run(dataset(request, after), with_display=False)
@@ -114,51 +113,41 @@ def measure(request: Request, name: str, before: pd.DataFrame, after: pd.DataFra
             scores = rows[request["score"]].to_numpy(float)
             options[f"y_pred{which}"] = (scores >= 0.5).astype(int)
             options[f"y_proba{which}"] = np.column_stack([1 - scores, scores])
-    check = getattr(checks, name)(**OPTIONS.get(name, {}))
     value = check.run(*(dataset(request, rows) for rows in parts.values()), **options).value
-    return READERS[request["suite"]][name](value) or {"no column of this kind": 0.0}
+    found = READERS[name](value) or {"no column of this kind": 0.0}
+    return pd.to_numeric(pd.Series(found, dtype=object), errors="coerce").astype(float)
 
 
-def find(request: Request, name: str, train: pd.DataFrame, test: pd.DataFrame) -> Any:
-    """Yield findings on the test rows and, of a drift, each training period beside the others.
+def find(
+    request: Request, name: str, train: pd.DataFrame, test: pd.DataFrame
+) -> list[tuple[float, list[float] | None, str]]:
+    """Return value, past and sentence of all that a check measures on the test rows.
 
-    Whatever the library raises is a finding without a value: the other checks still run.
+    The past of a drift is that of each training period from the others. Whatever the library
+    raises is said beside a value that is not-a-number: the other checks still run.
     """
-    times, past = train[request["time"]], list[dict[str, Any]]()
+    drift, times, past = name.endswith("Drift"), train[request["time"]], list[pd.Series]()
     try:
         found = measure(request, name, train, test)
-        for start, end in request["periods"] if name.endswith("Drift") else []:
-            own = (times >= pd.Timestamp(start)) & (times < pd.Timestamp(end))
+        for start, end in request["periods"] if drift else []:
+            own = (times >= start) & (times < end)
             if min(own.sum(), (~own).sum()) >= FEWEST_ROWS:
                 past.append(measure(request, name, train[~own], train[own]))
     except Exception as error:
-        said = f"did not run: {type(error).__name__}: {str(error).strip():.200}"
-        yield {"check": name, "value": None, "past": None, "sentence": said}
-        return
+        why = f"did not run: {type(error).__name__}: {str(error).strip():.200}"
+        return [(math.nan, None, why)]
+    findings = []
     for about, value in found.items():
-        told = [n for old in past if (n := number(old[about])) is not None]
-        said = f"`{about}`" if about in train else about
-        said += f": {value:.3f}" if number(value) is not None else ": unknown"
+        told = [old[about] for old in past if np.isfinite(old[about])]
+        said = f"`{about}`: {value:.3f}" if about in train else f"{about}: {value:.3f}"
         said += f", {max(told):.3f} at most in a training period" if told else ""
-        drift = told if name.endswith("Drift") else None
-        yield {"check": name, "value": number(value), "past": drift, "sentence": said}
-
-
-def number(value: Any) -> float | None:
-    """Return what JSON can hold: Deepchecks also says NaN, and "not_enough_samples"."""
-    good = isinstance(value, (bool, int, float, np.number)) and np.isfinite(value)
-    return float(value) if good else None
-
-
-def answer(request: Request) -> dict[str, Any]:
-    """Return a finding for each check and column, or why there is none."""
-    known = READERS[request["suite"]]
-    if unknown := [name for name in request["checks"] if name not in known]:
-        return {"refused": f"no check `{unknown[0]}`; there are {', '.join(known)}"}
-    parts = [read_rows(request, part) for part in ("train", "test")]
-    return {"findings": [one for name in request["checks"] for one in find(request, name, *parts)]}
+        findings.append((value, told if drift else None, said))
+    return findings
 
 
 if __name__ == "__main__":
     asked, answered = map(Path, sys.argv[1:])
-    answered.write_text(json.dumps(answer(json.loads(asked.read_text())), allow_nan=False))
+    request = json.loads(asked.read_text())
+    train, test = (read_rows(request, part) for part in ("train", "test"))
+    found = {name: find(request, name, train, test) for name in request["checks"]}
+    answered.write_text(json.dumps(found))

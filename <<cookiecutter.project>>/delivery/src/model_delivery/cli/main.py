@@ -5,24 +5,25 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from typing import Annotated, Final
 
 import typer
 
 from model_delivery.bundle.candidate import current_candidate
 from model_delivery.bundle.environment import service_environment
-from model_delivery.bundle.launch import processes, running
+from model_delivery.bundle.launch import processes, start
 from model_delivery.cli import screen, stages
 from model_delivery.cli.doctor import diagnose
 from model_delivery.errors import UserError
-from model_delivery.gates import GATES
+from model_delivery.gates import GATES, Gate
 from model_delivery.gates.prove import prove
 from model_delivery.project import find_project
 from model_delivery.registry import event_log
 from model_delivery.report.verdict import USAGE, Event
 from model_delivery.rollout import host
 from model_delivery.rollout.target import Target
-from model_delivery.training.snapshot import BrokenStructureError, current_snapshot
+from model_delivery.training.snapshot import current_snapshot
 
 HELP = (
     "Test, train, judge, package, deploy and watch the model of this project.\n\n"
@@ -35,14 +36,15 @@ app = typer.Typer(
 )
 _WHY = "Why this runs, which decides what an outcome means; default: from GITHUB_EVENT_NAME."
 _DAY = "First day not known yet, as 2013-08-01; default: `as_of` in config/data.yaml."
+_DAYS = ["%Y-%m-%d"]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Force = Annotated[bool, typer.Option("--force", help="Do it again, even if up to date.")]
 Image = Annotated[bool, typer.Option("--image", help="Build an OCI image too.")]
 Why = Annotated[Event | None, typer.Option("--event", help=_WHY)]
-Day = Annotated[str, typer.Option("--as-of", help=_DAY, show_default=False)]
-Gates = Annotated[list[str] | None, typer.Argument(help=f"Of {', '.join(GATES)}; default: all.")]
+Day = Annotated[dt.datetime | None, typer.Option("--as-of", help=_DAY, formats=_DAYS)]
+One = Annotated[Gate | None, typer.Argument(help="Which gate; default: all.")]
 Prove = Annotated[bool, typer.Option("--prove", help="Break the data: each must turn a gate red.")]
-Until = Annotated[str, typer.Option(help=f"Stop after one of {', '.join(stages.STAGES)}.")]
+Until = Annotated[stages.Stage, typer.Option(help="The last stage to run.")]
 Port = Annotated[int, typer.Option(help="Port on 127.0.0.1.")]
 Stop = Annotated[bool, typer.Option("--stop", help="Stop service and proxy; it stays deployed.")]
 Release = Annotated[str | None, typer.Argument(help="An installed one; default: the one before.")]
@@ -51,12 +53,9 @@ UNHEALTHY = 20
 
 
 @app.command()
-def data(as_of: Day = "", force: Force = False, as_json: Json = False) -> None:
+def data(as_of: Day = None, force: Force = False, as_json: Json = False) -> None:
     """Extract the rows known at a day, take out what is excluded, split by time."""
-    try:
-        snapshot = stages.extract(_run(as_of=as_of, force=force))
-    except BrokenStructureError as broken:
-        raise UserError(f"the extraction does not keep config/data.yaml: {broken}") from broken
+    snapshot = stages.extract(_run(as_of=as_of, force=force))
     rows = snapshot.manifest["rows"]
     text = f"{snapshot.name}: {rows['train']:,} rows to train on, {rows['test']:,} to judge by"
     screen.show(snapshot.manifest | {"snapshot": snapshot.name}, as_json, text)
@@ -73,23 +72,20 @@ def train(force: Force = False, event: Why = None, as_json: Json = False) -> Non
 
 @app.command()
 def check(
-    gates: Gates = None,
+    gate: One = None,
     seeded: Prove = False,
     force: Force = False,
     event: Why = None,
     as_json: Json = False,
 ) -> None:
     """Ask gates for their verdicts on the current data and candidate."""
-    _known(gates or [], GATES, "gate")
     run = _run(event, force=force)
     with run.resources:
         if seeded:
-            verdicts = [prove(run.project, current_snapshot(run.project))]
-            lines = [f"{one.name}: {one.sentence}" for one in verdicts[0].checks]
-            screen.progress.print("\n".join(lines), markup=False)
+            verdicts = iter([prove(run.project, current_snapshot(run.project))])
         else:
-            verdicts = [stages.gate(run, gate) for gate in gates or GATES]
-    raise typer.Exit(screen.show_verdicts(verdicts, run.event, as_json))
+            verdicts = map(partial(stages.gate, run), [gate] if gate else GATES)
+        raise typer.Exit(screen.show_verdicts(verdicts, run.event, as_json))
 
 
 @app.command()
@@ -109,7 +105,7 @@ def serve(port: Port = 3001) -> None:
     candidate = current_candidate(project)
     python = service_environment(project, candidate.ship / "requirements.txt")
     log = project.work / "logs" / "serve.log"
-    with running(candidate.ship, python, log, port=port) as service:
+    with start(candidate.ship, python, log, port=port) as service:
         screen.progress.print(f"{candidate.short} answers at {service.url}/predict, log in {log}")
         try:
             while processes(service.home):
@@ -129,24 +125,22 @@ def report(event: Why = None, as_json: Json = False) -> None:
 @app.command()
 def ship(
     until: Until = "deploy",
-    as_of: Day = "",
+    as_of: Day = None,
     image: Image = False,
     force: Force = False,
     event: Why = None,
     as_json: Json = False,
 ) -> None:
     """Do all of it in order, as far as the gates allow; safe to interrupt and call again."""
-    _known([until], stages.STAGES, "stage")
     run = _run(event, as_of, force=force, image=image)
     if until == "deploy":  # minutes before it would matter
         Target(run.project, PRODUCTION).proxy.check_port()
     try:
         with run.resources:
-            verdicts = stages.ship(run, until)
+            code = screen.show_verdicts(stages.ship(run, until), run.event, as_json)
     except KeyboardInterrupt:
         screen.progress.print("interrupted; `ml ship` goes on from here")
         raise
-    code = screen.show_verdicts(verdicts, run.event, as_json)
     screen.progress.print(f"report: {stages.write_report(run)[0]}")
     if code:
         screen.progress.print("nothing was deployed; `ml ship` goes on at the gate that decided")
@@ -214,7 +208,7 @@ def _show_move(moved: host.Moved, as_json: bool) -> None:
 
 
 def _run(
-    event: Event | None = None, as_of: str = "", force: bool = False, image: bool = False
+    event: Event | None = None, as_of: Day = None, force: bool = False, image: bool = False
 ) -> stages.Run:
     """Return a run in the project's folder, after its configuration was read."""
     project = find_project()
@@ -222,17 +216,7 @@ def _run(
     project.check_config()
     by_github: dict[str, Event] = {"": "local", "pull_request": "pull_request"}
     event = event or by_github.get(os.environ.get("GITHUB_EVENT_NAME", ""), "delivery")
-    try:
-        day = dt.date.fromisoformat(as_of) if as_of else None
-    except ValueError:
-        raise UserError(f"--as-of {as_of}: not a day such as 2013-08-01") from None
-    return stages.Run(project, event, day, force, image)
-
-
-def _known(names: list[str], known: tuple[str, ...], what: str) -> None:
-    for name in names:
-        if name not in known:
-            raise UserError(f"no {what} `{name}`; choose from {', '.join(known)}")
+    return stages.Run(project, event, as_of.date() if as_of else None, force, image)
 
 
 def main() -> None:

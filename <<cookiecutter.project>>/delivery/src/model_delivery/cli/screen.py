@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,33 +34,32 @@ def show(value: Any, as_json: bool, text: str) -> None:
         results.print(text, soft_wrap=True, markup=False)
 
 
-def show_verdicts(verdicts: Sequence[Verdict], event: Event, as_json: bool) -> int:
-    """Print verdicts with every check that did not pass; return the exit code they lead to."""
+def show_verdicts(verdicts: Iterable[Verdict], event: Event, as_json: bool) -> int:
+    """Print each verdict as it comes, with every check that did not pass; return the exit code."""
+    shown = list[Verdict]()
+    for verdict in verdicts:
+        shown.append(verdict)
+        if not as_json:
+            decisive = verdict.decisive
+            _line(verdict.outcome, event, f"{verdict.gate}: {decisive.name} {_found(decisive)}")
+            for check in verdict.checks:
+                if check.outcome is not Outcome.PASS or verdict.gate == "prove":
+                    found = f" [{_found(check)}]" if check.limit else ""
+                    said = f"{verdict.gate} {check.name}: {check.sentence}{found}"
+                    _line(check.outcome, event, said, "  ")
     if as_json:
-        show([verdict.model_dump(mode="json") for verdict in verdicts], True, "")
-    for verdict in [] if as_json else verdicts:
-        say(verdict, event, results)
-        for check in verdict.checks:
-            if check.outcome is not Outcome.PASS:
-                found = f" [{_found(check)}]" if check.limit else ""
-                said = clean(f"{verdict.gate} {check.name}: {check.sentence}{found}")
-                results.print(" ", _outcome(check.outcome, event), said, markup=False)
-    return exit_code([verdict.outcome for verdict in verdicts], event)
+        show([verdict.model_dump(mode="json") for verdict in shown], True, "")
+    return exit_code([verdict.outcome for verdict in shown], event)
 
 
-def say(verdict: Verdict, event: Event, console: Console = progress) -> None:
-    """Print a verdict's outcome and the check that decided it, as one line."""
-    said = clean(f"{verdict.gate}: {verdict.decisive.name} {_found(verdict.decisive)}")
-    console.print(_outcome(verdict.outcome, event), said, markup=False)
+def _line(outcome: Outcome, event: Event, said: str, indent: str = "") -> None:
+    decided = decide(outcome, event)
+    raw = f" ({outcome})" if decided is not outcome else ""
+    colour = {"pass": "green", "warn": "yellow"}.get(decided, "red")
+    results.print(Text.assemble(indent, (f"{decided}{raw}", colour), " ", clean(said)))
 
 
 def _found(check: Check) -> str:
     value, ends = value_of(check)
     shown = [value, f"({ends})" if ends else "", f"limit {check.limit}" if check.limit else ""]
     return " ".join(filter(None, shown))
-
-
-def _outcome(outcome: Outcome, event: Event) -> Text:
-    decided = decide(outcome, event)
-    raw = f" ({outcome})" if decided is not outcome else ""
-    return Text(f"{decided}{raw}", {"pass": "green", "warn": "yellow"}.get(decided, "red"))

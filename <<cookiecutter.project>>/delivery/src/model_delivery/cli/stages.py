@@ -4,18 +4,18 @@ import datetime as dt
 import os
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from model_delivery.bundle.candidate import CURRENT, Candidate, current_candidate, make_candidate
 from model_delivery.bundle.environment import service_environment
-from model_delivery.bundle.launch import Running, running
+from model_delivery.bundle.launch import Running, start
 from model_delivery.bundle.package import build_image, build_package, rows_of
-from model_delivery.cli.screen import say, step
+from model_delivery.cli.screen import step
 from model_delivery.errors import UserError
 from model_delivery.files import write_atomic
 from model_delivery.gates import COMPARED, GATES, limits_hash, make_verdict
@@ -38,7 +38,8 @@ from model_delivery.training.snapshot import (
 )
 
 REFUSED = "refused.json"
-STAGES = ("data", "train", "model", "package", "api", "load", "deploy")
+Stage = Literal["data", "train", "model", "package", "api", "load", "deploy"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
 @dataclass
@@ -58,25 +59,25 @@ class Run:
         candidate = current_candidate(self.project)
         python = service_environment(self.project, candidate.ship / "requirements.txt")
         log = self.project.work / "logs" / f"gate-{candidate.short}.log"
-        return self.resources.enter_context(running(candidate.ship, python, log))
+        return self.resources.enter_context(start(candidate.ship, python, log))
 
 
-def ship(run: Run, last: str) -> list[Verdict]:
-    """Run the stages up to `last` and return their verdicts.
+def ship(run: Run, last: Stage) -> Iterator[Verdict]:
+    """Run the stages up to `last` and yield their verdicts.
 
     A gate that does not allow promotion ends it: bad data trains nothing, a bad model is not
     packaged, and nothing of either is deployed.
     """
-    verdicts: list[Verdict] = []
     for stage in STAGES[: STAGES.index(last) + 1]:
-        if stage not in GATES:
-            {"train": train, "deploy": deploy}[stage](run)
-            continue
-        verdicts.append(gate(run, stage, fresh=True))
-        say(verdicts[-1], run.event)
-        if not allows_promotion(verdicts[-1].outcome, run.event):
-            break
-    return verdicts
+        if stage == "train":
+            train(run)
+        elif stage == "deploy":
+            deploy(run)
+        else:
+            verdict = gate(run, stage, fresh=True)
+            yield verdict
+            if not allows_promotion(verdict.outcome, run.event):
+                return
 
 
 def extract(run: Run) -> Snapshot:
@@ -157,8 +158,9 @@ def _verdict(
         traceback.print_exc()
         said = f"{type(error).__name__}: {error}"
         crashed = Check(name="ran", outcome=Outcome.CRASH, sentence=said)
-        verdict = make_verdict(run.project, name, judged.folder.name, [crashed], started)
-    verdict = verdict.model_copy(update={"against": against})
+        verdict = make_verdict(run.project, name, judged.folder.name, [crashed])
+    seconds = round(time.perf_counter() - started, 2)
+    verdict = verdict.model_copy(update={"against": against, "seconds": seconds})
     judged.save(verdict)
     return verdict
 

@@ -154,11 +154,15 @@ class LoadLimits(Strict):
     p95_to_champion: Limit
 
 
-class DeepchecksLimits(Strict):
-    """Named limits of Deepchecks' checks; a named check that did not run is inconclusive."""
+DataCheck = Literal["NewCategoryTrainTest", "FeatureLabelCorrelation", "FeatureDrift", "LabelDrift"]
+ModelCheck = Literal["SimpleModelComparison", "WeakSegmentsPerformance", "PredictionDrift"]
 
-    data: dict[str, Limit]
-    model: dict[str, Limit]
+
+class DeepchecksLimits(Strict):
+    """Named limits of the checks that `deepchecks_suites.py` can read; each must have run."""
+
+    data: dict[DataCheck, Limit]
+    model: dict[ModelCheck, Limit]
 
 
 class Gates(Strict):

@@ -1,8 +1,8 @@
 """Gates: each turns values and limits into checks, and checks into a verdict."""
 
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Literal, get_args
 
 from model_delivery.contract.settings import Limit
 from model_delivery.files import sha256_json
@@ -10,7 +10,8 @@ from model_delivery.project import Project
 from model_delivery.report.verdict import Chart, Check, Outcome, Table, Verdict, finite
 from model_delivery.training.metrics import Estimate
 
-GATES = ("data", "model", "package", "api", "load")
+Gate = Literal["data", "model", "package", "api", "load"]
+GATES: tuple[Gate, ...] = get_args(Gate)
 COMPARED = ("model", "load")
 """The gates that judge beside the champion."""
 
@@ -19,7 +20,7 @@ def judge(name: str, limit: Limit, value: float | Estimate | None, sentence: str
     """Judge a value, an estimate by its own; what is no number is never a pass."""
     low = high = None
     if isinstance(value, Estimate):
-        low, high, value = value.low, value.high, value.value
+        value, low, high = value
     check = Check(name=name, outcome=Outcome.INCONCLUSIVE, sentence=sentence, limit=str(limit))
     if not finite(value):
         why = f"{sentence}: no number came out, so it cannot be judged"
@@ -40,11 +41,10 @@ def make_verdict(
     gate: str,
     subject: str,
     checks: list[Check],
-    started: float,
     tables: Sequence[Table] = (),
     charts: Sequence[Chart] = (),
 ) -> Verdict:
-    """Return the verdict; `started` is a reading of `time.perf_counter()`."""
+    """Return the verdict on what a SHA-256 names, given now."""
     return Verdict(
         gate=gate,
         subject=f"sha256:{subject}",
@@ -52,7 +52,6 @@ def make_verdict(
         checks=checks,
         tables=list(tables),
         charts=list(charts),
-        seconds=round(time.perf_counter() - started, 2),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 

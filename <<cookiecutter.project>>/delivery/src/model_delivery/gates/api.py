@@ -1,13 +1,11 @@
 """The gate `api`: every right request is answered, every wrong one refused by name."""
 
 import json
-import time
 from collections.abc import Iterator, Sequence
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import httpx
 import numpy as np
-from pydantic import Field, ValidationError
 
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.launch import Running
@@ -17,16 +15,9 @@ from model_delivery.contract.settings import DataContract
 from model_delivery.gates import fixed, make_verdict
 from model_delivery.project import Project
 from model_delivery.protocols import Floats, user_module
-from model_delivery.report.verdict import Check, Form, Verdict
+from model_delivery.report.verdict import Check, Verdict
 
 JSON = "application/json"
-
-
-class Reply(Form):
-    """The one form of a right answer."""
-
-    release: str
-    probability: list[Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]]
 
 
 class Wrong(NamedTuple):
@@ -38,41 +29,13 @@ class Wrong(NamedTuple):
     content_type: str = JSON
 
 
-class Client(httpx.Client):
-    """A connection to a service, which notes every answer of somebody else."""
-
-    def __init__(self, service: Running) -> None:
-        hooks = {"response": [self._note]}
-        super().__init__(base_url=service.url, timeout=10, event_hooks=hooks)
-        self.service, self.answers, self.strangers = service, 0, list[str]()
-
-    def ask(
-        self, method: str, path: str, body: bytes | None = None, content_type: str = JSON
-    ) -> httpx.Response:
-        """Send one request; what never came back has the status 0."""
-        try:
-            return self.request(method, path, content=body, headers={"content-type": content_type})
-        except httpx.HTTPError as error:
-            return httpx.Response(0, text=f"no answer ({type(error).__name__}: {error})")
-
-    def predict(self, rows: Sequence[JsonRow]) -> httpx.Response:
-        """Ask for the probabilities of rows."""
-        return self.ask("POST", "/predict", json.dumps({"rows": rows}).encode())
-
-    def _note(self, answer: httpx.Response) -> None:
-        self.answers += 1
-        who = answer.headers.get("x-model-digest"), answer.headers.get("x-launch")
-        if who != (self.service.digest, self.service.launch):
-            self.strangers.append(f"{answer.request.url} -> {answer.status_code} came from {who}")
-
-
 def check_api(project: Project, candidate: Candidate, service: Running) -> Verdict:
     """Send valid and invalid requests, drawn from the data contract, to a candidate's service."""
-    started, contract = time.perf_counter(), project.contract
+    contract = project.contract
     rows = draw_rows(contract, project.gates.api.valid_rows, seed=0)
     wrong = wrong_requests(contract, rows[-1])
     checks = judge_service(service, contract, rows, wrong, expected(candidate, rows, contract))
-    return make_verdict(project, "api", candidate.digest, checks, started)
+    return make_verdict(project, "api", candidate.digest, checks)
 
 
 def judge_service(
@@ -83,14 +46,25 @@ def judge_service(
     scores: Floats,
 ) -> list[Check]:
     """Judge a running service by its answers; `scores`, shape (n,), are those of training."""
-    with Client(service) as client:
-        checks = [*_right(client, rows, scores), _refusals(client, wrong)]
-        checks.append(_described(client, contract))
-        for path in ("/readyz", "/no-such-page"):
-            client.ask("GET", path)
-        own = client.answers - len(client.strangers)
-        said = f"{own:,} of {client.answers:,} responses name the candidate's digest and this start"
-        return [*checks, _check("identity", said, client.strangers, own)]
+    answers, checks = list[httpx.Response](), list[Check]()
+    hooks = {"response": [answers.append]}
+    try:
+        with httpx.Client(base_url=service.url, timeout=10, event_hooks=hooks) as client:
+            checks += _right(client, service.digest[:12], rows, scores)
+            checks += [_refusals(client, wrong), _described(client, contract)]
+            for path in ("/readyz", "/no-such-page"):
+                client.get(path)
+    except httpx.HTTPError as error:
+        said = f"no answer to {error.request.url} ({type(error).__name__}: {error})"
+        checks.append(fixed("answered", False, said))
+    own = {"x-model-digest": service.digest, "x-launch": service.launch}
+    slips = [
+        f"{answer.url} came from {answer.headers.get('x-model-digest')}"
+        for answer in answers
+        if not own.items() <= answer.headers.items()
+    ]
+    what = "responses name the candidate's digest and this start"
+    return [*checks, _counted("identity", len(answers), slips, what)]
 
 
 def expected(candidate: Candidate, rows: Sequence[JsonRow], contract: DataContract) -> Floats:
@@ -106,7 +80,11 @@ def wrong_requests(contract: DataContract, row: JsonRow) -> list[Wrong]:
     right = json.dumps({"rows": [row]}).encode()
     many = json.dumps({"rows": [row] * (MOST_ROWS + 1)}).encode()
     form = b'--x\r\nContent-Disposition: form-data; name="rows"\r\n\r\n[]\r\n--x--\r\n'
-    found = [
+    columns = [
+        Wrong(f"`{name}`: {mistake}", json.dumps({"rows": [wrong]}).encode(), name)
+        for name, mistake, wrong in invalid_rows(contract, seed=0)
+    ]
+    return [
         Wrong("no rows", b'{"rows": []}', "rows"),
         Wrong(f"{MOST_ROWS + 1} rows", many, "rows"),
         Wrong("rows left out", b"{}", "rows"),
@@ -119,71 +97,58 @@ def wrong_requests(contract: DataContract, row: JsonRow) -> list[Wrong]:
         Wrong("the wrong content type", right, JSON, "text/plain"),
         Wrong("a form", form, JSON, "multipart/form-data; boundary=x"),
         Wrong("pickle", right, JSON, "application/vnd.bentoml+pickle"),
+        *columns,
     ]
-    for name, mistake, wrong in invalid_rows(contract, seed=0):
-        body = json.dumps({"rows": [wrong]}).encode()
-        found.append(Wrong(f"`{name}`: {mistake}", body, name))
-    return found
 
 
-def _right(client: Client, rows: Sequence[JsonRow], scores: Floats) -> Iterator[Check]:
+def _right(
+    client: httpx.Client, release: str, rows: Sequence[JsonRow], scores: Floats
+) -> Iterator[Check]:
     """Judge the answers to valid rows: one by one, then many together."""
     failed, differ = list[str](), list[str]()
     parts = [slice(at, at + 1) for at in range(len(rows))] + [slice(0, MOST_ROWS)]
     for part in parts:
-        answer = client.predict(rows[part])
-        answered, wanted = probabilities(answer, client.service.digest[:12]), scores[part].tolist()
-        name = f"{len(rows[part])} rows from {json.dumps(rows[part.start])}"
-        if answered is None:
-            failed.append(f"{name} -> {answer.status_code} {answer.text:.200}")
-        elif answered != wanted:
-            differ.append(f"{name} -> {answered[:3]}, in training {wanted[:3]}")
-    good = len(parts) - len(failed)
-    said = f"{good:,} of {len(parts):,} valid requests were answered with probabilities"
-    yield _check("valid rows", said, failed, good)
-    same = good - len(differ)
-    said = f"{same:,} of {good:,} answers equal the scores of training's own code, bit for bit"
-    yield _check("equal scores", said, differ, same)
+        answer = client.post("/predict", json={"rows": rows[part]})
+        wanted = {"release": release, "probability": scores[part].tolist()}
+        asked = f"{len(rows[part])} rows from {json.dumps(rows[part.start])}"
+        told = f"{asked} -> {answer.status_code} {answer.text:.200}"
+        if answer.status_code != 200:
+            failed.append(told)
+        elif answer.json() != wanted:
+            differ.append(f"{told}, in training {json.dumps(wanted):.200}")
+    yield _counted("valid rows", len(parts), failed, "valid requests were answered")
+    what = "answers hold exactly the scores of training's own code, bit for bit"
+    yield _counted("equal scores", len(parts) - len(failed), differ, what)
 
 
-def probabilities(answer: httpx.Response, release: str) -> list[float] | None:
-    """Return the probabilities of a well-formed answer of this release, else None."""
-    try:
-        reply = Reply.model_validate_json(answer.content)
-    except ValidationError:
-        return None
-    return reply.probability if (answer.status_code, reply.release) == (200, release) else None
-
-
-def _refusals(client: Client, wrong: Sequence[Wrong]) -> Check:
+def _refusals(client: httpx.Client, wrong: Sequence[Wrong]) -> Check:
     slips = []
     for request in wrong:
-        answer = client.ask("POST", "/predict", request.body, request.content_type)
+        kind = {"content-type": request.content_type}
+        answer = client.post("/predict", content=request.body, headers=kind)
         if not 400 <= answer.status_code < 500 or request.word not in answer.text:
             told = f"{answer.status_code} {answer.text:.200}"
             slips.append(f"{request.mistake} -> {told} (expected 4xx naming `{request.word}`)")
-    good = len(wrong) - len(slips)
-    said = f"{good:,} of {len(wrong):,} wrong requests were refused by name"
-    return _check("wrong requests", said, slips, good)
+    return _counted("wrong requests", len(wrong), slips, "wrong requests were refused by name")
 
 
-def _described(client: Client, contract: DataContract) -> Check:
-    """Judge the OpenAPI document: it must show the contract's columns and the one reply."""
+def _described(client: httpx.Client, contract: DataContract) -> Check:
+    """Judge the OpenAPI document: it must show the contract's columns."""
     row = request_model(request_json(contract)).model_json_schema()["$defs"]["Row"]
-    wanted = row["properties"] | {"required": row["required"], "reply": sorted(Reply.model_fields)}
-    answer = client.ask("GET", "/docs.json")
-    try:
-        schemas = json.loads(answer.text)["components"]["schemas"]
-        shown = schemas["Row"]["properties"] | {"required": schemas["Row"]["required"]}
-        shown |= {"reply": sorted(schemas["PredictionIODescriptor"]["properties"])}
-    except (ValueError, KeyError, TypeError) as error:
-        shown = {"reply": f"{answer.status_code}, no such document ({error})"}
-    odd = [name for name in {**wanted, **shown} if shown.get(name) != wanted.get(name)]
-    told = [f"`{name}` is {shown.get(name)}, in the contract {wanted.get(name)}" for name in odd]
-    said = f"the OpenAPI document describes the {len(contract.inputs)} columns of the contract"
-    return _check("OpenAPI", said, told, len(contract.inputs))
+    answer = client.get("/docs.json")
+    schema = answer.json()["components"]["schemas"]["Row"] if answer.is_success else {}
+    wanted = row["properties"] | {"required": row["required"]}
+    shown = schema.get("properties", {}) | {"required": schema.get("required")}
+    slips = [
+        f"`{name}` is {shown.get(name)}, in the contract {wanted.get(name)}"
+        for name in wanted | shown
+        if shown.get(name) != wanted.get(name)
+    ]
+    what = "parts of a row in the OpenAPI document are as in the contract"
+    return _counted("OpenAPI", len(wanted | shown), slips, what)
 
 
-def _check(name: str, said: str, slips: Sequence[str], good: int) -> Check:
-    sentence = f"{said}; first: {slips[0]}" if slips else said
-    return fixed(name, not slips and good > 0, sentence, good)
+def _counted(name: str, total: int, slips: Sequence[str], what: str) -> Check:
+    """Judge things of which there must be some, and none may slip."""
+    good, first = total - len(slips), f"; first: {slips[0]}" if slips else ""
+    return fixed(name, not slips and total > 0, f"{good:,} of {total:,} {what}{first}", good)

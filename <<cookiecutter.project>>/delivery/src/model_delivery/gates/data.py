@@ -4,7 +4,6 @@ Schema skew (the contract, new categories) stops. Value skew, a drift beyond the
 the training span's own months, is a reason to train again.
 """
 
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,22 +29,20 @@ FEWEST_VALUES = 100
 
 def check_data(project: Project, snapshot: Snapshot) -> Verdict:
     """Judge a snapshot; Deepchecks runs where our own checks pass, for broken data crash it."""
-    started = time.perf_counter()
     train, test = pq.read_table(snapshot.train_path), pq.read_table(snapshot.test_path)
     checks = contract_checks(project, snapshot, train, test)
     if all(check.outcome is Outcome.PASS for check in checks):
         checks += deepchecks(project, "data", snapshot)
-    return make_verdict(project, "data", sha256_bytes(snapshot.name.encode()), checks, started)
+    return make_verdict(project, "data", sha256_bytes(snapshot.name.encode()), checks)
 
 
 def refused(project: Project, findings: list[Finding]) -> Verdict:
     """Return the verdict on an extraction whose structure is broken."""
-    checks = _as_checks(findings)
-    return make_verdict(project, "data", sha256_bytes(b"refused"), checks, time.perf_counter())
+    return make_verdict(project, "data", sha256_bytes(b"refused"), _as_checks(findings))
 
 
 def _as_checks(findings: list[Finding]) -> list[Check]:
-    return [fixed(f.rule, not f.breaches, f.sentence, float(len(f.breaches))) for f in findings]
+    return [fixed(f.rule, not f.breaches, f.sentence, len(f.breaches)) for f in findings]
 
 
 def contract_checks(
@@ -58,15 +55,14 @@ def contract_checks(
         if any(finding.breaches for finding in findings):
             return _as_checks(findings)
     findings += check_content(pa.concat_tables([train, test]), contract)
-    extracted, excluded = snapshot.manifest["rows"]["extracted"], snapshot.manifest["excluded"]
-    shares = {rule: rows / extracted for rule, rows in excluded.items()}
+    extracted = snapshot.manifest["rows"]["extracted"]
+    shares = {rule: rows / extracted for rule, rows in snapshot.manifest["excluded"].items()}
     most = {rule: contract.exclude[rule].most for rule in shares}
     said = [f"{rule} {share:.2%} (at most {most[rule]:.2%})" for rule, share in shares.items()]
     kept = all(share <= most[rule] for rule, share in shares.items())
-    told = f"rows taken out by rule: {', '.join(said) or 'none'}"
     return [
         *_as_checks(findings),
-        fixed("exclusions", kept, told, max(shares.values(), default=0.0)),
+        fixed("exclusions", kept, f"rows taken out by rule: {', '.join(said) or 'none'}"),
         _scale(project, train, test),
         judge("rows", limits.rows, train.num_rows, f"{train.num_rows:,} rows to train on"),
     ]

@@ -4,6 +4,7 @@ A drift is judged against the spread between the training months themselves: rea
 seasons, and the library's own fixed thresholds fail on every honest July.
 """
 
+import math
 import os
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -30,8 +31,7 @@ SMALLEST_DRIFT = 0.05
 class Finding(NamedTuple):
     """What a check measured of a column, and of each training period where it is a drift."""
 
-    check: str
-    value: float | None
+    value: float
     past: list[float] | None
     sentence: str
 
@@ -44,7 +44,7 @@ def deepchecks(
     if not limits:
         return []
     found = ask(project.work / "deepchecks", request_of(project, suite, rows))
-    return [judge_findings(name, limit, found) for name, limit in limits.items()]
+    return [judge_findings(name, limit, found[name]) for name, limit in limits.items()]
 
 
 def request_of(project: Project, suite: str, rows: Snapshot | Candidate) -> dict[str, Any]:
@@ -68,10 +68,10 @@ def request_of(project: Project, suite: str, rows: Snapshot | Candidate) -> dict
     }
 
 
-def ask(folder: Path, request: dict[str, Any]) -> list[Finding] | str:
-    """Run the program on a request; return what it found, or why it did not answer.
+def ask(folder: Path, request: dict[str, Any]) -> dict[str, list[Finding]]:
+    """Run the program on a request; return what each check found, or that it did not answer.
 
-    That its environment cannot be made, or that it has no such check, is a UserError.
+    That its environment cannot be made is a UserError.
     """
     asked, answered = (folder / f"{request['suite']}-{end}.json" for end in ("request", "answer"))
     write_json(asked, request)
@@ -87,35 +87,30 @@ def ask(folder: Path, request: dict[str, Any]) -> list[Finding] | str:
         command = [python, str(PROGRAM), str(asked), str(answered)]
         run(command, folder, env=env, timeout=RUN_SECONDS)
     except UserError as error:
-        return f"Deepchecks did not answer: {error}"
-    answer = read_json(answered)
-    if "refused" in answer:
-        where = f"config/gates.yaml: `deepchecks.{request['suite']}`"
-        raise UserError(f"{where}: {answer['refused']}")
-    return [Finding(**finding) for finding in answer["findings"]]
+        nothing = Finding(math.nan, None, f"Deepchecks did not answer: {error}")
+        return {name: [nothing] for name in request["checks"]}
+    return {name: [Finding(*row) for row in rows] for name, rows in read_json(answered).items()}
 
 
-def judge_findings(name: str, limit: Limit, findings: list[Finding] | str) -> Check:
-    """Judge one check by its worst column; what did not run or gave no number is inconclusive.
+def judge_findings(name: str, limit: Limit, findings: list[Finding]) -> Check:
+    """Judge one check by its worst column; where a column has no number, it is inconclusive.
 
     A pass with fewer than four training periods to compare with is a warning.
     """
-    if isinstance(findings, str):
-        return judge(name, limit, None, findings)
-    own = [one for one in findings if one.check == name]
-    blank = [one.sentence for one in own if one.value is None]
-    if blank or not own:
-        return judge(name, limit, None, (blank or ["did not run"])[0])
-    few = [one for one in own if one.past is not None and len(one.past) < FEWEST_MONTHS]
-    judged = {
-        one.sentence: one.value / max([*one.past, SMALLEST_DRIFT]) if one.past else one.value
-        for one in own
-        if one.value is not None and one not in few
-    }
-    if judged:
-        said = (max if limit.max is not None else min)(judged, key=lambda it: judged[it])
-        check = judge(name, limit, judged[said], said)
-        if check.outcome is not Outcome.PASS or not few:
-            return check
-    said = f"fewer than {FEWEST_MONTHS} training periods to compare with: {few[0].sentence}"
-    return Check(name=name, outcome=Outcome.WARN, sentence=said, limit=str(limit))
+    few, judged = list[str](), dict[str, float]()
+    for value, past, sentence in findings:
+        if not math.isfinite(value):
+            return judge(name, limit, None, sentence)
+        if past is None:
+            judged[sentence] = value
+        elif len(past) >= FEWEST_MONTHS:
+            judged[sentence] = value / max(*past, SMALLEST_DRIFT)
+        else:
+            few.append(sentence)
+    worst = max if limit.max is not None else min
+    said = worst(judged, key=lambda it: judged[it], default="did not run")
+    check = judge(name, limit, judged.get(said), said)
+    if few and (not judged or check.outcome is Outcome.PASS):
+        said = f"fewer than {FEWEST_MONTHS} training periods to compare with: {few[0]}"
+        return Check(name=name, outcome=Outcome.WARN, sentence=said, limit=str(limit))
+    return check

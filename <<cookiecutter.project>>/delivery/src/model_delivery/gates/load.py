@@ -5,23 +5,21 @@ service without its model) and to the champion are sharp: the machine's noise fa
 """
 
 import json
-import subprocess
 import sys
-import tempfile
-import time
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from threading import Timer
 from typing import Any
 
 import numpy as np
+from scipy.stats import binomtest
 
 from model_delivery.bundle.candidate import Candidate
-from model_delivery.bundle.environment import service_environment
-from model_delivery.bundle.launch import Running, running
+from model_delivery.bundle.environment import run, service_environment
+from model_delivery.bundle.launch import Running, start
 from model_delivery.contract.settings import Limit, LoadLimits
+from model_delivery.errors import UserError
 from model_delivery.gates import judge, make_verdict
 from model_delivery.project import Project
 from model_delivery.protocols import Floats
@@ -31,13 +29,13 @@ from model_delivery.training.metrics import Estimate
 CANDIDATE, TWIN, CHAMPION = "candidate", "twin", "champion"
 Round = dict[str, dict[str, Any]]
 """By target: requests, failures by kind, qps, and p50, p95, p99 in milliseconds."""
-LOCUST = (sys.executable, "-m", "model_delivery.gates.locustfile")
+LOCUST = [sys.executable, "-m", "model_delivery.gates.locustfile"]
 TIMEOUT = 5.0
 """Seconds after which a request failed."""
 ROOM = 2.0
 """How far within an absolute limit the twin must stay for the limit to judge the candidate."""
-_SLACK_SECONDS = 30
-"""How much longer than planned a turn may take, awaiting its last answers, before it hangs."""
+_SLACK_SECONDS = 60
+"""How much longer than planned Locust may take, to start and for last answers, before it hangs."""
 _UNKNOWN = Estimate(float("nan"), float("nan"), float("nan"))
 MEASURES = (
     ("qps", "qps", None, "answers a second to all users"),
@@ -51,97 +49,49 @@ MEASURES = (
 """Limit, quantity of the candidate, whose it is divided by, and the words for it."""
 
 
-class BrokenError(Exception):
-    """Locust ended before the rounds of its plan were over; says how."""
-
-
 def check_load(
     project: Project, candidate: Candidate, champion: Candidate | None, service: Running
 ) -> Verdict:
     """Judge how fast a candidate's running service answers, and how reliably."""
-    started, targets = time.perf_counter(), {CANDIDATE: service}
+    targets = {CANDIDATE: service}
     with ExitStack() as stack:
         for name, release in ((TWIN, candidate), (CHAMPION, champion)):
             if release is not None:
                 python = service_environment(project, release.ship / "requirements.txt")
                 log = project.work / "logs" / f"load-{name}.log"
-                beside = running(release.ship, python, log, noop=name == TWIN)
+                beside = start(release.ship, python, log, noop=name == TWIN)
                 targets[name] = stack.enter_context(beside)
-        return judge_targets(project, candidate.digest, targets, started)
+        checks, table = judge_targets(project, targets)
+    return make_verdict(project, "load", candidate.digest, checks, [table])
 
 
-def judge_targets(
-    project: Project, subject: str, targets: dict[str, Running], started: float
-) -> Verdict:
-    """Load running services in turns and judge the candidate among them."""
+def judge_targets(project: Project, targets: dict[str, Running]) -> tuple[list[Check], Table]:
+    """Load running services in turns, for more rounds while undecided; judge the candidate."""
     limits, rounds, checks = project.gates.load, list[Round](), list[Check]()
-    plan = limits.model_dump(include={"users", "seconds"}) | {"rounds": limits.most_rounds}
-    plan |= {"timeout": TIMEOUT, "targets": []}
-    for name, one in targets.items():
-        release = one.digest.removeprefix("noop-")[:12]
-        plan["targets"].append({"name": name, "url": one.url, "release": release})
+    plan: dict[str, Any] = {"users": limits.users, "seconds": limits.seconds}
+    plan["targets"] = [
+        {"name": name, "url": one.url, "release": one.digest.removeprefix("noop-")[:12]}
+        for name, one in targets.items()
+    ]
     try:
-        with closing(run_rounds(plan, project.root)) as source:
-            for found in source:
-                rounds.append(found)
-                if len(rounds) >= limits.rounds and _decided(limits, rounds):
-                    break
-    except BrokenError as error:
+        while len(rounds) < limits.most_rounds and not _decided(limits, rounds):
+            number = min(limits.rounds, limits.most_rounds - len(rounds))
+            rounds += run_rounds(plan | {"rounds": number}, project.root)
+    except UserError as error:
         checks.append(Check(name="locust", outcome=Outcome.CRASH, sentence=str(error)))
-    checks += [*_answering(limits, targets, rounds), *judge_rounds(limits, rounds)]
+    checks += [*judge_rounds(limits, rounds), *_references(limits, rounds)]
     if CHAMPION not in targets:
         said = "no other release is in production: there is no champion to compare with"
         checks.append(Check(name=CHAMPION, outcome=Outcome.PASS, sentence=said, value="none"))
-    table = _table(rounds, list(targets))
-    return make_verdict(project, "load", subject, checks, started, [table])
+    return checks, _table(rounds, list(targets))
 
 
-def run_rounds(
-    plan: dict[str, Any], root: Path, command: Sequence[str] = LOCUST
-) -> Generator[Round, None, None]:
-    """Yield the rounds of a plan as Locust finishes them; closing the iterator ends Locust.
-
-    Raises
-    ------
-    BrokenError
-        When Locust crashed, hung, or ended early.
-    """
-    names = [target["name"] for target in plan["targets"]]
-    patience = len(names) * plan["seconds"] + _SLACK_SECONDS
-    with tempfile.TemporaryFile("w+") as wanted, tempfile.TemporaryFile("w+") as errors:
-        json.dump(plan, wanted)
-        wanted.seek(0)
-        process = subprocess.Popen(
-            command, stdin=wanted, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=root
-        )
-        try:
-            for _ in range(plan["rounds"]):
-                turns = [_turn(process, patience) for _ in names]
-                by_name = {turn["target"]: turn for turn in turns}
-                yield {name: by_name[name] for name in names}
-        except (ValueError, KeyError, TypeError):
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(1)
-            ends = {None: "said what is no turn", -9: f"hung for {patience:g} s"}
-            how = ends.get(process.returncode, f"ended with {process.returncode}")
-            errors.seek(0)
-            said = (errors.read().strip().splitlines() or ["it said nothing"])[-1]
-            why = f"Locust {how} before its rounds were over: {said}"
-            raise BrokenError(why) from None
-        finally:
-            process.kill()
-            process.communicate()
-
-
-def _turn(process: subprocess.Popen[str], patience: float) -> dict[str, Any]:
-    """Return what Locust says of its next turn; one that hangs is ended."""
-    assert process.stdout is not None
-    watchdog = Timer(patience, process.kill)
-    watchdog.start()
-    try:
-        return dict(json.loads(process.stdout.readline()))
-    finally:
-        watchdog.cancel()
+def run_rounds(plan: dict[str, Any], root: Path) -> list[Round]:
+    """Let Locust carry out a plan in a project's folder; a UserError says how it failed."""
+    turns = (plan["rounds"] + 1) * len(plan["targets"])
+    patience = turns * (plan["seconds"] + 1) + _SLACK_SECONDS
+    said = run(LOCUST, root, input=json.dumps(plan | {"timeout": TIMEOUT}), timeout=patience)
+    return list(json.loads(said))
 
 
 def judge_rounds(limits: LoadLimits, rounds: list[Round]) -> list[Check]:
@@ -202,30 +152,24 @@ def _share(part: int, whole: int) -> Estimate:
     """Return a share with its 95 % interval (Wilson 1927), which is sound near zero."""
     if whole == 0:
         return _UNKNOWN
-    z, p = 1.96, part / whole
-    middle, scale = p + z * z / (2 * whole), 1 + z * z / whole
-    half = z * ((p * (1 - p) + z * z / (4 * whole)) / whole) ** 0.5
-    return Estimate(p, max(0.0, (middle - half) / scale), (middle + half) / scale)
+    interval = binomtest(part, whole).proportion_ci(method="wilson")
+    return Estimate(part / whole, interval.low, interval.high)
 
 
-def _answering(
-    limits: LoadLimits, targets: dict[str, Running], rounds: list[Round]
-) -> Iterator[Check]:
-    """Name who died, and a reference that failed: nothing can be compared with it."""
-    for name, service in targets.items():
+def _references(limits: LoadLimits, rounds: list[Round]) -> Iterator[Check]:
+    """Name a twin or champion that failed: nothing can be compared with it."""
+    for name in (TWIN, CHAMPION):
         failures, requests = _counts(rounds, name)
-        failing = not limits.error_share.holds(failures.total() / (requests or 1))
-        gone = not service.answers()
-        if gone or (failing and name != CANDIDATE):
-            what = "no longer answers" if gone else f"failed {failures.total():,} of {requests:,}"
-            outcome = Outcome.STOP if name == CANDIDATE else Outcome.INCONCLUSIVE
-            said = f"the {name} {what}{_kinds(failures)}"
-            yield Check(name=f"{name}_answers", outcome=outcome, sentence=said)
+        if requests and not limits.error_share.holds(failures.total() / requests):
+            said = f"the {name} failed {failures.total():,} of {requests:,}{_kinds(failures)}"
+            yield Check(name=f"{name}_answers", outcome=Outcome.INCONCLUSIVE, sentence=said)
 
 
 def _counts(rounds: list[Round], name: str) -> tuple[Counter[str], int]:
-    failures = sum((Counter(each[name]["failures"]) for each in rounds), Counter[str]())
-    return failures, sum(each[name]["requests"] for each in rounds)
+    """Return a target's failures by kind, and its requests."""
+    turns = [each[name] for each in rounds if name in each]
+    failures = sum((Counter(turn["failures"]) for turn in turns), Counter[str]())
+    return failures, sum(turn["requests"] for turn in turns)
 
 
 def _kinds(failures: Counter[str]) -> str:
@@ -243,8 +187,8 @@ def _table(rounds: list[Round], names: list[str]) -> Table:
     rows: list[list[Any]] = []
     for name in names:
         failures, requests = _counts(rounds, name)
-        middles = [_interval(rounds, key, name).value for key in ("qps", "p50", "p95", "p99")]
-        shown = [round(value, 2) if finite(value) else None for value in middles]
+        medians = [_interval(rounds, key, name).value for key in ("qps", "p50", "p95", "p99")]
+        shown = [round(value, 2) if finite(value) else None for value in medians]
         rows.append([name, requests, failures.total(), *shown])
     columns = ["target", "requests", "failures", "QPS", "p50 ms", "p95", "p99"]
     return Table(title=f"Load, medians of {len(rounds)} rounds", columns=columns, rows=rows)

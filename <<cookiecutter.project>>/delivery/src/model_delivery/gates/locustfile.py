@@ -4,9 +4,9 @@ By hand, in a project and against any running service of it:
 
     uv run locust -f delivery/src/model_delivery/gates/locustfile.py --host http://127.0.0.1:3000
 
-The gate runs it as a program: a plan comes in as JSON, one JSON line goes out a turn. Targets
-take turns in random order within each round, so that whatever else the machine does falls on
-all of them alike. Each turn has new users, and so new connections.
+The gate runs it as a program: a plan comes in as JSON, its rounds go out. Targets take turns in
+random order within each round, so that whatever else the machine does falls on all of them
+alike. Each turn has new users, and so new connections.
 """
 
 # Locust patches the standard library: nothing may be imported before it.
@@ -103,11 +103,11 @@ def turn(
     found = {f"p{q}": waits[(len(waits) * q - 1) // 100] for q in (50, 95, 99) if waits}
     inside = sum(start < moment <= end for moment, _ in answers)
     counts = {"requests": len(answers) + failures.total(), "failures": dict(failures)}
-    return {"target": target["name"], "qps": inside / (end - start)} | counts | found
+    return {"qps": inside / (end - start)} | counts | found
 
 
 def main() -> None:
-    """Carry out the plan on standard input, until its rounds are over or this process is ended."""
+    """Carry out the plan on standard input, and print its rounds: by target, what a turn found."""
     plan = json.load(sys.stdin)
     targets, users, seconds = plan["targets"], plan["users"], plan["seconds"]
     Rows.network_timeout = plan["timeout"]
@@ -119,10 +119,11 @@ def main() -> None:
     gc.freeze()
     for target in targets:
         turn(environment, target, users, seconds / 3)  # to warm up
+    rounds = []
     for _ in range(plan["rounds"]):
-        for target in random.sample(targets, len(targets)):
-            sys.stdout.write(json.dumps(turn(environment, target, users, seconds)) + "\n")
-            sys.stdout.flush()
+        order = random.sample(targets, len(targets))
+        rounds.append({one["name"]: turn(environment, one, users, seconds) for one in order})
+    sys.stdout.write(json.dumps(rounds))
 
 
 if __name__ == "__main__":

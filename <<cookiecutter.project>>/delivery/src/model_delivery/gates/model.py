@@ -1,7 +1,6 @@
 """The gate `model`: quality with intervals, segments, calibration, and the champion."""
 
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from model_delivery.gates import fixed, judge, make_verdict
 from model_delivery.gates.deepchecks import deepchecks
 from model_delivery.project import Project
 from model_delivery.protocols import Floats
-from model_delivery.report.verdict import Chart, Check, Outcome, Table, Verdict, finite
+from model_delivery.report.verdict import Chart, Check, Outcome, Table, Verdict
 from model_delivery.training import metrics
 from model_delivery.training.fit import SCORE
 from model_delivery.training.metrics import Estimate, estimate, roc_auc
@@ -39,35 +38,46 @@ class Scored:
     table: pa.Table
     champion: Floats | None = None
 
-    def auc(self, rows: NDArray[np.bool_] | slice = slice(None)) -> Estimate:
-        """Return the area under the ROC curve of some rows."""
-        return estimate(roc_auc, self.labels[rows], self.scores[rows], self.days[rows])
-
-    def change(self, rows: NDArray[np.bool_] | bool = True) -> Estimate | None:
-        """Return by how much it exceeds the champion's, on rows that can judge both."""
+    def auc(self, rows: NDArray[np.bool_]) -> tuple[Estimate, Estimate | None]:
+        """Return the ROC AUC of some rows, and its excess over the champion's where both count."""
+        own = estimate(roc_auc, self.labels[rows], self.scores[rows], self.days[rows])
         if self.champion is None:
-            return None
+            return own, None
         both = np.isfinite(self.champion) & rows
         parts = self.labels[both], self.scores[both], self.days[both]
-        return estimate(roc_auc, *parts, other=self.champion[both])
+        return own, estimate(roc_auc, *parts, other=self.champion[both])
 
 
 def check_model(project: Project, candidate: Candidate, champion: Candidate | None) -> Verdict:
     """Judge a candidate by the scores it saved, beside the champion where there is one."""
-    started = time.perf_counter()
-    scored = read_scored(project, candidate, champion_scores(project, candidate, champion))
+    scored = read_scored(project, candidate, champion)
     checks, table = score_checks(project, candidate, scored)
     checks += deepchecks(project, "model", candidate)
     charts = _charts(candidate, scored)
-    return make_verdict(project, "model", candidate.digest, checks, started, [table], charts)
+    return make_verdict(project, "model", candidate.digest, checks, [table], charts)
 
 
-def read_scored(project: Project, candidate: Candidate, champion: Floats | None) -> Scored:
-    """Read the test window's labels and scores."""
+def read_scored(project: Project, candidate: Candidate, champion: Candidate | None) -> Scored:
+    """Read the test window's labels and scores, and let the champion score the same rows.
+
+    Fewer than 1,000 rows that the champion has not learned from are a UserError.
+    """
     table, contract = pq.read_table(candidate.test_path), project.contract
-    labels = table.column(contract.target).to_numpy().astype(float)
-    days = table.column(contract.time).to_numpy().astype("datetime64[D]")
-    return Scored(labels, table.column(SCORE).to_numpy(), days, table, champion)
+    labels, times = (table.column(name).to_numpy() for name in (contract.target, contract.time))
+    scored = Scored(
+        labels.astype(float), table.column(SCORE).to_numpy(), times.astype("datetime64[D]"), table
+    )
+    if champion is None:
+        return scored
+    learned_until = np.datetime64(champion.lineage["data"]["spans"]["train"][1])
+    later = times > learned_until
+    if later.sum() < FEWEST_ROWS:
+        raise UserError(
+            f"only {later.sum():,} test rows are later than what the champion {champion.short} "
+            f"was trained on (until {learned_until}); extract newer data: `ml data --as-of DAY`"
+        )
+    scores = np.where(later, score_cleanly(project, champion.ship, table), np.nan)
+    return replace(scored, champion=scores)
 
 
 def score_checks(
@@ -83,7 +93,7 @@ def score_checks(
         return 1 - metrics.log_loss(y, p, w) / metrics.log_loss(y, trivial, w)
 
     rows = scored.labels, scored.scores, scored.days
-    auc, change = scored.auc(), scored.change()
+    auc, change = scored.auc(np.ones(len(scored.labels), bool))
     saved = f"share of the log loss of always answering the training share, {base:.3f}, saved"
     error = estimate(metrics.calibration_error, *rows)
     gap = Estimate(own_auc - auc.value, own_auc - auc.high, own_auc - auc.low)
@@ -111,34 +121,30 @@ def _segments(project: Project, scored: Scored) -> tuple[list[Check], Table]:
     aucs, changes = dict[str, Estimate](), dict[str, Estimate]()
     for column in project.contract.segments:
         values = scored.table.column(column).to_numpy()
-        for value in sorted({value for value in values if value is not None}):
+        for value in sorted(set(values) - {None}):
             inside, name = values == value, f"{column} {value}"
-            if inside.sum() < limits.segment_rows:
-                continue
-            auc, change = scored.auc(inside), scored.change(inside)
-            aucs[name] = auc
-            if change:
-                changes[name] = change
-            rows.append([name, int(inside.sum()), auc.value, auc.low, auc.high])
-            rows[-1].append(change.value if change else None)
+            if inside.sum() >= limits.segment_rows:
+                aucs[name], change = scored.auc(inside)
+                if change:
+                    changes[name] = change
+                rows.append([name, int(inside.sum()), *aucs[name], change and change.value])
     rows.sort(key=lambda row: -abs(row[-1] or 0.0))  # a report shows the first ones
-    columns = ["segment", "rows", "ROC AUC", "low", "high", "change to champion"]
     checks = [_worst("segment_roc_auc", limits.segment_roc_auc, aucs)]
     if scored.champion is not None:
         limit = limits.segment_champion_difference
         checks.append(_worst("segment_champion_difference", limit, changes))
+    columns = ["segment", "rows", "ROC AUC", "low", "high", "change to champion"]
     return checks, Table(title="Segments", columns=columns, rows=rows)
 
 
 def _worst(name: str, limit: Limit, found: dict[str, Estimate]) -> Check:
-    """Judge the segment whose upper bound is lowest: it is surely as low as that."""
+    """Judge the segment whose upper bound is lowest, by that bound: it is surely as low."""
     if not found:
         sentence = "no segment has `segment_rows` rows; lower it, or drop `segments`"
         return Check(name=name, outcome=Outcome.WARN, sentence=sentence, limit=str(limit))
     segment, worst = min(found.items(), key=lambda pair: np.nan_to_num(pair[1].high, nan=-np.inf))
     said = f"worst of {len(found)} segments: {segment}; judged by the upper end of its interval"
-    check = judge(name, limit, Estimate(worst.high, worst.low, worst.high), said)
-    return check.model_copy(update={"value": worst.value if finite(worst.high) else None})
+    return judge(name, limit, Estimate(worst.high, worst.low, worst.high), said)
 
 
 def _charts(candidate: Candidate, scored: Scored) -> list[Chart]:
@@ -151,23 +157,3 @@ def _charts(candidate: Candidate, scored: Scored) -> list[Chart]:
         Chart(title="Learning curve", x=rounds, series=losses, x_label="round", y_label="loss"),
         Chart(title="Calibration", x=mean.round(4).tolist(), series=rates, **names),
     ]
-
-
-def champion_scores(
-    project: Project, candidate: Candidate, champion: Candidate | None
-) -> Floats | None:
-    """Return the champion's scores of test rows, shape (n,); None where there is no champion.
-
-    Rows that it may have learned from are not-a-number; fewer than 1,000 others, a UserError.
-    """
-    if champion is None:
-        return None
-    table, contract = pq.read_table(candidate.test_path), project.contract
-    learned_until = np.datetime64(champion.lineage["data"]["spans"]["train"][1])
-    later = table.column(contract.time).to_numpy() > learned_until
-    if later.sum() < FEWEST_ROWS:
-        raise UserError(
-            f"only {later.sum():,} test rows are later than what the champion {champion.short} "
-            f"was trained on (until {learned_until}); extract newer data: `ml data --as-of DAY`"
-        )
-    return np.where(later, score_cleanly(project, champion.ship, table), np.nan)

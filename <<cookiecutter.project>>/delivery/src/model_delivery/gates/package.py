@@ -1,7 +1,6 @@
 """The gate `package`: what is delivered is whole, plain, pinned, and answers as the candidate."""
 
 import pickletools
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pyarrow.parquet as pq
 
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.environment import score_cleanly
-from model_delivery.bundle.package import RECORD, SBOM, bento_path, read_pins, unpack
+from model_delivery.bundle.package import RECORD, SBOM, read_pins, unpack
 from model_delivery.errors import UserError
 from model_delivery.files import changed_files, read_json, temporary_folder
 from model_delivery.gates import fixed, judge, make_verdict
@@ -27,31 +26,24 @@ _IN_EVERY_PICKLE = {"GLOBAL", "INST", "PUT", "BINPUT", "PROTO"}  # at least one;
 
 def check_package(project: Project, candidate: Candidate) -> Verdict:
     """Judge the package of a candidate."""
-    started, checks = time.perf_counter(), list[Check]()
+    checks = list[Check]()
     with temporary_folder(project.work) as folder:
         for step in _steps(project, candidate, folder / "bento"):
             checks += step
             if any(check.outcome is Outcome.STOP for check in checks):
                 break
-    return make_verdict(project, "package", candidate.digest, checks, started)
+    return make_verdict(project, "package", candidate.digest, checks)
 
 
 def _steps(project: Project, candidate: Candidate, folder: Path) -> Iterator[list[Check]]:
     """Yield cheap looks at bytes first; nothing of the package runs unless they all pass."""
-    bento, ship, limits = bento_path(project, candidate), folder / "src", project.gates.package
+    bento = candidate.bento
     wrong = changed_files(candidate.package) if bento.exists() else [bento.name]
     yield [_nothing("checksums", wrong, "every file is as SHA256SUMS says")]
     yield [_tried("archive", "holds plain files inside itself", lambda: unpack(bento, folder))]
-    strange, size = changed_files(ship, candidate.digest), bento.stat().st_size / 1e6
-    digest = _nothing("digest", strange, "the Bento's sources are what was evaluated")
-    looks = [digest, *_looks(folder, candidate.package)]
-    looks.append(judge("megabytes", limits.megabytes, size, "the Bento"))
-    if (candidate.package / RECORD).exists():
-        size = read_json(candidate.package / RECORD)["bytes"] / 1e6
-        looks.append(judge("image_megabytes", limits.image_megabytes, size, "the image's archive"))
-    yield looks
+    yield [*_looks(project, candidate, folder)]
     same = "rows of the test window score as they did, bit for bit"
-    yield [_tried("predictions", same, lambda: _predictions(project, candidate, ship))]
+    yield [_tried("predictions", same, lambda: _predictions(project, candidate, folder / "src"))]
 
 
 def _nothing(name: str, wrong: list[str], right: str) -> Check:
@@ -79,21 +71,29 @@ def is_plain(content: bytes) -> bool:
     return _CONTROL.isdisjoint(content) and _IN_EVERY_PICKLE.isdisjoint(names)
 
 
-def _looks(bento: Path, package: Path) -> Iterator[Check]:
-    """Look at what is in the Bento, file by file and pin by pin."""
+def _looks(project: Project, candidate: Candidate, bento: Path) -> Iterator[Check]:
+    """Look at what is in an unpacked Bento, file by file and pin by pin, and at the sizes."""
+    changed = changed_files(bento / "src", candidate.digest)
+    yield _nothing("digest", changed, "the Bento's sources are what was evaluated")
     files = {p.relative_to(bento).as_posix(): p for p in sorted(bento.rglob("*")) if p.is_file()}
     foreign = [name for name, p in files.items() if p.suffix not in KINDS and name not in NAMES]
-    opaque = [name for name, path in files.items() if not is_plain(path.read_bytes())]
     yield _nothing("file_kinds", foreign, "only kinds of files on the list")
+    opaque = [name for name, path in files.items() if not is_plain(path.read_bytes())]
     yield _nothing("contents", opaque, "every file is text, and none a pickle")
-    text, parts = files["src/requirements.txt"].read_text(), read_json(package / SBOM)["components"]
+    text = files["src/requirements.txt"].read_text()
     pins = read_pins(text)
     loose = [name for name, hashed in pins.items() if not hashed]
     if files["env/python/requirements.txt"].read_text() != text:
         loose.append("env/python/requirements.txt differs")
-    odd = sorted(pins.keys() ^ {f"{part['name']}=={part['version']}" for part in parts})
     yield _nothing("pins", loose, "every requirement is pinned with hashes")
+    parts = read_json(candidate.package / SBOM)["components"]
+    odd = sorted(pins.keys() ^ {f"{part['name']}=={part['version']}" for part in parts})
     yield _nothing("sbom", odd, f"the SBOM lists exactly the {len(pins)} requirements")
+    limits, size = project.gates.package, candidate.bento.stat().st_size / 1e6
+    yield judge("megabytes", limits.megabytes, size, "the Bento")
+    if (candidate.package / RECORD).exists():
+        size = read_json(candidate.package / RECORD)["bytes"] / 1e6
+        yield judge("image_megabytes", limits.image_megabytes, size, "the image's archive")
 
 
 def _predictions(project: Project, candidate: Candidate, ship: Path) -> None:

@@ -121,19 +121,20 @@ def status(project: Project, environment: EnvironmentName) -> dict[str, Any]:
     """
     target = Target(project, environment)
     state, services = target.state(), target.services()
-    current, problem = state.current, ""
+    current, health, problem = state.current, "serving", ""
     if current is None:
         return {"environment": environment, "state": "nothing deployed"}
     mine = [service for service in services if service.digest == current.digest]
-    if not any(service.answers() for service in mine):
-        problem = f"the service of {current.release} does not answer; run `ml deploy` again"
+    if not services and not processes(target.folder):
+        health = "stopped"
+    elif not any(service.answers() for service in mine):
+        health, problem = "unhealthy", f"the service of {current.release} does not answer"
     elif not any(service.answers(target.url) for service in mine):
-        problem = f"the proxy does not lead to {current.release}; run `ml deploy` again"
-    stopped = not services and not processes(target.folder)
+        health, problem = "unhealthy", f"the proxy does not lead to {current.release}"
     return {
         "environment": environment,
-        "state": "stopped" if stopped else "unhealthy" if problem else "serving",
-        "problem": "" if stopped else problem,
+        "state": health,
+        "problem": f"{problem}; run `ml deploy` again" if problem else "",
         "release": current.release,
         "digest": current.digest,
         "since": f"{current.time}, {current.type} by {current.who}",

@@ -10,19 +10,17 @@ Caddy reads on each request where it goes, from the file `route`. Measured traps
 - Passive health with a single service turns one error into ten seconds of outage.
 """
 
-import shutil
-import socket
 import subprocess
 import sys
 import time
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from model_delivery.bundle.launch import end, processes
+from model_delivery.bundle.launch import end, free_port, processes
 from model_delivery.errors import UserError
 from model_delivery.files import write_atomic
 
@@ -42,11 +40,8 @@ class Caddy:
 
     def check_port(self) -> None:
         """Refuse a port that another program, or another project's proxy, listens on."""
-        with closing(socket.socket()) as probe:
-            taken = probe.connect_ex(("127.0.0.1", self.port)) == 0
-        if taken and not self.listens():
-            why = f"port {self.port} is in use by another program; nothing was changed"
-            raise UserError(f"{why}. Stop it, or set another `port` in config/delivery.yaml")
+        if not self.listens():
+            free_port(self.port)
 
     def route(self, release: str, service: str) -> None:
         """Send clients to a service (host:port) from now on, in one step; start if it is down."""
@@ -72,7 +67,6 @@ class Caddy:
     def stop(self) -> None:
         """End it, after what was asked is answered; also one that hangs."""
         end(self.folder)
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _start(self) -> None:
         template = Path(__file__).with_name("caddy.json").read_text()

@@ -2,7 +2,7 @@
 
 state.json   what it serves, what it can go back to, what the log was not told; replaced at once
 releases/    installed releases by digest, checked before each start
-services/    a record, a log and a home of each running service
+services/    a log of each running service, and a home with its record
 proxy/       the proxy before them
 lock         held while a command changes any of it
 """
@@ -99,8 +99,8 @@ class Target:
 
     def services(self) -> list[Running]:
         """Return the services that became ready and were not stopped, dead or alive."""
-        records = sorted(self.folder.glob("services/*.json"))
-        return [Running(**read_json(path), home=path.with_suffix("")) for path in records]
+        records = sorted(self.folder.glob("services/*/service.json"))
+        return [Running(**read_json(path), home=path.parent) for path in records]
 
     def serve(self, move: Event) -> Running:
         """Return a healthy service of a release, checked: the one that runs, else a new one."""
@@ -116,16 +116,14 @@ class Target:
         limit = self.project.delivery.start_timeout_seconds
         service = start(release / "ship", python, log, timeout=limit)
         record = {"url": service.url, "digest": service.digest, "launch": service.launch}
-        write_json(service.home.with_suffix(".json"), record)
+        write_json(service.home / "service.json", record)
         return service
 
     def clear(self, kept: Running | None = None) -> None:
         """Stop all services but one, half started ones too; uninstall what is not to be kept."""
-        homes = {path.with_suffix("") for path in self.folder.glob("services/*-*")}
-        for home in homes - ({kept.home} if kept else set()):
-            end(home)
-            home.with_suffix(".json").unlink(missing_ok=True)
-            shutil.rmtree(home, ignore_errors=True)
+        for home in self.folder.glob("services/*-*"):
+            if kept is None or home != kept.home:
+                end(home)
         digests = {move.digest for move in self.state().moves}
         for release in self.folder.glob("releases/*"):
             if release.name not in digests:

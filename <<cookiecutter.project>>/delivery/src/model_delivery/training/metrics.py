@@ -5,7 +5,7 @@ too narrow. Days are resampled instead (cluster bootstrap; Field & Welsh 2007, J
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,7 @@ BINS = 10
 RESAMPLES = 200
 
 
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(NamedTuple):
     """A metric with its 95 % interval; not-a-number where it is undefined."""
 
     value: float

@@ -29,11 +29,12 @@ STOPPING = np.timedelta64(28, "D")
 LARGEST_STOPPING_SHARE = 0.2
 
 
-class BrokenStructureError(Exception):
+class BrokenStructureError(UserError):
     """The extraction lacks columns, has others, or has other types: the gate `data` stops."""
 
     def __init__(self, findings: list[Finding]) -> None:
-        super().__init__("; ".join(f.sentence for f in findings if f.breaches))
+        told = "; ".join(finding.sentence for finding in findings if finding.breaches)
+        super().__init__(f"the extraction does not keep config/data.yaml: {told}")
         self.findings = findings
 
 
