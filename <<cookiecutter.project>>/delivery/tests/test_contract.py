@@ -166,6 +166,17 @@ def test_invalid_rows_are_refused_for_their_field_alone(contract: DataContract, 
     assert {field for field, _ in seen} >= set(contract.inputs)
 
 
+def test_an_integer_without_bounds_has_64_bits(contract: DataContract) -> None:
+    columns = contract.columns | {"count": Column(type="integer")}
+    wide = contract.model_copy(update={"columns": columns})
+    ends = [-(2**63), 2**63 - 1]
+    assert columns_of([GOOD | {"count": end} for end in ends], wide)["count"].tolist() == ends
+    model = request_model(request_json(wide))
+    for value in (ends[0] - 1, ends[1] + 1):
+        body = json.dumps({"rows": [GOOD | {"count": value}]})
+        assert mistakes(model, body) == [("rows", 0, "count")]
+
+
 @pytest.mark.parametrize(
     "spec",
     [

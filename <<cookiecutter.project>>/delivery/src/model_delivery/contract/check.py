@@ -74,9 +74,9 @@ def _outside(column: pa.Array, spec: Column) -> Any:
     """Return which values lie outside the domain; infinity always does."""
     if spec.type in ("number", "integer"):
         values = column.to_numpy(zero_copy_only=False).astype(float)
-        low = -np.finfo(float).max if spec.min is None else spec.min
-        high = np.finfo(float).max if spec.max is None else spec.max
-        return (values < low) | (values > high)
+        low = -np.inf if spec.min is None else spec.min
+        high = np.inf if spec.max is None else spec.max
+        return ~np.isfinite(values) | (values < low) | (values > high)
     if spec.type != "category":
         return np.zeros(len(column), bool)
     if spec.pattern:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -23,7 +24,6 @@ _DTYPES = {"number": "f8", "integer": "i8", "category": "O", "timestamp": "M8[us
 _TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2})?", re.ASCII)
 _TIME_TEXT = "a local time without a zone, such as 2013-07-01T17:45:00"
 _EPOCH, _MICROSECOND = dt.datetime(1970, 1, 1), dt.timedelta(microseconds=1)
-_INT64 = np.iinfo(np.int64)
 
 
 class Row(BaseModel, extra="forbid", strict=True, allow_inf_nan=False):
@@ -90,8 +90,8 @@ def _kind(spec: Mapping[str, Any]) -> Any:
     if spec["type"] == "number":
         return Annotated[float, Field(ge=spec.get("min"), le=spec.get("max"))]
     if spec["type"] == "integer":
-        low, high = spec.get("min", _INT64.min), spec.get("max", _INT64.max)
-        return Annotated[int, Field(ge=int(np.ceil(low)), le=int(np.floor(high)))]
+        low, high = spec.get("min", -(2**63)), spec.get("max", 2**63 - 1)
+        return Annotated[int, Field(ge=math.ceil(low), le=math.floor(high))]
     if spec["type"] == "timestamp":
         shown = {"type": "string", "pattern": f"^{_TIME.pattern}$", "description": _TIME_TEXT}
         return Annotated[int, PlainValidator(_wall_clock), WithJsonSchema(shown)]
