@@ -178,6 +178,14 @@ def test_a_table_that_breaks_the_contract_stops_and_is_named_with_column_and_row
     assert [text for text in TABLES[kind] if text not in said(done)] == [], said(done)
 
 
+def test_a_refused_extraction_is_judged_until_there_is_a_good_one(project: BakedProject) -> None:
+    ship_data(project, "renamed")
+    again = project.ml("check", "data", check=False)
+    assert again.returncode == STOP, said(again)
+    assert "column `distance` is missing" in said(again)
+    assert "pass data" in said(project.ml("ship", "--until", "data"))
+
+
 def test_a_column_that_tells_the_label_stops(project: BakedProject) -> None:
     done = ship_data(project, "leak")
     assert done.returncode == STOP, said(done)

@@ -18,9 +18,10 @@ from typing import Self
 
 import psutil
 
-from model_delivery.bundle.environment import clean_variables
+from model_delivery.bundle.environment import clean_variables, service_environment
 from model_delivery.errors import UserError
 from model_delivery.files import verify
+from model_delivery.project import Project
 from model_delivery.serving.service import LAUNCH, NOOP, REFUSAL, twin_identity
 
 HOST = "127.0.0.1"
@@ -77,6 +78,12 @@ def start(
         service.stop()
         raise
     return service
+
+
+def serve(project: Project, ship: Path, name: str, port: int = 0, noop: bool = False) -> Running:
+    """Start a release in its clean environment; its log is `.ml/logs/<name>.log`."""
+    python = service_environment(project, ship / "requirements.txt")
+    return start(ship, python, project.work / "logs" / f"{name}.log", port, noop=noop)
 
 
 def identity(url: str) -> tuple[str | None, str | None] | None:

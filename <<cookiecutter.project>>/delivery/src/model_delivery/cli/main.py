@@ -10,9 +10,8 @@ from typing import Annotated, Final
 
 import typer
 
+from model_delivery.bundle import launch
 from model_delivery.bundle.candidate import current_candidate
-from model_delivery.bundle.environment import service_environment
-from model_delivery.bundle.launch import processes, start
 from model_delivery.cli import screen, stages
 from model_delivery.cli.doctor import diagnose
 from model_delivery.errors import UserError
@@ -80,12 +79,11 @@ def check(
 ) -> None:
     """Ask gates for their verdicts on the current data and candidate."""
     run = _run(event, force=force)
-    with run.resources:
-        if seeded:
-            verdicts = iter([prove(run.project, current_snapshot(run.project))])
-        else:
-            verdicts = map(partial(stages.gate, run), [gate] if gate else GATES)
-        raise typer.Exit(screen.show_verdicts(verdicts, run.event, as_json))
+    if seeded:
+        verdicts = iter([prove(run.project, current_snapshot(run.project))])
+    else:
+        verdicts = map(partial(stages.gate, run), [gate] if gate else GATES)
+    raise typer.Exit(screen.show_verdicts(verdicts, run.event, as_json))
 
 
 @app.command()
@@ -103,16 +101,14 @@ def serve(port: Port = 3001) -> None:
     """Serve the current candidate here until Ctrl-C, in its clean environment."""
     project = find_project()
     candidate = current_candidate(project)
-    python = service_environment(project, candidate.ship / "requirements.txt")
-    log = project.work / "logs" / "serve.log"
-    with start(candidate.ship, python, log, port=port) as service:
-        screen.progress.print(f"{candidate.short} answers at {service.url}/predict, log in {log}")
+    with launch.serve(project, candidate.ship, "serve", port) as service:
+        screen.progress.print(f"{candidate.short} answers at {service.url}/predict")
         try:
-            while processes(service.home):
+            while launch.processes(service.home):
                 time.sleep(0.5)
         except KeyboardInterrupt:
             return
-    raise UserError(f"the service ended by itself; its log is {log}")
+    raise UserError("the service ended by itself; its log is .ml/logs/serve.log")
 
 
 @app.command()
@@ -136,8 +132,7 @@ def ship(
     if until == "deploy":  # minutes before it would matter
         Target(run.project, PRODUCTION).proxy.check_port()
     try:
-        with run.resources:
-            code = screen.show_verdicts(stages.ship(run, until), run.event, as_json)
+        code = screen.show_verdicts(stages.ship(run, until), run.event, as_json)
     except KeyboardInterrupt:
         screen.progress.print("interrupted; `ml ship` goes on from here")
         raise

@@ -5,15 +5,12 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from functools import cached_property
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from model_delivery.bundle.candidate import CURRENT, Candidate, current_candidate, make_candidate
-from model_delivery.bundle.environment import service_environment
-from model_delivery.bundle.launch import Running, start
 from model_delivery.bundle.package import build_image, build_package, rows_of
 from model_delivery.cli.screen import step
 from model_delivery.errors import UserError
@@ -37,29 +34,24 @@ from model_delivery.training.snapshot import (
     take_snapshot,
 )
 
-REFUSED = "refused.json"
 Stage = Literal["data", "train", "model", "package", "api", "load", "deploy"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
 @dataclass
 class Run:
-    """One call of `ml`: the project, why it runs, and what stops when `resources` close."""
+    """One call of `ml`: the project, why it runs, and what was asked."""
 
     project: Project
     event: Event = "local"
     as_of: dt.date | None = None
     force: bool = False
     image: bool = False
-    resources: ExitStack = field(default_factory=ExitStack)
 
-    @cached_property
-    def service(self) -> Running:
-        """The current candidate's service, started once for all gates of this call."""
-        candidate = current_candidate(self.project)
-        python = service_environment(self.project, candidate.ship / "requirements.txt")
-        log = self.project.work / "logs" / f"gate-{candidate.short}.log"
-        return self.resources.enter_context(start(candidate.ship, python, log))
+    @property
+    def refusal(self) -> Path:
+        """The verdict on an extraction that could not become a snapshot."""
+        return self.project.work / "refused.json"
 
 
 def ship(run: Run, last: Stage) -> Iterator[Verdict]:
@@ -81,9 +73,16 @@ def ship(run: Run, last: Stage) -> Iterator[Verdict]:
 
 
 def extract(run: Run) -> Snapshot:
-    """Take the snapshot; a broken structure raises `BrokenStructureError`."""
-    with step("data: extract and split"):
-        return take_snapshot(run.project, run.as_of, run.force)
+    """Take the snapshot; of a broken structure, which raises, the verdict is kept instead."""
+    try:
+        with step("data: extract and split"):
+            snapshot = take_snapshot(run.project, run.as_of, run.force)
+    except BrokenStructureError as broken:
+        verdict = refused(run.project, broken.findings)
+        write_atomic(run.refusal, verdict.model_dump_json(indent=2))
+        raise
+    run.refusal.unlink(missing_ok=True)
+    return snapshot
 
 
 def train(run: Run) -> Candidate:
@@ -114,15 +113,14 @@ def gate(run: Run, name: str, fresh: bool = False) -> Verdict:
 
     `fresh` makes first what the gate looks at: the snapshot, or the package.
     """
-    project, refusal = run.project, run.project.work / REFUSED
+    project = run.project
     if name == "data":
-        try:
-            snapshot = extract(run) if fresh else current_snapshot(project)
-        except BrokenStructureError as broken:
-            verdict = refused(project, broken.findings)
-            write_atomic(refusal, verdict.model_dump_json(indent=2))
-            return verdict
-        refusal.unlink(missing_ok=True)
+        if fresh:
+            with suppress(BrokenStructureError):
+                extract(run)
+        if run.refusal.exists():
+            return Verdict.model_validate_json(run.refusal.read_bytes())
+        snapshot = current_snapshot(project)
         return _verdict(run, name, snapshot, lambda: check_data(project, snapshot))
     candidate = current_candidate(project)
     if name == "package" and fresh:
@@ -132,8 +130,8 @@ def gate(run: Run, name: str, fresh: bool = False) -> Verdict:
     gates: dict[str, Callable[[], Verdict]] = {
         "model": lambda: check_model(project, candidate, old),
         "package": lambda: check_package(project, candidate),
-        "api": lambda: check_api(project, candidate, run.service),
-        "load": lambda: check_load(project, candidate, old, run.service),
+        "api": lambda: check_api(project, candidate),
+        "load": lambda: check_load(project, candidate, old),
     }
     return _verdict(run, name, candidate, gates[name], old.digest if old else None)
 
@@ -167,13 +165,12 @@ def _verdict(
 
 def write_report(run: Run) -> tuple[Path, Path]:
     """Write `report.html`, `report.md` and, for programs, `report.json`; return the first two."""
-    refusal, folder = run.project.work / REFUSED, run.project.work / "report"
-    broken = [Verdict.model_validate_json(refusal.read_text())] if refusal.exists() else []
-    verdicts, facts = (broken, {}) if broken else _found(run.project)
+    folder, broken = run.project.work / "report", run.refusal.exists()
+    verdicts, facts = ([gate(run, "data")], {}) if broken else _found(run.project)
     subject = facts.pop("subject", verdicts[-1].subject)
-    left = [gate for gate in GATES if gate not in {verdict.gate for verdict in verdicts}]
+    left = [name for name in GATES if name not in {verdict.gate for verdict in verdicts}]
     if all(allows_promotion(verdict.outcome, run.event) for verdict in verdicts):
-        verdicts += [Verdict(gate=gate, subject=subject, limits="") for gate in left]
+        verdicts += [Verdict(gate=name, subject=subject, limits="") for name in left]
     elif left:
         facts["notes"] = ["Later gates did not run: an earlier one does not allow it."]
     about: dict[str, Any] = {"project": run.project.root.name, "event": run.event, **facts}

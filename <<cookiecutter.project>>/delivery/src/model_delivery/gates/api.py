@@ -8,7 +8,7 @@ import httpx
 import numpy as np
 
 from model_delivery.bundle.candidate import Candidate
-from model_delivery.bundle.launch import Running
+from model_delivery.bundle.launch import Running, serve
 from model_delivery.contract.draw import JsonRow, columns_of, draw_rows, invalid_rows
 from model_delivery.contract.request import MOST_ROWS, request_json, request_model
 from model_delivery.contract.settings import DataContract
@@ -29,12 +29,14 @@ class Wrong(NamedTuple):
     content_type: str = JSON
 
 
-def check_api(project: Project, candidate: Candidate, service: Running) -> Verdict:
+def check_api(project: Project, candidate: Candidate) -> Verdict:
     """Send valid and invalid requests, drawn from the data contract, to a candidate's service."""
     contract = project.contract
     rows = draw_rows(contract, project.gates.api.valid_rows, seed=0)
     wrong = wrong_requests(contract, rows[-1])
-    checks = judge_service(service, contract, rows, wrong, expected(candidate, rows, contract))
+    scores = expected(candidate, rows, contract)
+    with serve(project, candidate.ship, "api") as service:
+        checks = judge_service(service, contract, rows, wrong, scores)
     return make_verdict(project, "api", candidate.digest, checks)
 
 

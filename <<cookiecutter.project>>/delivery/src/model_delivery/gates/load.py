@@ -16,8 +16,8 @@ import numpy as np
 from scipy.stats import binomtest
 
 from model_delivery.bundle.candidate import Candidate
-from model_delivery.bundle.environment import run, service_environment
-from model_delivery.bundle.launch import Running, start
+from model_delivery.bundle.environment import run
+from model_delivery.bundle.launch import Running, serve
 from model_delivery.contract.settings import Limit, LoadLimits
 from model_delivery.errors import UserError
 from model_delivery.gates import judge, make_verdict
@@ -49,18 +49,14 @@ MEASURES = (
 """Limit, quantity of the candidate, whose it is divided by, and the words for it."""
 
 
-def check_load(
-    project: Project, candidate: Candidate, champion: Candidate | None, service: Running
-) -> Verdict:
-    """Judge how fast a candidate's running service answers, and how reliably."""
-    targets = {CANDIDATE: service}
+def check_load(project: Project, candidate: Candidate, champion: Candidate | None) -> Verdict:
+    """Judge how fast a candidate's service answers, and how reliably."""
+    releases = {CANDIDATE: candidate, TWIN: candidate} | ({CHAMPION: champion} if champion else {})
     with ExitStack() as stack:
-        for name, release in ((TWIN, candidate), (CHAMPION, champion)):
-            if release is not None:
-                python = service_environment(project, release.ship / "requirements.txt")
-                log = project.work / "logs" / f"load-{name}.log"
-                beside = start(release.ship, python, log, noop=name == TWIN)
-                targets[name] = stack.enter_context(beside)
+        targets = {
+            name: stack.enter_context(serve(project, one.ship, f"load-{name}", noop=name == TWIN))
+            for name, one in releases.items()
+        }
         checks, table = judge_targets(project, targets)
     return make_verdict(project, "load", candidate.digest, checks, [table])
 
