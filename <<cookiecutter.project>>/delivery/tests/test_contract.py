@@ -58,7 +58,7 @@ def test_columns_have_a_snapshots_dtypes_whatever_the_order_of_fields(
     left_out = {name: value for name, value in GOOD.items() if name not in ("json", "model code")}
     body = json.dumps({"rows": [GOOD, left_out | {"at": "1969-12-31T23:59:59", "amount": 1e-0}]})
     columns = to_columns(model.model_validate_json(body).rows, request_)
-    assert list(columns) == list(request_["columns"])
+    assert list(columns) == list(request_)
     assert {name: str(values.dtype) for name, values in columns.items()} == {
         "at": "datetime64[us]",
         "kind": "object",
@@ -164,6 +164,17 @@ def test_invalid_rows_are_refused_for_their_field_alone(contract: DataContract, 
     assert {"left out", "null", "30 February", "below the minimum", "above the maximum"} <= kinds
     assert {"the text ''", "a list", "NaN", "Infinity", "a zone", "unknown field"} <= kinds
     assert {field for field, _ in seen} >= set(contract.inputs)
+
+
+def test_an_integer_without_bounds_has_64_bits(contract: DataContract) -> None:
+    columns = contract.columns | {"count": Column(type="integer")}
+    wide = contract.model_copy(update={"columns": columns})
+    ends = [-(2**63), 2**63 - 1]
+    assert columns_of([GOOD | {"count": end} for end in ends], wide)["count"].tolist() == ends
+    model = request_model(request_json(wide))
+    for value in (ends[0] - 1, ends[1] + 1):
+        body = json.dumps({"rows": [GOOD | {"count": value}]})
+        assert mistakes(model, body) == [("rows", 0, "count")]
 
 
 @pytest.mark.parametrize(

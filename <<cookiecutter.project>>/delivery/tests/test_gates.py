@@ -195,8 +195,10 @@ def test_a_defect_of_scores_turns_its_check_red(world: World, checks: str, defec
     b = world.test.column("kind").to_numpy() == "b"
     sound = read_scored(world.project, candidate, None)
     spoilt = {k: np.array(v) for k, v in defect(sound, table("2013-07-01", 31, 4000)[1], b).items()}
-    found, _ = score_checks(world.project, candidate, replace(sound, **spoilt))
+    found, segments = score_checks(world.project, candidate, replace(sound, **spoilt))
     assert red(found) == set(checks.split())
+    moved = [abs(row[-1] or 0.0) for row in segments.rows]
+    assert moved == sorted(moved, reverse=True), "those that moved most come first"
 
 
 def test_scores_known_by_heart_are_a_gap(world: World) -> None:

@@ -26,10 +26,8 @@ class Finding(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """What is wrong and where, or what holds."""
-        more = len(self.breaches) - 3
-        shown = "; ".join(self.breaches[:3]) + (f"; and {more} more" if more > 0 else "")
-        return shown or self.kept
+        """What is wrong and where, of the first three breaches, or what holds."""
+        return "; ".join(self.breaches[:3]) or self.kept
 
 
 def check_structure(table: pa.Table, contract: DataContract) -> list[Finding]:
@@ -76,9 +74,9 @@ def _outside(column: pa.Array, spec: Column) -> Any:
     """Return which values lie outside the domain; infinity always does."""
     if spec.type in ("number", "integer"):
         values = column.to_numpy(zero_copy_only=False).astype(float)
-        low = -np.finfo(float).max if spec.min is None else spec.min
-        high = np.finfo(float).max if spec.max is None else spec.max
-        return (values < low) | (values > high)
+        low = -np.inf if spec.min is None else spec.min
+        high = np.inf if spec.max is None else spec.max
+        return ~np.isfinite(values) | (values < low) | (values > high)
     if spec.type != "category":
         return np.zeros(len(column), bool)
     if spec.pattern:

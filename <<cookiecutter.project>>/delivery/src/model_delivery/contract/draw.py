@@ -40,9 +40,9 @@ def draw_row(contract: DataContract, source: random.Random) -> JsonRow:
 def invalid_rows(contract: DataContract, seed: int) -> list[tuple[str, str, JsonRow]]:
     """Return rows with one mistake each, as (field, mistake, row)."""
     source = random.Random(seed)  # noqa: S311 (test data, no secret)
+    row = {name: _value(contract, spec, source) for name, spec in contract.inputs.items()}
     wrong = []
     for name, spec in contract.inputs.items():
-        row = {n: _value(contract, s, source) for n, s in contract.inputs.items()}
         mistakes = _mistakes(spec, row[name])
         if not spec.missing:
             wrong.append((name, "left out", {n: v for n, v in row.items() if n != name}))
@@ -87,10 +87,8 @@ def _value(contract: DataContract, spec: Column, source: random.Random) -> Any:
 
 
 def _span(spec: Column) -> tuple[float, float]:
-    low, high = spec.min, spec.max
-    if low is None:
-        low = (0.0 if high is None else high) - _OPEN_SPAN
-    return low, low + 2 * _OPEN_SPAN if high is None else high
+    low = (spec.max or 0.0) - _OPEN_SPAN if spec.min is None else spec.min
+    return low, low + 2 * _OPEN_SPAN if spec.max is None else spec.max
 
 
 def _mistakes(spec: Column, value: Any) -> dict[str, Any]:
@@ -106,11 +104,15 @@ def _mistakes(spec: Column, value: Any) -> dict[str, Any]:
         return times | {"a number": 1e9}
     if spec.type == "boolean":
         return {"text": str(value).lower(), "a number": int(value)}
-    numbers: dict[str, Any] = {"text": str(value), "true": True}
+    wrong: dict[str, Any] = {"text": str(value), "true": True, "NaN": math.nan}
     if spec.type == "integer":
-        numbers |= {"a fraction": value + 0.5, "more than 64 bits": 2**63}
+        wrong["a fraction"] = value + 0.5
+        wrong["below the minimum"] = math.ceil(-(2**63) if spec.min is None else spec.min) - 1
+        wrong["above the maximum"] = math.floor(2**63 - 1 if spec.max is None else spec.max) + 1
+        return wrong
+    wrong["Infinity"] = math.inf
     if spec.min is not None:
-        numbers["below the minimum"] = math.ceil(spec.min) - 1
+        wrong["below the minimum"] = math.nextafter(spec.min, -math.inf)
     if spec.max is not None:
-        numbers["above the maximum"] = math.floor(spec.max) + 1
-    return numbers | {"NaN": math.nan, "Infinity": math.inf}
+        wrong["above the maximum"] = math.nextafter(spec.max, math.inf)
+    return wrong

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,13 +19,11 @@ if TYPE_CHECKING:  # reading the contract needs YAML, which no release carries
 
 MOST_ROWS = 1_000
 """A longer list would hold up everybody else's request: about 4 ms are the bound."""
-_NAMES = {"number": "f8", "integer": "i8", "category": "O", "timestamp": "M8[us]", "boolean": "?"}
-_DTYPES = {kind: np.dtype(name) for kind, name in _NAMES.items()}
+_DTYPES = {"number": "f8", "integer": "i8", "category": "O", "timestamp": "M8[us]", "boolean": "?"}
 """The same dtypes as a snapshot's columns: features see no difference."""
 _TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2})?", re.ASCII)
 _TIME_TEXT = "a local time without a zone, such as 2013-07-01T17:45:00"
 _EPOCH, _MICROSECOND = dt.datetime(1970, 1, 1), dt.timedelta(microseconds=1)
-_INT64 = np.iinfo(np.int64)
 
 
 class Row(BaseModel, extra="forbid", strict=True, allow_inf_nan=False):
@@ -38,15 +37,14 @@ class Request(BaseModel, extra="forbid", strict=True):
 
 
 def request_json(contract: DataContract) -> dict[str, Any]:
-    """Return the content of `request.json`: the input columns, their domains, an example."""
+    """Return the content of `request.json`: the domain and an example of each input column."""
     from model_delivery.contract.draw import example
 
-    columns = {
+    return {
         name: spec.model_dump(mode="json", exclude_none=True, exclude={"outside"})
         | {"missing": spec.missing > 0, "example": example(contract, spec)}
         for name, spec in contract.inputs.items()
     }
-    return {"target": contract.target, "columns": columns}
 
 
 def request_model(request: Mapping[str, Any]) -> type[Request]:
@@ -56,10 +54,9 @@ def request_model(request: Mapping[str, Any]) -> type[Request]:
     alias (`c0`, `c1`, …), since a column may have any name and a Python attribute may not.
     Reading stops at the first row with a mistake, so that an answer stays short.
     """
-    columns = request["columns"]
-    fields: dict[str, Any] = {f"c{n}": _field(*named) for n, named in enumerate(columns.items())}
+    fields: dict[str, Any] = {f"c{n}": _field(*named) for n, named in enumerate(request.items())}
     row: Any = create_model("Row", __base__=Row, __doc__=Row.__doc__, **fields)
-    example = {name: spec["example"] for name, spec in columns.items()}
+    example = {name: spec["example"] for name, spec in request.items()}
     rows = Field(min_length=1, max_length=MOST_ROWS, description="The rows, scored in their order.")
     return create_model(
         "Request",
@@ -78,7 +75,7 @@ def to_columns(rows: Sequence[Row], request: Mapping[str, Any]) -> Columns:
     columns = zip(*[row.__dict__.values() for row in rows], strict=True)
     return {
         name: np.array(values, _DTYPES[spec["type"]])
-        for (name, spec), values in zip(request["columns"].items(), columns, strict=True)
+        for (name, spec), values in zip(request.items(), columns, strict=True)
     }
 
 
@@ -93,8 +90,8 @@ def _kind(spec: Mapping[str, Any]) -> Any:
     if spec["type"] == "number":
         return Annotated[float, Field(ge=spec.get("min"), le=spec.get("max"))]
     if spec["type"] == "integer":
-        low, high = spec.get("min", _INT64.min), spec.get("max", _INT64.max)
-        return Annotated[int, Field(ge=int(np.ceil(low)), le=int(np.floor(high)))]
+        low, high = spec.get("min", -(2**63)), spec.get("max", 2**63 - 1)
+        return Annotated[int, Field(ge=math.ceil(low), le=math.floor(high))]
     if spec["type"] == "timestamp":
         shown = {"type": "string", "pattern": f"^{_TIME.pattern}$", "description": _TIME_TEXT}
         return Annotated[int, PlainValidator(_wall_clock), WithJsonSchema(shown)]

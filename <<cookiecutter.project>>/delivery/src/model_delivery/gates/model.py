@@ -128,6 +128,7 @@ def _segments(project: Project, scored: Scored) -> tuple[list[Check], Table]:
                 if change:
                     changes[name] = change
                 rows.append([name, int(inside.sum()), *aucs[name], change and change.value])
+    rows.sort(key=lambda row: -abs(row[-1] or 0.0))  # a report shows the first ones
     checks = [_worst("segment_roc_auc", limits.segment_roc_auc, aucs)]
     if scored.champion is not None:
         limit = limits.segment_champion_difference

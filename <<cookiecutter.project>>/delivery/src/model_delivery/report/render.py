@@ -55,15 +55,15 @@ def change_of(check: Check) -> str:
     if abs(change) <= 1e-9 * abs(check.value):
         return "same"
     way = "better" if (change > 0) == (check.bound[0] == "≥") else "worse"
-    return f"{'+' if change > 0 else ''}{number(change, 2)} {way}"
+    return f"{'+' if change > 0 else ''}{number(change)} {way}"
 
 
-def number(value: Any, digits: int = 4) -> str:
-    """Return a number with significant digits, and with all of those before its point."""
+def number(value: Any) -> str:
+    """Return a number with four significant digits, and with all of those before its point."""
     if not finite(value):
         return "–" if value is None else str(value)
     whole = min(len(f"{abs(value):.0f}"), 12)
-    return f"{value + 0.0:,.{max(digits, whole)}g}"  # + 0.0 takes the sign from -0.0
+    return f"{value + 0.0:,.{max(4, whole)}g}"  # + 0.0 takes the sign from -0.0
 
 
 def clean(value: Any, most: int = 500) -> str:
@@ -82,13 +82,6 @@ def columns_of(table: Table, most: int) -> list[tuple[str, bool, list[str]]]:
         for name, values in columns
         if any(value not in (None, "") for value in values)
     ]
-
-
-def moved(table: Table) -> Table:
-    """Return a table with the largest change first, where its last column is one."""
-    change = table.columns[-1].startswith("change")
-    rows = sorted(table.rows, key=lambda row: -abs(row[-1] or 0) if change else 0)
-    return table.model_copy(update={"rows": rows})
 
 
 def prose(value: Any) -> Markup:
@@ -147,7 +140,7 @@ def _environment(plain: Callable[[Any], Any], name: Callable[[Any], Any]) -> Env
     )
     found.filters |= {"code": name, "sentence": sentence, "clean": clean, "grid": grid}
     found.tests["finite"] = finite
-    shared = (change_of, columns_of, decide, lines_of, moved, scale, value_of)
+    shared = (change_of, columns_of, decide, lines_of, scale, value_of)
     found.globals |= {function.__name__: function for function in shared}
     return found
 

@@ -27,8 +27,6 @@ LAUNCH, NOOP = "MODEL_LAUNCH", "MODEL_NOOP"
 """Environment variables of a service: the token of its start, and whether it is the twin."""
 REFUSAL = "this release cannot start"
 """What a service logs before it gives up; its arbiter would try again for ever."""
-_TIMEOUT_SECONDS = 2.0  # BentoML never cancels a request's timer: long ones feed the collector
-_GC_THRESHOLDS = (50_000, 20, 100)
 _JSON = b"application/json"
 _logger = logging.getLogger("bentoml.model_delivery")
 Message = MutableMapping[str, Any]
@@ -63,7 +61,6 @@ def create(cls: type[ModelService], ship: Path) -> Any:
     digest, noop = verify(ship), os.environ.get(NOOP) == "1"
     os.environ.setdefault("OTEL_SDK_DISABLED", "true")  # read when BentoML builds its app
     import bentoml
-    from _bentoml_sdk import Service
 
     request, served = read_json(ship / "request.json"), twin(cls) if noop else cls
 
@@ -79,29 +76,22 @@ def create(cls: type[ModelService], ship: Path) -> Any:
                 release=digest[:12], probability=answer(self.model, body.rows, request)
             )
 
-    class Fronted(Service[Any]):  # type: ignore[misc]  # BentoML is untyped to mypy
-        def to_asgi(self, is_main: bool = True) -> Any:
-            return Front(super().to_asgi(is_main), twin_identity(digest) if noop else digest)
-
     # BentoML reads schema and documentation from the annotations, here made of the contract.
     Endpoint.predict.__annotations__ |= {"body": request_model(request), "return": Prediction}
     Endpoint.predict = bentoml.api(Endpoint.predict)  # type: ignore[method-assign]
-    return bentoml.service(
+    service = bentoml.service(
         name=cls.__module__.partition(".")[0],
-        service_class=Fronted,
         workers=1,
-        traffic={"timeout": _TIMEOUT_SECONDS},
+        traffic={"timeout": 2.0},  # its timers are never cancelled: long ones feed the collector
         logging={"access": {"enabled": False}},
         tracing={"excluded_urls": ".*"},
     )(Endpoint)
+    service.add_asgi_middleware(Front, identity=twin_identity(digest) if noop else digest)
+    return service
 
 
 class Front:
-    """Signs every response, and refuses a body that is not JSON.
-
-    It stands before BentoML, whose own time-outs would be anonymous, and which would read forms
-    and pickles too.
-    """
+    """Signs every answer, and refuses other bodies than JSON: BentoML would read pickles too."""
 
     def __init__(self, app: Any, identity: str) -> None:
         launch = os.environ.get(LAUNCH, "none")
@@ -127,7 +117,7 @@ class Front:
 def start_model(cls: type[ModelService], ship: Path, request: Mapping[str, Any]) -> ModelService:
     """Load the model and score the example row, so that ready means able to score."""
     logging.getLogger("bentoml._internal.server.http_app").addFilter(_is_our_fault)
-    example = {name: spec["example"] for name, spec in request["columns"].items()}
+    example = {name: spec["example"] for name, spec in request.items()}
     rows = request_model(request).model_validate_json(json.dumps({"rows": [example]})).rows
     try:
         model = cls()
@@ -138,7 +128,7 @@ def start_model(cls: type[ModelService], ship: Path, request: Mapping[str, Any])
         raise
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*_GC_THRESHOLDS)
+    gc.set_threshold(50_000, 20, 100)
     return model
 
 
