@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 import shutil
 import tarfile
 import tempfile
@@ -22,7 +21,6 @@ from model_delivery.training.snapshot import find_snapshot
 SBOM, CARD = "sbom.cdx.json", "card.md"
 RECORD, LABEL = "image.json", "model.digest"
 IMAGE = ".oci.tar"
-_PIN = re.compile(r"([\w.-]+==[^\s;]+)( ;.*?)?( --hash=sha256:\w{64})+")
 
 
 def build_package(project: Project, candidate: Candidate) -> None:
@@ -107,10 +105,10 @@ def unpack(packed: Path, destination: Path) -> None:
 
 
 def read_pins(requirements: str) -> dict[str, bool]:
-    """Return each requirement, and whether it is one exact version with its hashes."""
-    lines = filter(None, re.sub(r"\s*\\\n\s*", " ", requirements).splitlines())
-    found = [(line, _PIN.fullmatch(line)) for line in lines]
-    return {pin[1] if pin else line: bool(pin) for line, pin in found}
+    """Return each requirement, and whether it is one version with hashes."""
+    lines = requirements.replace("\\\n", "").splitlines()
+    words = [line.split() for line in lines if line.strip()]
+    return {pin: "==" in pin and "--hash=sha256:" in " ".join(rest) for pin, *rest in words}
 
 
 def model_card(project: Project, candidate: Candidate) -> str:

@@ -108,8 +108,7 @@ class Target:
             if service.digest == move.digest and service.answers():
                 return service
         release = self.folder / "releases" / move.digest
-        if not release.exists():
-            blob_store(self.project).get(move.digest, move.blob, release)
+        blob_store(self.project).get(move.digest, move.blob, release)
         verify(release / "ship", move.digest)
         python = service_environment(self.project, release / "ship" / "requirements.txt")
         log = self.folder / "services" / f"{move.digest[:12]}.log"
