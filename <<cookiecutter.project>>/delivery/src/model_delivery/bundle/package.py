@@ -4,7 +4,6 @@ import io
 import json
 import shutil
 import tarfile
-import tempfile
 import tomllib
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -148,12 +147,11 @@ def _write_bento(project: Project, candidate: Candidate, final: Path) -> None:
         "labels": {"digest": candidate.digest, "commit": candidate.lineage["commit"] or "none"},
         "python": {"lock_packages": False},  # they are locked, with hashes: no second answer
     }
-    with tempfile.TemporaryDirectory(prefix="bento-") as name:
-        home = Path(name)
+    with files.temporary_folder(project.work) as home:
         files.write_json(home / "bentofile.yaml", bentofile)  # JSON is YAML
         options = ["-f", str(home / "bentofile.yaml"), "--version", candidate.short]
         command = ["-m", "bentoml", "build", str(candidate.ship), *options]
-        run_cleanly(project, candidate.ship, command, home, BENTOML_HOME=name)
+        run_cleanly(project, candidate.ship, command, home, BENTOML_HOME=str(home))
         bento = home / "bentos" / project.package / candidate.short
         (bento / "src" / "bentofile.yaml").unlink()  # `src` is exactly what ships
         (bento / "env" / "python" / "requirements.in").unlink()

@@ -77,9 +77,7 @@ def admit(
     return said
 
 
-def rollback(
-    project: Project, environment: EnvironmentName, release: str | None, trigger: Trigger = "local"
-) -> Moved:
+def rollback(project: Project, environment: EnvironmentName, release: str | None) -> Moved:
     """Make an environment serve an installed release again; no registry and no network.
 
     It is given by name or by the first 12 digits of its digest; None is the one served before
@@ -100,7 +98,7 @@ def rollback(
             raise UserError(f"{environment}: no {what}; installed: {names}")
         if found[0] is moves[0]:
             return _finish(target, changed=False)
-        return _move(target, found[0], type="rolled_back", trigger=trigger)
+        return _move(target, found[0], type="rolled_back", trigger="local")
 
 
 def stop(project: Project, environment: EnvironmentName) -> bool:
