@@ -111,9 +111,9 @@ class DirectoryBlobs:
 
     def get(self, digest: str, checksum: str, destination: Path) -> None:
         """Make `destination`, unless it is there, what was stored and nothing else."""
-        path = self._path(digest)
         if destination.exists():
             return
+        path = self._path(digest)
         if not self.has(digest, checksum):
             what = "missing or tampered with; run `ml deploy` where the candidate was trained"
             raise UserError(f"{path}: {what}")

@@ -55,10 +55,8 @@ def admit(
     as_of, said = str(candidate.lineage["data"]["as_of"]), dict[str, Outcome]()
     snapshot = find_snapshot(project, candidate.lineage["snapshot"])
     if current is not None and as_of < current.as_of:
-        raise UserError(
-            f"candidate {candidate.short}: its data ends {as_of}, before that of "
-            f"{current.release} ({current.as_of}); run `ml ship --as-of {current.as_of}`"
-        )
+        than = f"that of {current.release} ({current.as_of}); run `ml ship --as-of {current.as_of}`"
+        raise UserError(f"candidate {candidate.short}: its data ends {as_of}, before {than}")
     for gate in GATES:
         verdict = (snapshot if gate == "data" else candidate).verdict(gate)
         again = f"run `ml check {gate}`"
