@@ -110,7 +110,9 @@ class DirectoryBlobs:
         return files.sha256_bytes(content)
 
     def get(self, digest: str, checksum: str, destination: Path) -> None:
-        """Make `destination` what was stored; a UserError where that is not what is there."""
+        """Make `destination`, unless it is there, what was stored and nothing else."""
+        if destination.exists():
+            return
         path = self._path(digest)
         if not self.has(digest, checksum):
             what = "missing or tampered with; run `ml deploy` where the candidate was trained"
@@ -139,9 +141,7 @@ def champion(project: Project, environment: str = "production") -> Candidate | N
     move = newest(event_log(project).events(), environment=environment)
     if move is None:
         return None
-    folder = candidate_folder(project, move.digest)
-    if not folder.exists():
-        blob_store(project).get(move.digest, move.blob, folder)
+    blob_store(project).get(move.digest, move.blob, candidate_folder(project, move.digest))
     return load_candidate(project, move.digest)
 
 

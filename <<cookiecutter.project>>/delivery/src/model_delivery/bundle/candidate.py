@@ -123,8 +123,7 @@ def write_ship(project: Project, trained: Trained, ship: Path) -> None:
     trained.model.save(ship / "model")
     trained.features.save(ship / "model")
     files.write_json(ship / "request.json", request_json(project.contract))
-    pins = export(project, "--no-header", "--no-annotate")
-    files.write_atomic(ship / "requirements.txt", pins)
+    files.write_atomic(ship / "requirements.txt", export(project, "--no-header", "--no-annotate"))
     files.write_atomic(ship / "service.py", _ENTRY.format(package=project.package))
     machinery, user = Path(files.__file__).parent, project.root / "src" / project.package
     for path in [*tree(user), *(path for name in RUNTIME for path in tree(machinery / name))]:

@@ -8,12 +8,12 @@ import secrets
 import shutil
 import signal
 import socket
-import subprocess
 import time
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from subprocess import DEVNULL, STDOUT, Popen
 from typing import Self
 
 import psutil
@@ -128,9 +128,7 @@ def end(home: Path) -> None:
     shutil.rmtree(home, ignore_errors=True)
 
 
-def _spawn(
-    ship: Path, python: Path, log: Path, service: Running, noop: bool
-) -> subprocess.Popen[bytes]:
+def _spawn(ship: Path, python: Path, log: Path, service: Running, noop: bool) -> Popen[bytes]:
     home = str(service.home.resolve())
     env = clean_variables() | {"PYTHONPATH": str((ship / "src").resolve())}
     env |= {"BENTOML_HOME": home, "TMPDIR": home}
@@ -138,18 +136,18 @@ def _spawn(
     where = ["--working-dir", str(ship.resolve()), "--host", HOST]
     where += ["--port", service.url.rpartition(":")[2]]
     with log.open("wb") as output:
-        return subprocess.Popen(
+        return Popen(
             [str(python.absolute()), "-m", "bentoml", "serve", "service:service", *where],
             cwd=home,
             env=env,
-            stdin=subprocess.DEVNULL,
+            stdin=DEVNULL,
             stdout=output,
-            stderr=subprocess.STDOUT,
+            stderr=STDOUT,
             start_new_session=True,
         )
 
 
-def _wait(service: Running, process: subprocess.Popen[bytes], log: Path, timeout: float) -> None:
+def _wait(service: Running, process: Popen[bytes], log: Path, timeout: float) -> None:
     """Return when the service has shown its identity; raise when it cannot any more."""
     deadline = time.monotonic() + timeout
     while (found := identity(service.url)) != (service.digest, service.launch):

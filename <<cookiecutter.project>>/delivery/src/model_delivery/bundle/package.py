@@ -2,10 +2,8 @@
 
 import io
 import json
-import re
 import shutil
 import tarfile
-import tempfile
 import tomllib
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,7 +20,6 @@ from model_delivery.training.snapshot import find_snapshot
 SBOM, CARD = "sbom.cdx.json", "card.md"
 RECORD, LABEL = "image.json", "model.digest"
 IMAGE = ".oci.tar"
-_PIN = re.compile(r"([\w.-]+==[^\s;]+)( ;.*?)?( --hash=sha256:\w{64})+")
 
 
 def build_package(project: Project, candidate: Candidate) -> None:
@@ -107,10 +104,10 @@ def unpack(packed: Path, destination: Path) -> None:
 
 
 def read_pins(requirements: str) -> dict[str, bool]:
-    """Return each requirement, and whether it is one exact version with its hashes."""
-    lines = filter(None, re.sub(r"\s*\\\n\s*", " ", requirements).splitlines())
-    found = [(line, _PIN.fullmatch(line)) for line in lines]
-    return {pin[1] if pin else line: bool(pin) for line, pin in found}
+    """Return each requirement, and whether it is one version with hashes."""
+    lines = requirements.replace("\\\n", "").splitlines()
+    words = [line.split() for line in lines if line.strip()]
+    return {pin: "==" in pin and "--hash=sha256:" in " ".join(rest) for pin, *rest in words}
 
 
 def model_card(project: Project, candidate: Candidate) -> str:
@@ -150,12 +147,11 @@ def _write_bento(project: Project, candidate: Candidate, final: Path) -> None:
         "labels": {"digest": candidate.digest, "commit": candidate.lineage["commit"] or "none"},
         "python": {"lock_packages": False},  # they are locked, with hashes: no second answer
     }
-    with tempfile.TemporaryDirectory(prefix="bento-") as name:
-        home = Path(name)
+    with files.temporary_folder(project.work) as home:
         files.write_json(home / "bentofile.yaml", bentofile)  # JSON is YAML
         options = ["-f", str(home / "bentofile.yaml"), "--version", candidate.short]
         command = ["-m", "bentoml", "build", str(candidate.ship), *options]
-        run_cleanly(project, candidate.ship, command, home, BENTOML_HOME=name)
+        run_cleanly(project, candidate.ship, command, home, BENTOML_HOME=str(home))
         bento = home / "bentos" / project.package / candidate.short
         (bento / "src" / "bentofile.yaml").unlink()  # `src` is exactly what ships
         (bento / "env" / "python" / "requirements.in").unlink()

@@ -55,10 +55,8 @@ def admit(
     as_of, said = str(candidate.lineage["data"]["as_of"]), dict[str, Outcome]()
     snapshot = find_snapshot(project, candidate.lineage["snapshot"])
     if current is not None and as_of < current.as_of:
-        raise UserError(
-            f"candidate {candidate.short}: its data ends {as_of}, before that of "
-            f"{current.release} ({current.as_of}); run `ml ship --as-of {current.as_of}`"
-        )
+        than = f"that of {current.release} ({current.as_of}); run `ml ship --as-of {current.as_of}`"
+        raise UserError(f"candidate {candidate.short}: its data ends {as_of}, before {than}")
     for gate in GATES:
         verdict = (snapshot if gate == "data" else candidate).verdict(gate)
         again = f"run `ml check {gate}`"
@@ -77,9 +75,7 @@ def admit(
     return said
 
 
-def rollback(
-    project: Project, environment: EnvironmentName, release: str | None, trigger: Trigger = "local"
-) -> Moved:
+def rollback(project: Project, environment: EnvironmentName, release: str | None) -> Moved:
     """Make an environment serve an installed release again; no registry and no network.
 
     It is given by name or by the first 12 digits of its digest; None is the one served before
@@ -100,7 +96,7 @@ def rollback(
             raise UserError(f"{environment}: no {what}; installed: {names}")
         if found[0] is moves[0]:
             return _finish(target, changed=False)
-        return _move(target, found[0], type="rolled_back", trigger=trigger)
+        return _move(target, found[0], type="rolled_back", trigger="local")
 
 
 def stop(project: Project, environment: EnvironmentName) -> bool:

@@ -69,15 +69,14 @@ class Caddy:
         end(self.folder)
 
     def _start(self) -> None:
-        template = Path(__file__).with_name("caddy.json").read_text()
-        write_atomic(self.folder / "config.json", template.replace("PORT", str(self.port)))
+        config = Path(__file__).with_name("caddy.json")
         home, log = str(self.folder.resolve()), self.folder.with_name("proxy.log")
         try:
             with log.open("ab") as output:
                 subprocess.run(
-                    [Path(sys.executable).with_name("caddy"), "start", "--config", "config.json"],
+                    [Path(sys.executable).with_name("caddy"), "start", "--config", config],
                     cwd=home,
-                    env={"HOME": home, "TMPDIR": home},
+                    env={"HOME": home, "TMPDIR": home, "PORT": str(self.port)},
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,

@@ -12,11 +12,9 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
-
-from pydantic import Field
 
 from model_delivery.bundle.environment import service_environment
 from model_delivery.bundle.launch import Running, end, start
@@ -33,8 +31,8 @@ EnvironmentName = Literal["production"]
 class State(Form):
     """The move after which an environment serves what it serves, and what is behind it."""
 
-    moves: list[Event] = Field(default_factory=list)  # newest first, one for each installed digest
-    untold: list[Event] = Field(default_factory=list)
+    moves: list[Event] = []  # newest first, one for each installed digest
+    untold: list[Event] = []
 
     @property
     def current(self) -> Event | None:
@@ -100,7 +98,7 @@ class Target:
     def services(self) -> list[Running]:
         """Return the services that became ready and were not stopped, dead or alive."""
         records = sorted(self.folder.glob("services/*/service.json"))
-        return [Running(**read_json(path), home=path.parent) for path in records]
+        return [Running(**read_json(path) | {"home": path.parent}) for path in records]
 
     def serve(self, move: Event) -> Running:
         """Return a healthy service of a release, checked: the one that runs, else a new one."""
@@ -108,15 +106,13 @@ class Target:
             if service.digest == move.digest and service.answers():
                 return service
         release = self.folder / "releases" / move.digest
-        if not release.exists():
-            blob_store(self.project).get(move.digest, move.blob, release)
+        blob_store(self.project).get(move.digest, move.blob, release)
         verify(release / "ship", move.digest)
         python = service_environment(self.project, release / "ship" / "requirements.txt")
         log = self.folder / "services" / f"{move.digest[:12]}.log"
         limit = self.project.delivery.start_timeout_seconds
         service = start(release / "ship", python, log, timeout=limit)
-        record = {"url": service.url, "digest": service.digest, "launch": service.launch}
-        write_json(service.home / "service.json", record)
+        write_json(service.home / "service.json", asdict(service))
         return service
 
     def clear(self, kept: Running | None = None) -> None:
