@@ -14,7 +14,6 @@ import sys
 from pathlib import Path
 
 from model_delivery.bundle.candidate import Candidate, candidate_folder, current_candidate
-from model_delivery.bundle.environment import service_environment
 from model_delivery.bundle.launch import start
 from model_delivery.files import seal, settle, temporary_folder
 from model_delivery.gates.load import check_load
@@ -62,8 +61,7 @@ def main(fault: str) -> None:
     good = current_candidate(project)
     candidate = good if fault == "none" else faulty(project, good, fault)
     champion = good if fault == "synchronous" else None
-    python = service_environment(project, candidate.ship / "requirements.txt")
-    with start(candidate.ship, python, project.work / "logs" / f"{fault}.log") as service:
+    with start(project, candidate.ship, project.work / "logs" / f"{fault}.log") as service:
         verdict = check_load(project, candidate, champion, service)
     sys.stdout.write(verdict.model_dump_json() + "\n")
 

@@ -10,7 +10,6 @@ from typing import Annotated, Final
 import typer
 
 from model_delivery.bundle.candidate import current_candidate
-from model_delivery.bundle.environment import service_environment
 from model_delivery.bundle.launch import processes, start
 from model_delivery.cli import screen, stages
 from model_delivery.cli.doctor import diagnose
@@ -107,9 +106,8 @@ def serve(port: Port = 3001) -> None:
     """Serve the current candidate here until Ctrl-C, in its clean environment."""
     project = find_project()
     candidate = current_candidate(project)
-    python = service_environment(project, candidate.ship / "requirements.txt")
     log = project.work / "logs" / "serve.log"
-    with start(candidate.ship, python, log, port=port) as service:
+    with start(project, candidate.ship, log, port) as service:
         screen.progress.print(f"{candidate.short} answers at {service.url}/predict, log in {log}")
         try:
             while processes(service.home):

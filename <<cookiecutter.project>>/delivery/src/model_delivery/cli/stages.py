@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from model_delivery.bundle.candidate import CURRENT, Candidate, current_candidate, make_candidate
-from model_delivery.bundle.environment import service_environment
 from model_delivery.bundle.launch import Running, start
 from model_delivery.bundle.package import build_image, build_package, rows_of
 from model_delivery.cli.screen import say, step
@@ -56,9 +55,8 @@ class Run:
     def service(self) -> Running:
         """The current candidate's service, started once for all gates of this call."""
         candidate = current_candidate(self.project)
-        python = service_environment(self.project, candidate.ship / "requirements.txt")
         log = self.project.work / "logs" / f"gate-{candidate.short}.log"
-        return self.resources.enter_context(start(candidate.ship, python, log))
+        return self.resources.enter_context(start(self.project, candidate.ship, log))
 
 
 def ship(run: Run, last: str) -> list[Verdict]:

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from model_delivery.bundle.candidate import Candidate
-from model_delivery.bundle.environment import service_environment
 from model_delivery.bundle.launch import Running, start
 from model_delivery.contract.settings import Limit, LoadLimits
 from model_delivery.gates import judge, make_verdict
@@ -63,9 +62,8 @@ def check_load(
     with ExitStack() as stack:
         for name, release in ((TWIN, candidate), (CHAMPION, champion)):
             if release is not None:
-                python = service_environment(project, release.ship / "requirements.txt")
                 log = project.work / "logs" / f"load-{name}.log"
-                beside = start(release.ship, python, log, noop=name == TWIN)
+                beside = start(project, release.ship, log, noop=name == TWIN)
                 targets[name] = stack.enter_context(beside)
         return judge_targets(project, candidate.digest, targets, started)
 
