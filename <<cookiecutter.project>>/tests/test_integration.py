@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from model_delivery.bundle.candidate import Candidate, load_candidate, make_candidate
-from model_delivery.bundle.environment import service_environment
 from model_delivery.bundle.launch import start
 from model_delivery.errors import UserError
 from model_delivery.project import Project
@@ -144,8 +143,7 @@ def test_the_service_answers_a_row_with_the_score_that_was_judged(
     body = json.dumps(
         {"rows": [{**row, "scheduled": row["scheduled"].isoformat()} for row in rows]}
     )
-    python = service_environment(small, candidate.ship / "requirements.txt")
-    with start(candidate.ship, python, tmp_path / "log") as service:
+    with start(small, candidate.ship, tmp_path / "log") as service:
         request = urllib.request.Request(
             f"{service.url}/predict", body.encode(), {"Content-Type": "application/json"}
         )

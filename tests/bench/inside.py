@@ -79,10 +79,10 @@ def service(noop: bool) -> Iterator[tuple[Running, float]]:
     """Start the candidate or its twin; yield it and the seconds from start to ready."""
     project = find_project()
     ship = current_candidate(project).ship
-    python = service_environment(project, ship / "requirements.txt")
+    service_environment(project, ship)  # to make it takes no part of the time
     log = project.work / "logs" / f"bench-{'twin' if noop else 'candidate'}.log"
     started = time.perf_counter()
-    with start(ship, python, log, noop=noop) as running:
+    with start(project, ship, log, noop=noop) as running:
         yield running, time.perf_counter() - started
 
 

@@ -68,12 +68,12 @@ ThreadingHTTPServer(("127.0.0.1", int(port)), Handler).serve_forever()
 """A release's service that is ready in milliseconds, and bad in the ways a test asks for."""
 
 
-def fake_start(ship: Path, python: Path, log: Path, timeout: float) -> Running:
+def fake_start(project: Project, ship: Path, log: Path, timeout: float) -> Running:
     """Start the fake service as the real launcher does: ready and itself, or an error."""
     port, digest, launch = free_port(), sha256_file(ship / SUMS), secrets.token_hex(4)
     home = log.with_name(f"{log.stem}-{launch}")
     home.mkdir(parents=True)
-    words = [str(python), "-c", FAKE, str(port), digest, launch, (ship / "fault").read_text()]
+    words = [sys.executable, "-c", FAKE, str(port), digest, launch, (ship / "fault").read_text()]
     with log.open("wb") as output:
         environment = os.environ | {"TMPDIR": str(home)}
         child = subprocess.Popen(
@@ -91,7 +91,6 @@ def fake_start(ship: Path, python: Path, log: Path, timeout: float) -> Running:
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
     monkeypatch.setattr(target, "start", fake_start)
-    monkeypatch.setattr(target, "service_environment", lambda *_: Path(sys.executable))
     monkeypatch.setattr(host, "limits_hash", lambda *_: "limits")
     made = make_project(tmp_path / "project")
     yield made

@@ -16,13 +16,15 @@ from typing import Any, NamedTuple
 import httpx
 import numpy as np
 import pytest
-from model_delivery.bundle.launch import Running, free_port, processes, start
+from model_delivery.bundle import launch
+from model_delivery.bundle.launch import Running, free_port, processes
 from model_delivery.contract.draw import JsonRow, columns_of, draw_rows
 from model_delivery.contract.request import request_json, request_model
 from model_delivery.contract.settings import DataContract
 from model_delivery.errors import UserError
 from model_delivery.files import SUMS, seal, sha256_file
 from model_delivery.gates.api import Wrong, judge_service, wrong_requests
+from model_delivery.project import Project
 from model_delivery.protocols import Floats
 from model_delivery.report.verdict import Outcome
 from model_delivery.serving import service as score
@@ -38,6 +40,13 @@ from stub_service import ABOVE, BOOM, NAN, SHORT, STRICT, Stub
 
 N = 40
 TEXT = {"content-type": "text/plain"}
+
+
+def start(ship: Path, python: Path, log: Path, port: int = 0, timeout: float = 60) -> Running:
+    """Start a release by the Python of a test, instead of a clean environment's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch, "service_environment", lambda *_: python)
+        return launch.start(Project(log.parent), ship, log, port, timeout)
 
 
 @pytest.fixture(scope="module")

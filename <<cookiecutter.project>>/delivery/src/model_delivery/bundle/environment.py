@@ -42,11 +42,12 @@ def export(project: Project, *form: str) -> str:
     return run(["uv", "export", "-q", *scope, *form], project.root)
 
 
-def service_environment(project: Project, requirements: Path) -> Path:
-    """Return the Python of the clean environment with these pins, made on first use.
+def service_environment(project: Project, ship: Path) -> Path:
+    """Return the Python of a release's clean environment, made on first use.
 
     It is named by the pins and the interpreter. Every file is checked against its hash.
     """
+    requirements = ship.resolve() / "requirements.txt"
     name = sha256_bytes(f"{PYTHON}\n{requirements.read_text()}".encode())[:16]
     final = project.work / "environments" / name
     if not final.exists():
@@ -54,7 +55,7 @@ def service_environment(project: Project, requirements: Path) -> Path:
             make = ["uv", "venv", "-q", "--relocatable", "--python", sys.executable, "made"]
             run(make, folder)
             into = ["--python", str(folder / "made" / "bin" / "python"), "--compile-bytecode"]
-            pins = ["--require-hashes", "--no-deps", "-r", str(requirements.resolve())]
+            pins = ["--require-hashes", "--no-deps", "-r", str(requirements)]
             run(["uv", "pip", "install", "-q", *into, *pins], folder)
             settle(folder / "made", final)
     return final / "bin" / "python"
@@ -73,7 +74,7 @@ def run_cleanly(
     project: Project, ship: Path, arguments: list[str], cwd: Path, **variables: str
 ) -> None:
     """Run Python in the clean environment of a release, for two minutes at most."""
-    python = service_environment(project, ship / "requirements.txt")
+    python = service_environment(project, ship)
     run([str(python), *arguments], cwd, env=clean_variables() | variables, timeout=120)
 
 

@@ -55,19 +55,20 @@ class Running:
         return identity(url or self.url) == (self.digest, self.launch)
 
     def stop(self) -> None:
+        """End all of its processes, and take their home away."""
         end(self.home)
 
 
 def start(
-    ship: Path, python: Path, log: Path, port: int = 0, timeout: float = 60.0, noop: bool = False
+    project: Project, ship: Path, log: Path, port: int = 0, timeout: float = 60, noop: bool = False
 ) -> Running:
-    """Start the service of a release, with its output in `log`, and wait until it is itself.
+    """Start a release's service in its clean environment, and wait until it is itself.
 
-    Port 0 takes a free one; `timeout` is in seconds; `noop` starts the twin without its model.
-    A UserError says that bytes do not match, that the port is taken, or why the service does not
-    come up. Then nothing is left running.
+    Its output is in `log`; port 0 takes a free one; `noop` starts the twin without its model. A
+    UserError says why it does not come up. Of foreign bytes nothing runs, and nothing is left.
     """
-    digest, launch, port = verify(ship), secrets.token_hex(8), free_port(port)
+    digest, python = verify(ship), service_environment(project, ship)
+    launch, port = secrets.token_hex(8), free_port(port)
     home = log.with_name(f"{log.stem}-{launch}")
     home.mkdir(parents=True)
     answers = twin_identity(digest) if noop else digest
@@ -78,12 +79,6 @@ def start(
         service.stop()
         raise
     return service
-
-
-def serve(project: Project, ship: Path, name: str, port: int = 0, noop: bool = False) -> Running:
-    """Start a release in its clean environment; its log is `.ml/logs/<name>.log`."""
-    python = service_environment(project, ship / "requirements.txt")
-    return start(ship, python, project.work / "logs" / f"{name}.log", port, noop=noop)
 
 
 def identity(url: str) -> tuple[str | None, str | None] | None:

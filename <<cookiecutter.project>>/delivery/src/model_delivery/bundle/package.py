@@ -59,7 +59,7 @@ def build_image(project: Project, candidate: Candidate) -> None:
         options += ["--isolation=chroot", "--format=oci"]
         write = ["push", "--compression-level=1", tag, f"oci-archive:image.tar:{tag}"]
     with files.temporary_folder(candidate.folder.parent) as folder:
-        clean = service_environment(project, candidate.ship / "requirements.txt").parents[1]
+        clean = service_environment(project, candidate.ship).parents[1]
         packages = clean / "lib" / f"python{PYTHON}" / "site-packages"
         shutil.copytree(packages, folder / "packages")  # a link does not reach another device
         shutil.copytree(candidate.ship, folder / "ship", copy_function=shutil.copyfile)
@@ -130,12 +130,11 @@ def model_card(project: Project, candidate: Candidate) -> str:
 
 def rows_of(snapshot: str, manifest: dict[str, Any]) -> dict[str, str]:
     """Return what a report says of the rows in a snapshot, by name."""
-    facts = {"known before": manifest["as_of"]}
+    facts = {"snapshot": snapshot, "known before": manifest["as_of"]}
     for part, ends in manifest["spans"].items():
         span = " to ".join(end.replace("T", " ")[:16] for end in ends)
         facts[part] = f"{span}, {manifest['rows'][part]:,} rows"
-    excluded = [f"{rule} ({count:,})" for rule, count in manifest["excluded"].items()]
-    return {**facts, "excluded": ", ".join(excluded) or "none", "snapshot": snapshot}
+    return facts
 
 
 def _write_bento(project: Project, candidate: Candidate, final: Path) -> None:

@@ -101,14 +101,15 @@ def serve(port: Port = 3001) -> None:
     """Serve the current candidate here until Ctrl-C, in its clean environment."""
     project = find_project()
     candidate = current_candidate(project)
-    with launch.serve(project, candidate.ship, "serve", port) as service:
-        screen.progress.print(f"{candidate.short} answers at {service.url}/predict")
+    log = project.work / "logs" / "serve.log"
+    with launch.start(project, candidate.ship, log, port) as service:
+        screen.progress.print(f"{candidate.short} answers at {service.url}/predict, log in {log}")
         try:
             while launch.processes(service.home):
                 time.sleep(0.5)
         except KeyboardInterrupt:
             return
-    raise UserError("the service ended by itself; its log is .ml/logs/serve.log")
+    raise UserError(f"the service ended by itself; its log is {log}")
 
 
 @app.command()

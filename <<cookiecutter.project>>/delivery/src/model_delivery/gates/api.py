@@ -7,7 +7,7 @@ from typing import NamedTuple
 import httpx
 
 from model_delivery.bundle.candidate import Candidate
-from model_delivery.bundle.launch import Running, serve
+from model_delivery.bundle.launch import Running, start
 from model_delivery.contract.draw import JsonRow, columns_of, draw_rows, invalid_rows
 from model_delivery.contract.request import MOST_ROWS, request_json, request_model
 from model_delivery.contract.settings import DataContract
@@ -35,7 +35,7 @@ def check_api(project: Project, candidate: Candidate) -> Verdict:
     features = user_module("features").Features.load(folder)  # training's own code, no service
     model = user_module("model").Model.load(folder)
     scores = model.predict(features.transform(columns_of(rows, contract)))
-    with serve(project, candidate.ship, "api") as service:
+    with start(project, candidate.ship, project.work / "logs" / "api.log") as service:
         checks = judge_service(service, contract, rows, wrong_requests(contract, rows[-1]), scores)
     return Verdict(gate="api", subject=f"sha256:{candidate.digest}", checks=checks)
 
@@ -56,8 +56,8 @@ def judge_service(
             checks += [_refusals(client, wrong), _described(client, contract)]
             for path in ("/readyz", "/no-such-page"):
                 client.get(path)
-    except httpx.HTTPError as error:
-        said = f"no answer to {error.request.url} ({type(error).__name__}: {error})"
+    except (httpx.HTTPError, ValueError) as error:  # none, or one that is no JSON
+        said = f"the service does not answer ({type(error).__name__}: {error})"
         checks.append(fixed("answered", False, said))
     own = {"x-model-digest": service.digest, "x-launch": service.launch}
     slips = [

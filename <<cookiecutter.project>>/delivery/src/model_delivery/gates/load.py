@@ -17,7 +17,7 @@ from scipy.stats import binomtest
 
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.environment import run
-from model_delivery.bundle.launch import Running, serve
+from model_delivery.bundle.launch import Running, start
 from model_delivery.contract.settings import Limit, LoadLimits
 from model_delivery.errors import UserError
 from model_delivery.gates import judge
@@ -52,11 +52,12 @@ MEASURES = (
 def check_load(project: Project, candidate: Candidate, champion: Candidate | None) -> Verdict:
     """Judge how fast a candidate's service answers, and how reliably."""
     releases = {CANDIDATE: candidate, TWIN: candidate} | ({CHAMPION: champion} if champion else {})
+    targets = dict[str, Running]()
     with ExitStack() as stack:
-        targets = {
-            name: stack.enter_context(serve(project, one.ship, f"load-{name}", noop=name == TWIN))
-            for name, one in releases.items()
-        }
+        for name, one in releases.items():
+            log = project.work / "logs" / f"load-{name}.log"
+            service = start(project, one.ship, log, noop=name == TWIN)
+            targets[name] = stack.enter_context(service)
         return judge_targets(project, candidate.digest, targets)
 
 

@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from model_delivery.bundle.environment import service_environment
 from model_delivery.bundle.launch import Running, end, start
 from model_delivery.errors import UserError
 from model_delivery.files import read_json, verify, write_atomic, write_json
@@ -108,10 +107,9 @@ class Target:
         release = self.folder / "releases" / move.digest
         blob_store(self.project).get(move.digest, move.blob, release)
         verify(release / "ship", move.digest)
-        python = service_environment(self.project, release / "ship" / "requirements.txt")
         log = self.folder / "services" / f"{move.digest[:12]}.log"
         limit = self.project.delivery.start_timeout_seconds
-        service = start(release / "ship", python, log, timeout=limit)
+        service = start(self.project, release / "ship", log, timeout=limit)
         write_json(service.home / "service.json", asdict(service))
         return service
 
