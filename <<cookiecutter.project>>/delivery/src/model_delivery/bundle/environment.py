@@ -52,8 +52,7 @@ def service_environment(project: Project, ship: Path) -> Path:
     final = project.work / "environments" / name
     if not final.exists():
         with temporary_folder(final.parent) as folder:
-            make = ["uv", "venv", "-q", "--relocatable", "--python", sys.executable, "made"]
-            run(make, folder)
+            run(["uv", "venv", "-q", "--relocatable", "--python", sys.executable, "made"], folder)
             into = ["--python", str(folder / "made" / "bin" / "python"), "--compile-bytecode"]
             pins = ["--require-hashes", "--no-deps", "-r", str(requirements)]
             run(["uv", "pip", "install", "-q", *into, *pins], folder)
