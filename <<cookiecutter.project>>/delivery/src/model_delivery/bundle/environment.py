@@ -69,12 +69,10 @@ def clean_variables() -> dict[str, str]:
     return kept | own | {"BENTOML_DO_NOT_TRACK": "True"}
 
 
-def run_cleanly(
-    project: Project, ship: Path, arguments: list[str], cwd: Path, **variables: str
-) -> None:
+def run_cleanly(project: Project, ship: Path, arguments: list[str], cwd: Path, **env: str) -> None:
     """Run Python in the clean environment of a release, for two minutes at most."""
     python = service_environment(project, ship)
-    run([str(python), *arguments], cwd, env=clean_variables() | variables, timeout=120)
+    run([str(python), *arguments], cwd, env=clean_variables() | env, timeout=120)
 
 
 def score_cleanly(project: Project, ship: Path, rows: pa.Table) -> Floats:
