@@ -52,8 +52,7 @@ def service_environment(project: Project, ship: Path) -> Path:
     final = project.work / "environments" / name
     if not final.exists():
         with temporary_folder(final.parent) as folder:
-            make = ["uv", "venv", "-q", "--relocatable", "--python", sys.executable, "made"]
-            run(make, folder)
+            run(["uv", "venv", "-q", "--relocatable", "--python", sys.executable, "made"], folder)
             into = ["--python", str(folder / "made" / "bin" / "python"), "--compile-bytecode"]
             pins = ["--require-hashes", "--no-deps", "-r", str(requirements)]
             run(["uv", "pip", "install", "-q", *into, *pins], folder)
@@ -70,12 +69,10 @@ def clean_variables() -> dict[str, str]:
     return kept | own | {"BENTOML_DO_NOT_TRACK": "True"}
 
 
-def run_cleanly(
-    project: Project, ship: Path, arguments: list[str], cwd: Path, **variables: str
-) -> None:
+def run_cleanly(project: Project, ship: Path, arguments: list[str], cwd: Path, **env: str) -> None:
     """Run Python in the clean environment of a release, for two minutes at most."""
     python = service_environment(project, ship)
-    run([str(python), *arguments], cwd, env=clean_variables() | variables, timeout=120)
+    run([str(python), *arguments], cwd, env=clean_variables() | env, timeout=120)
 
 
 def score_cleanly(project: Project, ship: Path, rows: pa.Table) -> Floats:
