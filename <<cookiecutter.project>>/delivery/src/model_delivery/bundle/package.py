@@ -122,19 +122,10 @@ def model_card(project: Project, candidate: Candidate) -> str:
         verdicts=[v or Verdict(gate=gate, subject=subject, limits="") for gate, v in found.items()],
         commit=lineage["commit"] or "",
         branch=lineage["branch"] or "",
-        data=rows_of(lineage["snapshot"], lineage["data"]),
+        data=lineage["data"] | {"snapshot": lineage["snapshot"]},
     )
     about = tomllib.loads((project.root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return render("card.md", report, about=about, contract=project.contract, lineage=lineage)
-
-
-def rows_of(snapshot: str, manifest: dict[str, Any]) -> dict[str, str]:
-    """Return what a report says of the rows in a snapshot, by name."""
-    facts = {"snapshot": snapshot, "known before": manifest["as_of"]}
-    for part, ends in manifest["spans"].items():
-        span = " to ".join(end.replace("T", " ")[:16] for end in ends)
-        facts[part] = f"{span}, {manifest['rows'][part]:,} rows"
-    return facts
 
 
 def _write_bento(project: Project, candidate: Candidate, final: Path) -> None:

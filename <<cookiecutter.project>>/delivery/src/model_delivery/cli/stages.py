@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from model_delivery.bundle.candidate import CURRENT, Candidate, current_candidate, make_candidate
-from model_delivery.bundle.package import build_image, build_package, rows_of
+from model_delivery.bundle.package import build_image, build_package
 from model_delivery.cli.screen import step
 from model_delivery.errors import UserError
 from model_delivery.files import write_atomic
@@ -187,7 +187,7 @@ def write_report(run: Run) -> tuple[Path, Path]:
 def _found(project: Project) -> tuple[list[Verdict], dict[str, Any]]:
     """Return the verdicts on the snapshot and on the candidate trained on it, and their facts."""
     snapshot = current_snapshot(project)
-    facts: dict[str, Any] = {"data": rows_of(snapshot.name, snapshot.manifest)}
+    facts: dict[str, Any] = {"data": snapshot.manifest | {"snapshot": snapshot.name}}
     found = [snapshot.verdict("data")]
     candidate = current_candidate(project) if (project.work / CURRENT).exists() else None
     if candidate and candidate.lineage["snapshot"] == snapshot.name:

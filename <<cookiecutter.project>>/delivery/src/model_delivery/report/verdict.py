@@ -25,13 +25,6 @@ class Outcome(StrEnum):
 Event = Literal["local", "pull_request", "delivery", "retraining", "monitoring"]
 EVENTS: tuple[Event, ...] = get_args(Event)
 USAGE = 2  # the exit code of bad usage or bad input
-_NEXT: dict[Event, tuple[str, str]] = {
-    "local": ("This candidate", "deployed"),
-    "pull_request": ("This change", "merged"),
-    "delivery": ("This candidate", "promoted"),
-    "retraining": ("The retrained candidate", "promoted"),
-    "monitoring": ("The model in service", "kept"),
-}
 _RANK = list(Outcome)
 _EXIT = dict(zip(Outcome, (0, 0, 10, 30, 20, 1), strict=True))
 
@@ -139,7 +132,7 @@ class Verdict(Form, extra="ignore"):  # a stored `outcome`: it always follows fr
 
 
 class Report(Form):
-    """All that a report may say; `data` tells of the rows by name, such as `test`."""
+    """All that a report may say; `data` is the snapshot's manifest and its name."""
 
     project: str
     subject: str
@@ -147,14 +140,14 @@ class Report(Form):
     verdicts: list[Verdict]
     commit: str = ""
     branch: str = ""
-    data: dict[str, str] = {}
+    data: dict[str, Any] = {}
     notes: list[str] = []
 
     @property
     def champion(self) -> str:
         """What was compared with; not who is served now, which a deploy makes the candidate."""
         compared = [verdict.against[:12] for verdict in self.verdicts if verdict.against]
-        return compared[0] if compared else "first delivery: nothing to compare with"
+        return compared[0] if compared else "first delivery, or the champion itself"
 
     @property
     def outcome(self) -> Outcome:
@@ -166,19 +159,3 @@ class Report(Form):
         found = [(v, c) for v in self.verdicts for c in v.checks if c.outcome is not Outcome.PASS]
         rank = {outcome: _RANK.index(decide(outcome, self.event)) for outcome in Outcome}
         return sorted(found, key=lambda pair: (-rank[pair[1].outcome], pair[1].bound is None))
-
-    @property
-    def headline(self) -> str:
-        """What may happen next, in words; holds no text that came from data."""
-        what, done = _NEXT[self.event]
-        checks, found = sum(len(verdict.checks) for verdict in self.verdicts), len(self.findings)
-        moved = f"may be {done}: its data has moved"
-        said = {
-            Outcome.PASS: f"may be {done}: {checks} checks of {len(self.verdicts)} gates pass",
-            Outcome.WARN: f"may be {done}, with {found} warning{'s' if found > 1 else ''}",
-            Outcome.RETRAIN: moved if self.event == "retraining" else "is due for retraining",
-            Outcome.INCONCLUSIVE: f"cannot be {done} yet: not everything could be judged",
-            Outcome.STOP: f"must not be {done}",
-            Outcome.CRASH: f"cannot be {done}: a gate crashed",
-        }
-        return f"{what} {said[self.outcome]}"
