@@ -20,7 +20,7 @@ from model_delivery.project import Project, find_project
 
 SCORE = r"(def score\(.*?\"\"\".*?\"\"\"\n)"
 """The head of the user's method, up to the end of its docstring."""
-MACHINERY = "model_delivery/serving/service.py"
+MACHINERY = "model_delivery/serving.py"
 FAULTS = {
     "slow": ("*/service.py", SCORE, r"\1        __import__('time').sleep(0.005)\n"),
     "failing": (

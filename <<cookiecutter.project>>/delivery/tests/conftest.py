@@ -13,11 +13,11 @@ from model_delivery.contract.settings import DataContract
 from model_delivery.files import seal
 
 STUB = Path(__file__).with_name("stub_service.py")
-RUNTIME = ("__init__.py", "errors.py", "files.py", "protocols.py")
+RUNTIME = ("__init__.py", "errors.py", "files.py", "protocols.py", "serving.py")
 ENTRY = """\
 from pathlib import Path
 
-from model_delivery.serving.service import create
+from model_delivery.serving import create
 from stub.service import Stub
 
 service = create(Stub, Path(__file__).parent)
@@ -47,8 +47,8 @@ def ship(contract: DataContract, tmp_path_factory: pytest.TempPathFactory) -> Pa
     folder: Path = tmp_path_factory.mktemp("release") / "ship"
     source = Path(model_delivery.__file__).parent
     sources = folder / "src" / "model_delivery"
-    for name in ("contract", "serving"):
-        shutil.copytree(source / name, sources / name, ignore=shutil.ignore_patterns("__pycache__"))
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(source / "contract", sources / "contract", ignore=ignored)
     for name in RUNTIME:
         shutil.copyfile(source / name, sources / name)
     (folder / "src" / "stub").mkdir()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from model_delivery.protocols import Columns, Floats
-from model_delivery.serving.service import ModelService
+from model_delivery.serving import ModelService
 from pydantic import TypeAdapter
 
 NAN, BOOM, SHORT, ABOVE, STRICT = 101, 102, 103, 104, 105

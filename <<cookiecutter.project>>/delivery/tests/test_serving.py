@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import httpx
 import numpy as np
 import pytest
+from model_delivery import serving
 from model_delivery.bundle import launch
 from model_delivery.bundle.launch import Running, free_port, processes
 from model_delivery.contract.draw import JsonRow, columns_of, draw_rows
@@ -27,8 +28,7 @@ from model_delivery.gates.api import Wrong, judge_service, wrong_requests
 from model_delivery.project import Project
 from model_delivery.protocols import Floats
 from model_delivery.report.verdict import Outcome
-from model_delivery.serving import service as score
-from model_delivery.serving.service import (
+from model_delivery.serving import (
     REFUSAL,
     answer,
     create,
@@ -327,12 +327,12 @@ def test_a_scorer_gives_the_services_scores(
     np.savez(tmp_path / "in.npz", allow_pickle=False, **columns)
     monkeypatch.syspath_prepend(ship / "src")
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # among the sealed bytes
-    read = score.read_columns(tmp_path / "in.npz")
-    assert score.score(ship, read).tolist() == scores.tolist()
+    read = serving.read_columns(tmp_path / "in.npz")
+    assert serving.score(ship, read).tolist() == scores.tolist()
     assert read["model code"].tolist() == columns_of(rows, contract)["model code"].tolist()
     (ship / "model" / "more").touch()
     with pytest.raises(UserError, match="model/more"):
-        score.score(ship, read)
+        serving.score(ship, read)
     (ship / "model" / "more").unlink()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from model_delivery.protocols import Columns, Floats
-from model_delivery.serving.service import ModelService
+from model_delivery.serving import ModelService
 
 from <<cookiecutter.package>>.features import Features
 from <<cookiecutter.package>>.model import Model

@@ -20,7 +20,7 @@ from model_delivery.training.fit import Trained, fit
 from model_delivery.training.snapshot import Judged, Snapshot, inputs_hash, tree
 
 CURRENT = "candidate"
-RUNTIME = ("__init__.py", "contract", "errors.py", "files.py", "protocols.py", "serving")
+RUNTIME = ("__init__.py", "contract", "errors.py", "files.py", "protocols.py", "serving.py")
 """The part of the machinery that a service imports; nothing else of it ships."""
 _ENTRY = """\
 import sys
@@ -28,7 +28,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "src"))  # a Bento starts with nothing but its requirements
-from model_delivery.serving.service import create
+from model_delivery.serving import create
 from {package}.service import Service
 
 service = create(Service, HERE)

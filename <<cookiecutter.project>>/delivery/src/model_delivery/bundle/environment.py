@@ -84,6 +84,6 @@ def score_cleanly(project: Project, ship: Path, rows: pa.Table) -> Floats:
     with temporary_folder(project.work / "scores") as folder:
         given, scores = folder / "rows.npz", folder / "scores.npy"
         np.savez(given, allow_pickle=False, **columns)
-        program = ["-m", "model_delivery.serving.service", str(ship), str(given), str(scores)]
+        program = ["-m", "model_delivery.serving", str(ship), str(given), str(scores)]
         run_cleanly(project, ship, program, folder, PYTHONPATH=f"{ship}/src")
         return np.asarray(np.load(scores, allow_pickle=False), np.float64)

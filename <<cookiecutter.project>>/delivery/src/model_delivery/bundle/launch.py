@@ -22,7 +22,7 @@ from model_delivery.bundle.environment import clean_variables, service_environme
 from model_delivery.errors import UserError
 from model_delivery.files import verify
 from model_delivery.project import Project
-from model_delivery.serving.service import LAUNCH, NOOP, REFUSAL, twin_identity
+from model_delivery.serving import LAUNCH, NOOP, REFUSAL, twin_identity
 
 HOST = "127.0.0.1"
 _POLL_SECONDS = 0.05

@@ -3,7 +3,7 @@
 Tuned as measured for BentoML 1.4: `async` and inline scoring, no access log, a short timeout,
 no tracing, garbage collection held back. BentoML is imported only to serve.
 
-Scores without a server, too: `python -m model_delivery.serving.service SHIP IN.npz OUT.npy`.
+Scores without a server, too: `python -m model_delivery.serving SHIP IN.npz OUT.npy`.
 """
 
 import gc

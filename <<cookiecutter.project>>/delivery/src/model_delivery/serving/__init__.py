@@ -1,1 +1,0 @@
-"""The service, its launcher and its scorer: what runs where a release is used."""
