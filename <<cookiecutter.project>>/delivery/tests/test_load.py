@@ -190,7 +190,7 @@ def test_a_champion_that_dies_under_load_is_named_and_inconclusive(
     ratio = next(check for check in verdict.checks if check.name == "qps_to_twin")
     assert ratio.outcome is not Outcome.STOP
     assert ratio.limit == "≥ 0.5"
-    assert "median of 4 rounds, 95 % interval" in ratio.sentence
+    assert "median of 4 rounds" in ratio.sentence
     assert [row[0] for row in verdict.tables[0].rows] == ["candidate", "twin", "champion"]
 
 
@@ -241,18 +241,6 @@ def test_rounds_on_both_sides_of_a_limit_are_inconclusive() -> None:
     check = next(c for c in judge_rounds(limits(), mixed) if c.name == "qps_to_twin")
     assert check.outcome is Outcome.INCONCLUSIVE
     assert "both sides of the limit" in check.sentence
-
-
-def test_an_absolute_limit_does_not_judge_a_machine_that_is_too_slow_for_the_twin() -> None:
-    slow, late = GOOD_TURN | {"p99": 90.0}, GOOD_TURN | {"p99": 140.0}
-    own = limits().model_copy(update={"p99_ms": LIMITS.p99_ms})
-
-    def outcome(twin: dict[str, object]) -> Outcome:
-        rounds: list[Round] = [{"candidate": late, "twin": twin} for _ in range(4)]
-        return outcomes(judge_rounds(own, rounds))["p99_ms"]
-
-    assert outcome(slow) is Outcome.INCONCLUSIVE
-    assert outcome(GOOD_TURN) is Outcome.STOP
 
 
 def test_more_rounds_are_asked_for_only_while_undecided(

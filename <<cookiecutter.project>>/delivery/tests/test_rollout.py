@@ -28,7 +28,7 @@ from model_delivery.bundle.launch import Running, end, free_port, identity, proc
 from model_delivery.errors import UserError
 from model_delivery.files import SUMS, sha256_file
 from model_delivery.project import Project
-from model_delivery.registry import champion, event_log
+from model_delivery.registry import Event, champion, event_log
 from model_delivery.report.verdict import Check, Outcome, Verdict
 from model_delivery.rollout import host, target
 from model_delivery.rollout.target import Target
@@ -136,11 +136,11 @@ def make_candidate(
     return candidate
 
 
-def deploy(project: Project, candidate: Candidate) -> host.Moved:
+def deploy(project: Project, candidate: Candidate) -> Event:
     return host.deploy(project, "production", candidate)
 
 
-def rollback(project: Project, release: str | None = None) -> host.Moved:
+def rollback(project: Project, release: str | None = None) -> Event:
     return host.rollback(project, "production", release)
 
 
@@ -181,7 +181,7 @@ def test_first_deploy_serves_and_is_remembered(project: Project) -> None:
     candidate = make_candidate(project, "a")
     assert state(project) == "nothing deployed"
     moved = deploy(project, candidate)
-    assert moved.event.release == "v1.1.0+data.20130801.1"
+    assert moved.release == "v1.1.0+data.20130801.1"
     assert served(project) == candidate.digest
     assert [e.type for e in event_log(project).events()] == ["registered", "promoted"]
     assert set(event_log(project).events()[1].verdicts.values()) == {Outcome.PASS}
@@ -190,7 +190,7 @@ def test_first_deploy_serves_and_is_remembered(project: Project) -> None:
     old = champion(project)
     assert old is not None
     assert old.digest == candidate.digest
-    assert not deploy(project, candidate).changed
+    assert deploy(project, candidate) == moved
     assert len(event_log(project).events()) == 2
 
 
@@ -269,7 +269,7 @@ def test_only_good_verdicts_let_through(project: Project) -> None:
         with pytest.raises(UserError, match=f"gate model says {outcome}.*the model sentence"):
             deploy(project, bad)
     moved = deploy(project, make_candidate(project, "a", data="retrain", model="warn"))
-    assert moved.event.verdicts["data"] is Outcome.RETRAIN
+    assert moved.verdicts["data"] is Outcome.RETRAIN
 
 
 def test_data_older_than_the_champions_is_refused(project: Project, a: Candidate) -> None:
@@ -318,17 +318,17 @@ def test_rollback_goes_back_once_and_needs_no_registry(project: Project, a: Cand
     begun = time.monotonic()
     moved = [rollback(project) for _ in range(2)]
     assert time.monotonic() - begun < 10
-    assert [m.event.digest for m in moved] == [served(project)] * 2 == [a.digest] * 2
-    assert moved[1].untold
+    assert [m.digest for m in moved] == [served(project)] * 2 == [a.digest] * 2
     assert host.status(project, "production")["untold"] == 1
     registry.unlink()
     (project.work / "away").rename(registry)
-    assert rollback(project).untold is None
+    assert rollback(project) == moved[1]
+    assert host.status(project, "production")["untold"] == 0
     types = [event.type for event in event_log(project).events()]
     assert types == ["registered", "promoted"] * 2 + ["rolled_back"]
     with pytest.raises(UserError, match=r"was rolled back at .*: train another candidate"):
         deploy(project, b)
-    assert rollback(project, b.short).event.digest == served(project) == b.digest
+    assert rollback(project, b.short).digest == served(project) == b.digest
 
 
 def test_rollback_to_a_named_release_and_what_is_kept(project: Project, a: Candidate) -> None:
@@ -358,10 +358,9 @@ def test_a_tampered_release_is_not_started(project: Project, a: Candidate) -> No
 
 def test_stop_keeps_the_state_even_on_a_full_disk(project: Project, a: Candidate) -> None:
     with full_disk():
-        assert host.stop(project, "production")
-    assert not host.stop(project, "production")
+        host.stop(project, "production")
     assert (state(project), processes(project.work)) == ("stopped", [])
-    assert not deploy(project, a).changed
+    assert deploy(project, a).digest == a.digest
     assert served(project) == a.digest
 
 
@@ -374,7 +373,7 @@ def test_what_died_is_seen_and_started_by_the_next_verb(
         process.wait()
     found = host.status(project, "production")
     assert (found["state"], victim in found["problem"]) == ("unhealthy", True)
-    assert not deploy(project, a).changed
+    assert deploy(project, a).digest == a.digest
     assert state(project) == "serving"
 
 
@@ -401,7 +400,7 @@ def test_a_held_target_is_busy_and_a_dead_holder_is_no_holder(project: Project) 
         deploy(project, candidate)
     os.kill(holder, signal.SIGKILL)
     os.waitpid(holder, 0)
-    assert deploy(project, candidate).changed
+    assert deploy(project, candidate).digest == candidate.digest
 
 
 def in_child(step: int, act: Callable[[], None], work: Callable[[], object]) -> int:
@@ -456,7 +455,7 @@ def test_old_state_or_new_after_a_fault_at_each_durable_write(
         assert now in (a.digest, b.digest)
         assert codes[-1] == -9 or served(project) == now
         states.add(now == b.digest)
-        assert deploy(project, b).event.digest == served(project) == b.digest
+        assert deploy(project, b).digest == served(project) == b.digest
         assert running(project) == [b.digest]
         assert len(processes(project.work)) == 2
         rollback(project)

@@ -3,7 +3,7 @@
 Tuned as measured for BentoML 1.4: `async` and inline scoring, no access log, a short timeout,
 no tracing, garbage collection held back. BentoML is imported only to serve.
 
-Scores without a server, too: `python -m model_delivery.serving SHIP IN.npz OUT.npy`.
+Scores without a server, too: `python -m model_delivery.serving SHIP < columns.json`.
 """
 
 import gc
@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
-from model_delivery.contract.request import Row, request_model, to_columns
+from model_delivery.contract.request import Row, as_arrays, request_model, to_columns
 from model_delivery.files import read_json, verify
 from model_delivery.protocols import Columns, Floats
 
@@ -166,24 +166,16 @@ def _is_our_fault(record: logging.LogRecord) -> bool:
     return not (refused or gone or isinstance(error, ValidationError))
 
 
-def score(ship: Path, columns: Columns) -> Floats:
+def score(ship: Path, columns: Mapping[str, Sequence[Any]]) -> Floats:
     """Return the probabilities that a release gives, shape (n,), after its bytes were checked."""
     verify(ship)
+    request = read_json(ship / "request.json")
     (module,) = (ship / "src").glob("*/service.py")
     service = importlib.import_module(f"{module.parent.name}.service").Service()
     service.load(ship / "model")
-    return np.asarray(service.score(columns), np.float64)
-
-
-def read_columns(path: Path) -> Columns:
-    """Read columns that were written without pickle: an empty text is a missing category."""
-    columns = dict(np.load(path, allow_pickle=False))
-    for name, values in columns.items():
-        if values.dtype.kind == "U":
-            columns[name] = np.array([text or None for text in values.tolist()], object)
-    return columns
+    return np.asarray(service.score(as_arrays(columns, request)), np.float64)
 
 
 if __name__ == "__main__":
-    release, source, destination = map(Path, sys.argv[1:])
-    np.save(destination, score(release, read_columns(source)), allow_pickle=False)
+    scores = score(Path(sys.argv[1]), json.load(sys.stdin))
+    sys.stdout.write(json.dumps(scores.tolist()))

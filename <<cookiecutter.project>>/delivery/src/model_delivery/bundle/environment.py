@@ -1,5 +1,6 @@
 """Clean environments: what a service runs in, with the pins that ship and nothing else."""
 
+import json
 import os
 import subprocess
 import sys
@@ -69,21 +70,17 @@ def clean_variables() -> dict[str, str]:
     return kept | own | {"BENTOML_DO_NOT_TRACK": "True"}
 
 
-def run_cleanly(project: Project, ship: Path, arguments: list[str], cwd: Path, **env: str) -> None:
+def run_cleanly(
+    project: Project, ship: Path, arguments: list[str], cwd: Path, given: str = "", **env: str
+) -> str:
     """Run Python in the clean environment of a release, for two minutes at most."""
-    python = service_environment(project, ship)
-    run([str(python), *arguments], cwd, env=clean_variables() | env, timeout=120)
+    command = [str(service_environment(project, ship)), *arguments]
+    return run(command, cwd, input=given, env=clean_variables() | env, timeout=120)
 
 
 def score_cleanly(project: Project, ship: Path, rows: pa.Table) -> Floats:
     """Return the scores that a release gives to rows of the contract, shape (n,)."""
-    columns, ship = {n: rows.column(n).to_numpy() for n in project.contract.inputs}, ship.resolve()
-    for name, values in columns.items():
-        if values.dtype == object:  # without pickle, a missing category is the empty string
-            columns[name] = np.array([value or "" for value in values], np.str_)
-    with temporary_folder(project.work / "scores") as folder:
-        given, scores = folder / "rows.npz", folder / "scores.npy"
-        np.savez(given, allow_pickle=False, **columns)
-        program = ["-m", "model_delivery.serving", str(ship), str(given), str(scores)]
-        run_cleanly(project, ship, program, folder, PYTHONPATH=f"{ship}/src")
-        return np.asarray(np.load(scores, allow_pickle=False), np.float64)
+    columns = {name: rows.column(name).to_pylist() for name in project.contract.inputs}
+    program, source = ["-m", "model_delivery.serving", "."], str(ship.resolve() / "src")
+    given = json.dumps(columns, default=str)  # JSON keeps every digit of a number
+    return np.array(json.loads(run_cleanly(project, ship, program, ship, given, PYTHONPATH=source)))

@@ -148,18 +148,18 @@ def deploy(stop: Stop = False, event: Why = None, as_json: Json = False) -> None
     """Make production serve the current candidate, if its gates allow it; in one step."""
     run = _run(event)
     if stop:
-        ran = host.stop(run.project, PRODUCTION)
-        screen.show({"stopped": ran}, as_json, "stopped" if ran else "nothing was running")
+        host.stop(run.project, PRODUCTION)
     else:
-        _show_move(stages.deploy(run), as_json)
+        stages.deploy(run)
+    status(as_json)
 
 
 @app.command()
 def rollback(release: Release = None, as_json: Json = False) -> None:
     """Make production serve an installed release again: seconds, no registry, no network."""
     with screen.step("rollback"):
-        moved = host.rollback(find_project(), PRODUCTION, release)
-    _show_move(moved, as_json)
+        host.rollback(find_project(), PRODUCTION, release)
+    status(as_json)
 
 
 @app.command()
@@ -192,15 +192,6 @@ def doctor(as_json: Json = False) -> None:
     lines = [f"{'ok' if f['ok'] else 'NO':3} {f['subject']}: {f['sentence']}" for f in findings]
     screen.show(findings, as_json, "\n".join(lines))
     raise typer.Exit(0 if all(finding["ok"] for finding in findings) else USAGE)
-
-
-def _show_move(moved: host.Moved, as_json: bool) -> None:
-    event = moved.event
-    text = f"production serves {event.release} ({event.digest[:12]}) at {moved.url}/predict"
-    text += "" if moved.changed else "; it did before"
-    text += f"\nthe log will be told later: {moved.untold}" if moved.untold else ""
-    more = {"url": moved.url, "changed": moved.changed, "untold": moved.untold}
-    screen.show(event.model_dump(mode="json") | more, as_json, text)
 
 
 def _run(

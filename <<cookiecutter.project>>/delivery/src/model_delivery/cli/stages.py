@@ -101,11 +101,11 @@ def package(run: Run, candidate: Candidate) -> None:
             build_image(run.project, candidate)
 
 
-def deploy(run: Run) -> host.Moved:
+def deploy(run: Run) -> None:
     """Make production serve the current candidate."""
     candidate = current_candidate(run.project)
     with step(f"deploy: {candidate.short} is started, then switched to"):
-        return host.deploy(run.project, "production", candidate, run.event)
+        host.deploy(run.project, "production", candidate, run.event)
 
 
 def gate(run: Run, name: str, fresh: bool = False) -> Verdict:

@@ -73,10 +73,12 @@ def to_columns(rows: Sequence[Row], request: Mapping[str, Any]) -> Columns:
     is part of every request.
     """
     columns = zip(*[row.__dict__.values() for row in rows], strict=True)
-    return {
-        name: np.array(values, _DTYPES[spec["type"]])
-        for (name, spec), values in zip(request.items(), columns, strict=True)
-    }
+    return as_arrays(dict(zip(request, columns, strict=True)), request)
+
+
+def as_arrays(columns: Mapping[str, Sequence[Any]], request: Mapping[str, Any]) -> Columns:
+    """Return each column of a request as an array."""
+    return {name: np.array(columns[name], _DTYPES[spec["type"]]) for name, spec in request.items()}
 
 
 def _field(name: str, spec: Mapping[str, Any]) -> tuple[Any, Any]:

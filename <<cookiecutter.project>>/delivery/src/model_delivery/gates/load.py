@@ -32,8 +32,6 @@ Round = dict[str, dict[str, Any]]
 LOCUST = [sys.executable, "-m", "model_delivery.gates.locustfile"]
 TIMEOUT = 5.0
 """Seconds after which a request failed."""
-ROOM = 2.0
-"""How far within an absolute limit the twin must stay for the limit to judge the candidate."""
 _SLACK_SECONDS = 60
 """How much longer than planned Locust may take, to start and for last answers, before it hangs."""
 _UNKNOWN = Estimate(float("nan"), float("nan"), float("nan"))
@@ -93,34 +91,23 @@ def run_rounds(plan: dict[str, Any], root: Path) -> list[Round]:
 
 def judge_rounds(limits: LoadLimits, rounds: list[Round]) -> list[Check]:
     """Return a check of each limit; an interval that straddles its limit is inconclusive."""
-    failures, requests = _counts(rounds, CANDIDATE)
-    said = f"{failures.total():,} of {requests:,} requests failed{_kinds(failures)}"
-    checks = [_judge("error_share", limits.error_share, _share(failures.total(), requests), said)]
+    failed, requests, said = _failures(rounds, CANDIDATE)
+    checks = [_judge("error_share", limits.error_share, _share(failed, requests), said)]
     names = [*rounds[0]] if rounds else [CANDIDATE, TWIN]
     for name, key, other, phrase in MEASURES:
         if other in (None, *names):
-            limit: Limit = getattr(limits, name)
-            found, doubt = _interval(rounds, key, CANDIDATE, other), ""
-            if other is None:
-                twin = _interval(rounds, key, TWIN).value
-                if not limit.holds(twin / ROOM if limit.min is not None else twin * ROOM):
-                    doubt = f"its twin without a model has {twin:.4g}: the machine is too slow"
-            said = f"{found.value:.4g} {phrase}; median of {len(rounds)} rounds"
-            checks.append(_judge(name, limit, found, said, doubt))
+            found = _interval(rounds, key, CANDIDATE, other)
+            said = f"{phrase}; median of {len(rounds)} rounds"
+            checks.append(_judge(name, getattr(limits, name), found, said))
     return checks
 
 
-def _judge(name: str, limit: Limit, found: Estimate, said: str, doubt: str = "") -> Check:
-    """Judge an estimate; a `doubt` counts where the limit is broken."""
-    if finite(found.value):
-        said = f"{said}, 95 % interval {found.low:.4g} to {found.high:.4g}"
+def _judge(name: str, limit: Limit, found: Estimate, said: str) -> Check:
     check = judge(name, limit, found, said)
-    if limit.holds(found.low) != limit.holds(found.high):
-        doubt = "on both sides of the limit, so undecided"
-    elif check.outcome is Outcome.PASS or not doubt:
+    if limit.holds(found.low) == limit.holds(found.high):
         return check
-    update = {"outcome": Outcome.INCONCLUSIVE, "sentence": f"{check.sentence}: {doubt}"}
-    return check.model_copy(update=update)
+    undecided = f"{said}: on both sides of the limit, so undecided"
+    return check.model_copy(update={"outcome": Outcome.INCONCLUSIVE, "sentence": undecided})
 
 
 def _decided(limits: LoadLimits, rounds: list[Round]) -> bool:
@@ -156,22 +143,20 @@ def _share(part: int, whole: int) -> Estimate:
 def _references(limits: LoadLimits, rounds: list[Round]) -> Iterator[Check]:
     """Name a twin or champion that failed: nothing can be compared with it."""
     for name in (TWIN, CHAMPION):
-        failures, requests = _counts(rounds, name)
-        if requests and not limits.error_share.holds(failures.total() / requests):
-            said = f"the {name} failed {failures.total():,} of {requests:,}{_kinds(failures)}"
-            yield Check(name=f"{name}_answers", outcome=Outcome.INCONCLUSIVE, sentence=said)
+        failed, requests, said = _failures(rounds, name)
+        if requests and not limits.error_share.holds(failed / requests):
+            outcome = Outcome.INCONCLUSIVE
+            yield Check(name=f"{name}_answers", outcome=outcome, sentence=f"the {name}: {said}")
 
 
-def _counts(rounds: list[Round], name: str) -> tuple[Counter[str], int]:
-    """Return a target's failures by kind, and its requests."""
+def _failures(rounds: list[Round], name: str) -> tuple[int, int, str]:
+    """Return how many requests to a target failed, of how many, and both in words."""
     turns = [each[name] for each in rounds if name in each]
-    failures = sum((Counter(turn["failures"]) for turn in turns), Counter[str]())
-    return failures, sum(turn["requests"] for turn in turns)
-
-
-def _kinds(failures: Counter[str]) -> str:
-    kinds = ", ".join(f"{kind}: {count:,}" for kind, count in failures.most_common(4))
-    return f" ({kinds})" if kinds else ""
+    kinds = sum((Counter(turn["failures"]) for turn in turns), Counter[str]())
+    failed, requests = kinds.total(), sum(turn["requests"] for turn in turns)
+    named = ", ".join(f"{kind}: {count:,}" for kind, count in kinds.most_common(4))
+    said = f"{failed:,} of {requests:,} requests failed{f' ({named})' if named else ''}"
+    return failed, requests, said
 
 
 def _values(rounds: list[Round], name: str, key: str) -> Floats:
@@ -183,9 +168,9 @@ def _table(rounds: list[Round], names: list[str]) -> Table:
     """Return what each target did, medians over rounds."""
     rows: list[list[Any]] = []
     for name in names:
-        failures, requests = _counts(rounds, name)
+        failed, requests, _ = _failures(rounds, name)
         medians = [_interval(rounds, key, name).value for key in ("qps", "p50", "p95", "p99")]
         shown = [round(value, 2) if finite(value) else None for value in medians]
-        rows.append([name, requests, failures.total(), *shown])
+        rows.append([name, requests, failed, *shown])
     columns = ["target", "requests", "failures", "QPS", "p50 ms", "p95", "p99"]
     return Table(title=f"Load, medians of {len(rounds)} rounds", columns=columns, rows=rows)

@@ -6,7 +6,7 @@ it ends every move, undoes every failed one, and mends after a crash.
 """
 
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.launch import Running, processes
@@ -20,26 +20,20 @@ from model_delivery.rollout.target import EnvironmentName, State, Target
 from model_delivery.training.snapshot import find_snapshot
 
 
-class Moved(NamedTuple):
-    """What a deploy or a rollback came to; `untold` is why the log could not be told yet."""
-
-    event: Event
-    url: str
-    changed: bool
-    untold: str | None
-
-
 def deploy(
     project: Project, environment: EnvironmentName, candidate: Candidate, trigger: Trigger = "local"
-) -> Moved:
-    """Make an environment serve a candidate; if anything forbids it, it serves what it served."""
+) -> Event:
+    """Make an environment serve a candidate; if anything forbids it, it serves what it served.
+
+    Returns the move after which it does, now or before.
+    """
     target = Target(project, environment)
     with target.lock():
         target.tell()  # gates judge beside the champion that the log knows
         target.proxy.check_port()
         current = target.state().current
         if current is not None and current.digest == candidate.digest:
-            return _finish(target, changed=False)
+            return _converge(target)
         if current and (current.type, current.previous) == ("rolled_back", candidate.digest):
             again = "train another candidate, or name its release in `ml rollback`"
             raise UserError(f"{candidate.short} was rolled back at {current.time}: {again}")
@@ -75,7 +69,7 @@ def admit(
     return said
 
 
-def rollback(project: Project, environment: EnvironmentName, release: str | None) -> Moved:
+def rollback(project: Project, environment: EnvironmentName, release: str | None) -> Event:
     """Make an environment serve an installed release again; no registry and no network.
 
     It is given by name or by the first 12 digits of its digest; None is the one served before
@@ -95,19 +89,16 @@ def rollback(project: Project, environment: EnvironmentName, release: str | None
             names = ", ".join(move.release for move in moves)
             raise UserError(f"{environment}: no {what}; installed: {names}")
         if found[0] is moves[0]:
-            return _finish(target, changed=False)
+            return _converge(target)
         return _move(target, found[0], type="rolled_back", trigger="local")
 
 
-def stop(project: Project, environment: EnvironmentName) -> bool:
-    """Stop services and proxy and return whether any ran; `deploy` starts them again."""
+def stop(project: Project, environment: EnvironmentName) -> None:
+    """Stop services and proxy; `deploy` starts them again."""
     target = Target(project, environment)
     with target.lock():
-        ran = bool(processes(target.folder))
-        target.proxy.stop()
-        target.clear()
+        _halt(target)
         target.tell()
-        return ran
 
 
 def status(project: Project, environment: EnvironmentName) -> dict[str, Any]:
@@ -141,7 +132,7 @@ def status(project: Project, environment: EnvironmentName) -> dict[str, Any]:
     }
 
 
-def _move(target: Target, goal: Event, **facts: Any) -> Moved:
+def _move(target: Target, goal: Event, **facts: Any) -> Event:
     """Serve another release: start, switch, state; undone if any of it fails."""
     state = target.state()
     known = goal.model_dump(include={"digest", "release", "as_of", "commit", "blob"})
@@ -154,24 +145,27 @@ def _move(target: Target, goal: Event, **facts: Any) -> Moved:
         target.save(State(moves=kept, untold=[*state.untold, move]))
     except BaseException:
         with suppress(UserError):  # the first error is the one to mend; `ml status` says the rest
-            _converge(target)
+            if state.current:
+                _converge(target)
+            else:
+                _halt(target)
         raise
-    return _finish(target, changed=True)
+    return _converge(target)
 
 
-def _finish(target: Target, changed: bool) -> Moved:
-    _converge(target)
-    return Moved(target.state().moves[0], target.url, changed, target.tell())
-
-
-def _converge(target: Target) -> None:
-    """Make the machine serve what the state says, and nothing else."""
-    current = target.state().current
-    if current is None:
-        target.proxy.stop()
-    service = _switch(target, current) if current else None
+def _converge(target: Target) -> Event:
+    """Make the machine serve what the state says and nothing else, and tell the log of it."""
+    current = target.state().moves[0]
+    service = _switch(target, current)
     target.proxy.drain({old.address for old in target.services() if old != service})
     target.clear(kept=service)
+    target.tell()
+    return current
+
+
+def _halt(target: Target) -> None:
+    target.proxy.stop()
+    target.clear()
 
 
 def _switch(target: Target, move: Event) -> Running:

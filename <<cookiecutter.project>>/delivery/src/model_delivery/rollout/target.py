@@ -82,17 +82,14 @@ class Target:
         """Make a state the truth."""
         write_atomic(self.folder / "state.json", state.model_dump_json(indent=1))
 
-    def tell(self) -> str | None:
-        """Tell the registry's log what it was not told; return why it could not be told."""
+    def tell(self) -> None:
+        """Tell the registry's log what it was not told; where it cannot be told, a later time."""
         state = self.state()
-        try:
+        with suppress(UserError, OSError):
             for move in state.untold:
                 event_log(self.project).append(lambda _, move=move: move)  # type: ignore[misc]
             if state.untold:
                 self.save(State(moves=state.moves))
-        except (UserError, OSError) as error:
-            return str(error)
-        return None
 
     def services(self) -> list[Running]:
         """Return the services that became ready and were not stopped, dead or alive."""
