@@ -113,9 +113,9 @@ CONFIG = {
         "`target`",
     ),
     "data.yaml type": ("data.yaml", "min: 10, max: 6000", "min: ten, max: 6000", "`columns.dist"),
-    "model.yaml unknown": ("model.yaml", "num_leaves:", "num_leafs:", ":3: `num_leafs`", "_leaves"),
+    "model.yaml unknown": ("model.yaml", "num_leaves:", "num_leafs:", ":3: `num_leafs`", "mean `num_leaves`"),
     "model.yaml type": ("model.yaml", "seed: 20130801", "seed: now", ":9: `seed`", "'now'"),
-    "gates.yaml unknown": ("gates.yaml", "  overfit_gap:", "  overfit_gat:", "`model.overfit_gat`"),
+    "gates.yaml unknown": ("gates.yaml", "  overfit_gap:", "  overfit_gat:", "mean `overfit_gap`"),
     "gates.yaml type": ("gates.yaml", "  users: ", "  users: -", "`load.users`"),
     "gates.yaml check": ("gates.yaml", "LabelDrift:", "LableDrift:", ":22: `deepchecks.data.Lable"),
     "delivery.yaml unknown": (

@@ -31,7 +31,7 @@ from model_delivery.bundle.candidate import current_candidate
 from model_delivery.project import find_project
 project = find_project()
 candidate = current_candidate(project)
-table = pq.read_table(candidate.test_path).slice(0, 50)
+table = pq.read_table(candidate.path("test")).slice(0, 50)
 rows = table.select(list(project.contract.inputs)).to_pylist()
 said = {"digest": candidate.digest, "rows": rows, "scores": table.column("score").to_pylist()}
 print(json.dumps(said, default=lambda time: time.isoformat()))

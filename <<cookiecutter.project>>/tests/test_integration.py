@@ -63,14 +63,14 @@ def candidate(small: Project, snapshot: Snapshot, fitted_on: Rows) -> Candidate:
 def test_the_manifest_counts_every_row(snapshot: Snapshot) -> None:
     rows, excluded = snapshot.manifest["rows"], snapshot.manifest["excluded"]
     assert rows["extracted"] == rows["train"] + rows["test"] + excluded["cancelled"]
-    for part, path in (("train", snapshot.train_path), ("test", snapshot.test_path)):
+    for part, path in (("train", snapshot.path("train")), ("test", snapshot.path("test"))):
         assert pq.read_table(path).num_rows == rows[part]
         assert sha256(path.read_bytes()).hexdigest() == snapshot.manifest["files"][path.name]
 
 
 def test_the_test_window_is_later_than_every_training_row(snapshot: Snapshot) -> None:
-    train = pq.read_table(snapshot.train_path)["scheduled"].to_numpy()
-    test = pq.read_table(snapshot.test_path)["scheduled"].to_numpy()
+    train = pq.read_table(snapshot.path("train"))["scheduled"].to_numpy()
+    test = pq.read_table(snapshot.path("test"))["scheduled"].to_numpy()
     assert train.max() < test.min()
 
 
@@ -78,7 +78,7 @@ def test_no_row_of_the_test_window_reaches_fit(
     candidate: Candidate, snapshot: Snapshot, fitted_on: Rows
 ) -> None:
     """Not even as a row that decides when to stop: exactly the training rows, in their order."""
-    train = pq.read_table(snapshot.train_path)
+    train = pq.read_table(snapshot.path("train"))
     [(features, labels, stopping)] = fitted_on
     np.testing.assert_array_equal(labels, train["late"].to_numpy().astype(float))
     names = candidate.lineage["features"]
@@ -102,7 +102,7 @@ def test_a_candidate_holds_what_it_should(candidate: Candidate) -> None:
     assert "lightgbm==" in pins
     assert "--hash=sha256:" in pins
     assert "pandas==" not in pins
-    scored = pq.read_table(candidate.test_path)
+    scored = pq.read_table(candidate.path("test"))
     assert np.isfinite(scored["score"].to_numpy()).all()
     lineage = candidate.lineage
     assert lineage["data"]["excluded"]["cancelled"] > 0
@@ -138,7 +138,7 @@ def test_a_changed_byte_is_refused_before_anything_is_loaded_and_trained_away(
 def test_the_service_answers_a_row_with_the_score_that_was_judged(
     small: Project, candidate: Candidate, tmp_path: Path
 ) -> None:
-    scored = pq.read_table(candidate.test_path).slice(0, 5)
+    scored = pq.read_table(candidate.path("test")).slice(0, 5)
     rows = scored.drop_columns(["late", "score"]).to_pylist()
     body = json.dumps(
         {"rows": [{**row, "scheduled": row["scheduled"].isoformat()} for row in rows]}

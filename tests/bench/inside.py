@@ -41,7 +41,7 @@ def paths() -> dict[str, str]:
     project = find_project()
     snapshot, candidate = current_snapshot(project), current_candidate(project)
     auc = candidate.lineage["metrics"]["roc_auc"]
-    return {"train": str(snapshot.train_path), "test": str(snapshot.test_path), "auc": auc}
+    return {"train": str(snapshot.path("train")), "test": str(snapshot.path("test")), "auc": auc}
 
 
 def contract() -> dict[str, Any]:

@@ -7,8 +7,7 @@ from typing import Annotated, Any, Self
 
 import lightgbm as lgb
 import numpy as np
-from model_delivery.contract.config import Strict
-from model_delivery.protocols import Floats
+from model_delivery.protocols import Floats, Strict
 from numpy.typing import NDArray
 from pydantic import Field
 

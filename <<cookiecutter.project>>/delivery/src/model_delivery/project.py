@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from model_delivery.contract.config import Config, Strict, load
+from model_delivery.contract.config import Config, load
 from model_delivery.contract.settings import DataContract, Delivery, Gates
 from model_delivery.errors import UserError
-from model_delivery.protocols import user_module, user_package
+from model_delivery.protocols import Strict, user_module, user_package
 
 
 @dataclass(frozen=True)

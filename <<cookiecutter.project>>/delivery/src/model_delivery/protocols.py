@@ -9,12 +9,19 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
 
 from model_delivery.errors import UserError
 
 Columns = Mapping[str, NDArray[Any]]
 """A table as column arrays of equal length: float64, int64, object (str or None), datetime64."""
 Floats = NDArray[np.float64]
+
+
+class Strict(BaseModel):
+    """Base of all settings and records: an unknown key is an error, values are fixed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class FeatureBuilder(Protocol):

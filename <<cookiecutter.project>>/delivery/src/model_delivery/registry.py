@@ -22,10 +22,11 @@ from model_delivery.bundle.candidate import Candidate, candidate_folder, git, lo
 from model_delivery.bundle.package import pack, unpack
 from model_delivery.errors import UserError
 from model_delivery.project import Project
-from model_delivery.report.verdict import Form, Outcome
+from model_delivery.protocols import Strict
+from model_delivery.report.verdict import Outcome
 
 
-class Event(Form):
+class Event(Strict):
     """One thing that happened to a digest; a move, if it is what an environment serves then."""
 
     type: Literal["registered", "promoted", "rolled_back"]

@@ -25,6 +25,8 @@ from model_delivery.protocols import Columns, Floats
 
 LAUNCH, NOOP = "MODEL_LAUNCH", "MODEL_NOOP"
 """Environment variables of a service: the token of its start, and whether it is the twin."""
+TWIN = "noop-"
+"""What the no-op twin of a release says before its digest: it is never the release."""
 REFUSAL = "this release cannot start"
 """What a service logs before it gives up; its arbiter would try again for ever."""
 _JSON = b"application/json"
@@ -86,7 +88,7 @@ def create(cls: type[ModelService], ship: Path) -> Any:
         logging={"access": {"enabled": False}},
         tracing={"excluded_urls": ".*"},
     )(Endpoint)
-    service.add_asgi_middleware(Front, identity=twin_identity(digest) if noop else digest)
+    service.add_asgi_middleware(Front, identity=f"{TWIN}{digest}" if noop else digest)
     return service
 
 
@@ -151,11 +153,6 @@ def twin(cls: type[ModelService]) -> type[ModelService]:
             return np.full(len(next(iter(columns.values()))), 0.5)
 
     return Twin
-
-
-def twin_identity(digest: str) -> str:
-    """Return what the no-op twin of a release says it is: never the release."""
-    return f"noop-{digest}"
 
 
 def _is_our_fault(record: logging.LogRecord) -> bool:

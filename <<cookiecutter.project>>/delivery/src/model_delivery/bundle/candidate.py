@@ -55,7 +55,6 @@ class Candidate(Judged):
 
     @property
     def package(self) -> Path:
-        """Bento, SBOM, card and checksums."""
         return self.folder / "package"
 
     @property
@@ -155,8 +154,8 @@ def _train(project: Project, snapshot: Snapshot, about: dict[str, str]) -> str:
     with files.temporary_folder(project.work / "candidates") as folder:
         new = Candidate(folder)
         write_ship(project, trained, new.ship)
-        pq.write_table(trained.train, new.train_path)
-        pq.write_table(trained.test, new.test_path)
+        pq.write_table(trained.train, new.path("train"))
+        pq.write_table(trained.test, new.path("test"))
         files.write_json(folder / "curve.json", trained.model.curve)
         files.write_json(folder / "lineage.json", lineage)
         digest = files.seal(new.ship)

@@ -9,20 +9,20 @@ import shutil
 import signal
 import socket
 import time
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from subprocess import DEVNULL, STDOUT, Popen
 from typing import Self
 
+import httpx
 import psutil
 
 from model_delivery.bundle.environment import clean_variables, service_environment
 from model_delivery.errors import UserError
 from model_delivery.files import verify
 from model_delivery.project import Project
-from model_delivery.serving import LAUNCH, NOOP, REFUSAL, twin_identity
+from model_delivery.serving import LAUNCH, NOOP, REFUSAL, TWIN
 
 HOST = "127.0.0.1"
 _POLL_SECONDS = 0.05
@@ -30,10 +30,7 @@ _POLL_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Running:
-    """A service that has shown its identity; its processes are known by their home.
-
-    As a context manager it is stopped at the end.
-    """
+    """A service that showed its identity; it ends, by all that runs in its home, with a block."""
 
     url: str
     digest: str
@@ -44,7 +41,7 @@ class Running:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
+        end(self.home)
 
     @property
     def address(self) -> str:
@@ -53,10 +50,6 @@ class Running:
     def answers(self, url: str | None = None) -> bool:
         """Return whether this very start answers, at its own address or a proxy's."""
         return identity(url or self.url) == (self.digest, self.launch)
-
-    def stop(self) -> None:
-        """End all of its processes, and take their home away."""
-        end(self.home)
 
 
 def start(
@@ -71,26 +64,22 @@ def start(
     launch, port = secrets.token_hex(8), free_port(port)
     home = log.with_name(f"{log.stem}-{launch}")
     home.mkdir(parents=True)
-    answers = twin_identity(digest) if noop else digest
+    answers = f"{TWIN}{digest}" if noop else digest
     service = Running(f"http://{HOST}:{port}", answers, launch, home)
     try:
         _wait(service, _spawn(ship, python, log, service, noop), log, timeout)
     except BaseException:
-        service.stop()
+        end(home)
         raise
     return service
 
 
 def identity(url: str) -> tuple[str | None, str | None] | None:
     """Return digest and token of what is ready at `url`; None where nothing is."""
-    with (
-        suppress(OSError, HTTPException),
-        closing(HTTPConnection(url.removeprefix("http://"), timeout=5)) as connection,
-    ):
-        connection.request("GET", "/readyz")
-        answer = connection.getresponse()
-        if answer.status == 200:
-            return answer.getheader("x-model-digest"), answer.getheader("x-launch")
+    with suppress(httpx.HTTPError):
+        answer = httpx.get(f"{url}/readyz", trust_env=False, verify=False)  # noqa: S501 - no TLS
+        if answer.status_code == 200:
+            return answer.headers.get("x-model-digest"), answer.headers.get("x-launch")
     return None
 
 
@@ -125,9 +114,8 @@ def end(home: Path) -> None:
 
 def _spawn(ship: Path, python: Path, log: Path, service: Running, noop: bool) -> Popen[bytes]:
     home = str(service.home.resolve())
-    env = clean_variables() | {"PYTHONPATH": str((ship / "src").resolve())}
-    env |= {"BENTOML_HOME": home, "TMPDIR": home}
-    env |= {LAUNCH: service.launch, NOOP: "1" if noop else ""}
+    env = clean_variables() | {LAUNCH: service.launch, NOOP: "1" if noop else ""}
+    env |= {"PYTHONPATH": str((ship / "src").resolve()), "BENTOML_HOME": home, "TMPDIR": home}
     where = ["--working-dir", str(ship.resolve()), "--host", HOST]
     where += ["--port", service.url.rpartition(":")[2]]
     with log.open("wb") as output:
@@ -149,9 +137,8 @@ def _wait(service: Running, process: Popen[bytes], log: Path, timeout: float) ->
         if found is not None:
             raise UserError(f"{service.url}: another service answers there; stop it")
         said = log.read_text(errors="replace").strip().splitlines()
-        for line in said:
-            if REFUSAL in line:
-                raise UserError(f"{line[line.index(REFUSAL) :]}; see {log}")
+        for refusal in (line for line in said if REFUSAL in line):
+            raise UserError(f"{refusal[refusal.index(REFUSAL) :]}; see {log}")
         tail = "\n".join(said[-8:])
         if process.poll() is not None:
             raise UserError(f"the service ended with code {process.returncode} at start:\n{tail}")

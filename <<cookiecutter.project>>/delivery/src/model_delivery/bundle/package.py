@@ -25,10 +25,8 @@ IMAGE = ".oci.tar"
 def build_package(project: Project, candidate: Candidate) -> None:
     """Build Bento, SBOM, model card and checksums, unless they are there and whole."""
     card = model_card(project, candidate)
-    if candidate.bento.exists() and not files.changed_files(candidate.package):
-        if (candidate.package / CARD).read_text() != card:  # the model was judged again since
-            files.write_atomic(candidate.package / CARD, card)
-            files.seal(candidate.package)
+    whole = candidate.bento.exists() and not files.changed_files(candidate.package)
+    if whole and (candidate.package / CARD).read_text() == card:  # else it was judged again
         return
     with files.temporary_folder(candidate.folder.parent) as folder:
         _write_bento(project, candidate, folder / candidate.bento.name)

@@ -1,6 +1,5 @@
 """What this machine or project lacks, and the command that mends it."""
 
-import importlib
 import shutil
 import sys
 from collections.abc import Callable
@@ -9,9 +8,8 @@ from typing import Any
 from model_delivery.bundle.candidate import git
 from model_delivery.errors import UserError
 from model_delivery.project import Project
+from model_delivery.protocols import user_module
 from model_delivery.rollout.target import Target
-
-FREE_GIGABYTES = 3
 
 
 def diagnose(project: Project) -> list[dict[str, Any]]:
@@ -20,8 +18,7 @@ def diagnose(project: Project) -> list[dict[str, Any]]:
     supported = (3, 11) <= sys.version_info[:2] < (3, 14)
     uv, commit = shutil.which("uv"), git(project, "rev-parse", "--short", "HEAD")
     free = shutil.disk_usage(project.root).free // 10**9
-    space = f"{free} GB free"
-    more = f"{space}, {FREE_GIGABYTES} needed; delete old candidates in .ml/candidates"
+    more = f"{free} GB free, 3 needed; delete old candidates in .ml/candidates"
     start = "no commit; run `git init && git add . && git commit -m Start`"
     found = {
         "Python": (supported, sys.version.split()[0], "run `uv python install 3.13`"),
@@ -29,8 +26,8 @@ def diagnose(project: Project) -> list[dict[str, Any]]:
         "uv.lock": ((project.root / "uv.lock").exists(), "there", "run `uv sync` and commit it"),
         "git": (commit, f"at {commit}", start),
         "config": _tried(project.check_config, "four files, no mistake"),
-        "model": _tried(lambda: _import_model(project), "can be imported"),
-        "disk": (free >= FREE_GIGABYTES, space, more),
+        "model": _tried(lambda: user_module("model"), "can be imported"),
+        "disk": (free >= 3, f"{free} GB free", more),
         # Not the bound method: to find the proxy reads the configuration, which may be broken.
         "port": _tried(lambda: target.proxy.check_port(), "free, or ours"),  # noqa: PLW0108
     }
@@ -40,18 +37,10 @@ def diagnose(project: Project) -> list[dict[str, Any]]:
     ]
 
 
-def _tried(look: Callable[[], None], good: str) -> tuple[bool, str, str]:
+def _tried(look: Callable[[], object], good: str) -> tuple[bool, str, str]:
     try:
         look()
-    except UserError as error:
-        return False, good, str(error)
-    return True, good, ""
-
-
-def _import_model(project: Project) -> None:
-    """Import the user's model: a wheel may need a library of the system."""
-    try:
-        importlib.import_module(f"{project.package}.model")
-    except (ImportError, OSError) as error:
+    except (UserError, ImportError, OSError) as error:  # a wheel may need a system's library
         hint = "; run `apt-get install libgomp1`" if "libgomp" in str(error) else ""
-        raise UserError(f"{project.package}.model cannot be imported: {error}{hint}") from error
+        return False, good, f"{error}{hint}"
+    return True, good, ""

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 from typing import Annotated, Final
 
@@ -35,12 +36,11 @@ app = typer.Typer(
 )
 _WHY = "Why this runs, which decides what an outcome means; default: from GITHUB_EVENT_NAME."
 _DAY = "First day not known yet, as 2013-08-01; default: `as_of` in config/data.yaml."
-_DAYS = ["%Y-%m-%d"]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Force = Annotated[bool, typer.Option("--force", help="Do it again, even if up to date.")]
 Image = Annotated[bool, typer.Option("--image", help="Build an OCI image too.")]
 Why = Annotated[Event | None, typer.Option("--event", help=_WHY)]
-Day = Annotated[dt.datetime | None, typer.Option("--as-of", help=_DAY, formats=_DAYS)]
+Day = Annotated[dt.datetime | None, typer.Option("--as-of", help=_DAY, formats=["%Y-%m-%d"])]
 One = Annotated[Gate | None, typer.Argument(help="Which gate; default: all.")]
 Prove = Annotated[bool, typer.Option("--prove", help="Break the data: each must turn a gate red.")]
 Until = Annotated[stages.Stage, typer.Option(help="The last stage to run.")]
@@ -102,14 +102,11 @@ def serve(port: Port = 3001) -> None:
     project = find_project()
     candidate = current_candidate(project)
     log = project.work / "logs" / "serve.log"
-    with launch.start(project, candidate.ship, log, port) as service:
+    with suppress(KeyboardInterrupt), launch.start(project, candidate.ship, log, port) as service:
         screen.progress.print(f"{candidate.short} answers at {service.url}/predict, log in {log}")
-        try:
-            while launch.processes(service.home):
-                time.sleep(0.5)
-        except KeyboardInterrupt:
-            return
-    raise UserError(f"the service ended by itself; its log is {log}")
+        while launch.processes(service.home):
+            time.sleep(0.5)
+        raise UserError(f"the service ended by itself; its log is {log}")
 
 
 @app.command()
@@ -128,18 +125,12 @@ def ship(
     event: Why = None,
     as_json: Json = False,
 ) -> None:
-    """Do all of it in order, as far as the gates allow; safe to interrupt and call again."""
+    """Do all of it in order, as far as the gates allow; interrupted, it goes on where it was."""
     run = _run(event, as_of, force=force, image=image)
     if until == "deploy":  # minutes before it would matter
         Target(run.project, PRODUCTION).proxy.check_port()
-    try:
-        code = screen.show_verdicts(stages.ship(run, until), run.event, as_json)
-    except KeyboardInterrupt:
-        screen.progress.print("interrupted; `ml ship` goes on from here")
-        raise
+    code = screen.show_verdicts(stages.ship(run, until), run.event, as_json)
     screen.progress.print(f"report: {stages.write_report(run)[0]}")
-    if code:
-        screen.progress.print("nothing was deployed; `ml ship` goes on at the gate that decided")
     raise typer.Exit(code)
 
 

@@ -17,7 +17,7 @@ from model_delivery.errors import UserError
 from model_delivery.files import write_atomic
 from model_delivery.gates import COMPARED, GATES, limits_hash
 from model_delivery.gates.api import check_api
-from model_delivery.gates.data import check_data, refused
+from model_delivery.gates.data import as_checks, check_data
 from model_delivery.gates.load import check_load
 from model_delivery.gates.model import check_model
 from model_delivery.gates.package import check_package
@@ -78,7 +78,7 @@ def extract(run: Run) -> Snapshot:
         with step("data: extract and split"):
             snapshot = take_snapshot(run.project, run.as_of, run.force)
     except BrokenStructureError as broken:
-        verdict = refused(broken.findings)
+        verdict = Verdict(gate="data", subject="none", checks=as_checks(broken.findings))
         write_atomic(run.refusal, verdict.model_dump_json(indent=2))
         raise
     run.refusal.unlink(missing_ok=True)

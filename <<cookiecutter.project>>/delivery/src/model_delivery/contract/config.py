@@ -1,21 +1,15 @@
-"""Strict YAML: every mistake is named with its file, its line and its key."""
+"""Strict YAML: every mistake is named with its file, its line and the nearest valid key."""
 
+import difflib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from model_delivery.errors import UserError
-
-
-class Strict(BaseModel):
-    """Base of every configuration model: an unknown key is an error, values are fixed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
 
 Config = TypeVar("Config", bound=BaseModel)
 Location = tuple[int | str, ...]
@@ -37,7 +31,11 @@ def load(path: Path, model: type[Config]) -> Config:
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML: {error}") from error
     except ValidationError as error:
-        raise UserError("\n".join(_message(path, e, lines) for e in error.errors())) from error
+        schema = model.model_json_schema()
+        parts = [schema, *schema.get("$defs", {}).values()]
+        keys = {key for part in parts for key in part.get("properties", ())}
+        told = [f"{path}:{_message(problem, lines, keys)}" for problem in error.errors()]
+        raise UserError("\n".join(told)) from error
 
 
 def _places(node: yaml.Node | None, at: Location) -> Iterator[tuple[Location, int]]:
@@ -52,11 +50,14 @@ def _places(node: yaml.Node | None, at: Location) -> Iterator[tuple[Location, in
         yield from _places(value, (*at, name))
 
 
-def _message(path: Path, problem: ErrorDetails, lines: dict[Location, int]) -> str:
+def _message(problem: ErrorDetails, lines: dict[Location, int], keys: set[str]) -> str:
     known = place = problem["loc"]
     while known not in lines:
         known = known[:-1]
     dotted = ".".join(map(str, place)) or "the file"
     text = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(place[-1]), keys, n=1)
+        text = f"unknown key; did you mean `{near[0]}`?" if near else "unknown key"
     found = "" if isinstance(problem["input"], dict) else f" (found {problem['input']!r:.80})"
-    return f"{path}:{lines[known]}: `{dotted}`: {text}{found}"
+    return f"{lines[known]}: `{dotted}`: {text}{found}"

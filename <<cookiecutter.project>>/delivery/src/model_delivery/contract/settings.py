@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from model_delivery.contract.config import Strict
+from model_delivery.protocols import Strict
 
 Kind = Literal["number", "integer", "category", "timestamp", "boolean"]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -45,7 +45,6 @@ class Exclusion(Strict):
     """A rule that takes out rows without a value in `column`, counted, and a `most` share."""
 
     column: str
-    is_: Annotated[Literal["missing"], Field(alias="is")]
     most: Share
 
 

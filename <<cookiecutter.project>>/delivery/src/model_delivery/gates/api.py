@@ -49,9 +49,10 @@ def judge_service(
 ) -> list[Check]:
     """Judge a running service by its answers; `scores`, shape (n,), are those of training."""
     answers, checks = list[httpx.Response](), list[Check]()
-    hooks = {"response": [answers.append]}
+    client = httpx.Client(base_url=service.url, timeout=10, trust_env=False)
+    client.event_hooks = {"response": [answers.append]}
     try:
-        with httpx.Client(base_url=service.url, timeout=10, event_hooks=hooks) as client:
+        with client:
             checks += _right(client, service.digest[:12], rows, scores)
             checks += [_refusals(client, wrong), _described(client, contract)]
             for path in ("/readyz", "/no-such-page"):

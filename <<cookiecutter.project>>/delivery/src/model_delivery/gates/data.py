@@ -28,19 +28,15 @@ FEWEST_VALUES = 100
 
 def check_data(project: Project, snapshot: Snapshot) -> Verdict:
     """Judge a snapshot; Deepchecks runs where our own checks pass, for broken data crash it."""
-    train, test = pq.read_table(snapshot.train_path), pq.read_table(snapshot.test_path)
+    train, test = pq.read_table(snapshot.path("train")), pq.read_table(snapshot.path("test"))
     checks = contract_checks(project, snapshot, train, test)
     if all(check.outcome is Outcome.PASS for check in checks):
         checks += deepchecks(project, "data", snapshot)
     return Verdict(gate="data", subject=snapshot.name, checks=checks)
 
 
-def refused(findings: list[Finding]) -> Verdict:
-    """Return the verdict on an extraction whose structure is broken."""
-    return Verdict(gate="data", subject="none", checks=_as_checks(findings))
-
-
-def _as_checks(findings: list[Finding]) -> list[Check]:
+def as_checks(findings: list[Finding]) -> list[Check]:
+    """Return findings of the contract as checks: a breach stops."""
     return [fixed(f.rule, not f.breaches, f.sentence, len(f.breaches)) for f in findings]
 
 
@@ -52,7 +48,7 @@ def contract_checks(
     for part in (train, test):
         findings = check_structure(part, contract)
         if any(finding.breaches for finding in findings):
-            return _as_checks(findings)
+            return as_checks(findings)
     findings += check_content(pa.concat_tables([train, test]), contract)
     extracted = snapshot.manifest["rows"]["extracted"]
     shares = {rule: rows / extracted for rule, rows in snapshot.manifest["excluded"].items()}
@@ -60,7 +56,7 @@ def contract_checks(
     said = [f"{rule} {share:.2%} (at most {most[rule]:.2%})" for rule, share in shares.items()]
     kept = all(share <= most[rule] for rule, share in shares.items())
     return [
-        *_as_checks(findings),
+        *as_checks(findings),
         fixed("exclusions", kept, f"rows taken out by rule: {', '.join(said) or 'none'}"),
         _scale(project, train, test),
         judge("rows", limits.rows, train.num_rows, f"{train.num_rows:,} rows to train on"),

@@ -39,12 +39,12 @@ def request_of(project: Project, suite: str, rows: Snapshot | Candidate) -> dict
     numbers = contract.of_type("number", "integer", "boolean")
     # Integers of the key are names of rows, such as an order's number, and not features.
     names = [name for name in contract.key if contract.columns[name].type != "number"]
-    times = pq.read_table(rows.train_path, columns=[contract.time]).column(0).to_numpy()
+    times = pq.read_table(rows.path("train"), columns=[contract.time]).column(0).to_numpy()
     return {
         "suite": suite,
         "checks": list(getattr(project.gates.deepchecks, suite)),
-        "train": str(rows.train_path),
-        "test": str(rows.test_path),
+        "train": str(rows.path("train")),
+        "test": str(rows.path("test")),
         "periods": [[str(start), str(end)] for start, end in periods(times)],
         "numeric": [name for name in numbers if name not in names],
         "categorical": contract.of_type("category"),

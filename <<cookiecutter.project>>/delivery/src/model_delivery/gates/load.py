@@ -22,7 +22,6 @@ from model_delivery.contract.settings import Limit, LoadLimits
 from model_delivery.errors import UserError
 from model_delivery.gates import judge
 from model_delivery.project import Project
-from model_delivery.protocols import Floats
 from model_delivery.report.verdict import Check, Outcome, Table, Verdict, finite
 from model_delivery.training.metrics import Estimate
 
@@ -68,9 +67,12 @@ def judge_targets(project: Project, digest: str, targets: dict[str, Running]) ->
         for name, one in targets.items()
     ]
     try:
-        while len(rounds) < limits.most_rounds and not _decided(limits, rounds):
+        while len(rounds) < limits.most_rounds:
             number = min(limits.rounds, limits.most_rounds - len(rounds))
             rounds += run_rounds(plan | {"rounds": number}, project.root)
+            found = {check.outcome for check in judge_rounds(limits, rounds)}
+            if Outcome.STOP in found or Outcome.INCONCLUSIVE not in found:
+                break
     except UserError as error:
         checks.append(Check(name="locust", outcome=Outcome.CRASH, sentence=str(error)))
     checks += [*judge_rounds(limits, rounds), *_references(limits, rounds)]
@@ -110,21 +112,15 @@ def _judge(name: str, limit: Limit, found: Estimate, said: str) -> Check:
     return check.model_copy(update={"outcome": Outcome.INCONCLUSIVE, "sentence": undecided})
 
 
-def _decided(limits: LoadLimits, rounds: list[Round]) -> bool:
-    """Return whether more rounds could not change the verdict."""
-    outcomes = {check.outcome for check in judge_rounds(limits, rounds)}
-    return Outcome.STOP in outcomes or Outcome.INCONCLUSIVE not in outcomes
-
-
 def _interval(rounds: list[Round], key: str, target: str, other: str | None = None) -> Estimate:
     """Return the median over rounds, or of ratios to another target, and its 95 % interval.
 
     A bootstrap of rounds, not requests: those of one round share what the machine was doing.
     Where a target did not answer in one round, nothing is known.
     """
-    values = _values(rounds, target, key)
+    values = np.array([each[target].get(key) or np.nan for each in rounds], float)
     if other is not None:
-        values = values / _values(rounds, other, key)
+        values = values / [each[other].get(key) or np.nan for each in rounds]
     if not len(values) or not np.isfinite(values).all():
         return _UNKNOWN
     draws = np.random.default_rng(0).choice(values, (2_000, len(values)))
@@ -157,11 +153,6 @@ def _failures(rounds: list[Round], name: str) -> tuple[int, int, str]:
     named = ", ".join(f"{kind}: {count:,}" for kind, count in kinds.most_common(4))
     said = f"{failed:,} of {requests:,} requests failed{f' ({named})' if named else ''}"
     return failed, requests, said
-
-
-def _values(rounds: list[Round], name: str, key: str) -> Floats:
-    """Return a quantity by round, shape (rounds,); not-a-number where a target did not answer."""
-    return np.array([each[name].get(key) or np.nan for each in rounds], float)
 
 
 def _table(rounds: list[Round], names: list[str]) -> Table:

@@ -62,7 +62,7 @@ def read_scored(project: Project, candidate: Candidate, champion: Candidate | No
 
     Fewer than 1,000 rows that the champion has not learned from are a UserError.
     """
-    table, contract = pq.read_table(candidate.test_path), project.contract
+    table, contract = pq.read_table(candidate.path("test")), project.contract
     labels, times = (table.column(name).to_numpy() for name in (contract.target, contract.time))
     scored = Scored(
         labels.astype(float), table.column(SCORE).to_numpy(), times.astype("datetime64[D]"), table
@@ -84,7 +84,7 @@ def score_checks(
     project: Project, candidate: Candidate, scored: Scored
 ) -> tuple[list[Check], Table]:
     """Return the checks of scores against labels, without Deepchecks, and the segments."""
-    limits, train = project.gates.model, pq.read_table(candidate.train_path)
+    limits, train = project.gates.model, pq.read_table(candidate.path("train"))
     labels, own = (train.column(name).to_numpy() for name in (project.contract.target, SCORE))
     base, own_auc = float(labels.mean()), roc_auc(labels.astype(float), own, np.ones(len(own)))
 

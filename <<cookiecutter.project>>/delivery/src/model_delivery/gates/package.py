@@ -97,7 +97,7 @@ def _looks(project: Project, candidate: Candidate, bento: Path) -> Iterator[Chec
 
 def _predictions(project: Project, candidate: Candidate, ship: Path) -> None:
     """Refuse a package that scores otherwise than the candidate, bit for bit."""
-    rows = pq.read_table(candidate.test_path).slice(0, 1_000)
+    rows = pq.read_table(candidate.path("test")).slice(0, 1_000)
     expected, answered = rows.column(SCORE).to_numpy(), score_cleanly(project, ship, rows)
     if expected.tobytes() != answered.tobytes():
         raise UserError(f"not the scores of the first {len(expected):,} rows")

@@ -21,7 +21,7 @@ from model_delivery.training.snapshot import Snapshot
 def prove(project: Project, snapshot: Snapshot) -> Verdict:
     """Return a verdict with one check a defect: it passes where a check noticed the defect."""
     checks = list[Check]()
-    train, test = pq.read_table(snapshot.train_path), pq.read_table(snapshot.test_path)
+    train, test = pq.read_table(snapshot.path("train")), pq.read_table(snapshot.path("test"))
     for name, broken in defects(test, project.contract).items():
         found = contract_checks(project, snapshot, train, broken)
         red = [f"{one.name} ({one.outcome})" for one in found if one.outcome != Outcome.PASS]

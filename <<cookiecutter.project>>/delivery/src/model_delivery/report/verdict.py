@@ -6,9 +6,11 @@ What was not judged is never a pass: a verdict without checks is `inconclusive` 
 import math
 from enum import StrEnum
 from numbers import Real
-from typing import Annotated, Any, Literal, TypeGuard, get_args
+from typing import Annotated, Any, Literal, TypeGuard
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, computed_field
+from pydantic import AfterValidator, Field, computed_field
+
+from model_delivery.protocols import Strict
 
 
 class Outcome(StrEnum):
@@ -23,7 +25,6 @@ class Outcome(StrEnum):
 
 
 Event = Literal["local", "pull_request", "delivery", "retraining", "monitoring"]
-EVENTS: tuple[Event, ...] = get_args(Event)
 USAGE = 2  # the exit code of bad usage or bad input
 _RANK = list(Outcome)
 _EXIT = dict(zip(Outcome, (0, 0, 10, 30, 20, 1), strict=True))
@@ -56,13 +57,7 @@ def finite(value: Any) -> TypeGuard[float]:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
-class Form(BaseModel):
-    """A strict, immutable record."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Check(Form):
+class Check(Strict):
     """One comparison of a value with a limit, said in a sentence."""
 
     name: str
@@ -81,7 +76,7 @@ class Check(Form):
         return (sign, float(number.replace(",", ""))) if sign in ("≥", "≤") else None
 
 
-class Table(Form):
+class Table(Strict):
     """Rows a reader may want behind the checks."""
 
     title: str
@@ -89,7 +84,7 @@ class Table(Form):
     rows: list[list[Any]]
 
 
-class Chart(Form):
+class Chart(Strict):
     """A small line chart."""
 
     title: str
@@ -104,7 +99,7 @@ def _ran(checks: list[Check]) -> list[Check]:
     return checks or [Check(name="run", outcome=Outcome.INCONCLUSIVE, sentence=sentence)]
 
 
-class Verdict(Form, extra="ignore"):  # a stored `outcome`: it always follows from the checks
+class Verdict(Strict, extra="ignore"):  # a stored `outcome`: it always follows from the checks
     """What one gate says of one candidate (or, for the gate `data`, of one snapshot).
 
     `limits` is the hash of the limits used, `against` the champion's digest if it compared.
@@ -131,7 +126,7 @@ class Verdict(Form, extra="ignore"):  # a stored `outcome`: it always follows fr
         return max(self.checks, key=lambda it: (_RANK.index(it.outcome), it.bound is not None))
 
 
-class Report(Form):
+class Report(Strict):
     """All that a report may say; `data` is the snapshot's manifest and its name."""
 
     project: str
@@ -142,12 +137,6 @@ class Report(Form):
     branch: str = ""
     data: dict[str, Any] = {}
     notes: list[str] = []
-
-    @property
-    def champion(self) -> str:
-        """What was compared with; not who is served now, which a deploy makes the candidate."""
-        compared = [verdict.against[:12] for verdict in self.verdicts if verdict.against]
-        return compared[0] if compared else "first delivery, or the champion itself"
 
     @property
     def outcome(self) -> Outcome:

@@ -20,14 +20,14 @@ from model_delivery.bundle.launch import Running, end, start
 from model_delivery.errors import UserError
 from model_delivery.files import read_json, verify, write_atomic, write_json
 from model_delivery.project import Project
+from model_delivery.protocols import Strict
 from model_delivery.registry import Event, blob_store, event_log
-from model_delivery.report.verdict import Form
 from model_delivery.rollout.proxy import Caddy
 
 EnvironmentName = Literal["production"]
 
 
-class State(Form):
+class State(Strict):
     """The move after which an environment serves what it serves, and what is behind it."""
 
     moves: list[Event] = []  # newest first, one for each installed digest

@@ -33,7 +33,7 @@ class Trained:
 def fit(project: Project, snapshot: Snapshot) -> Trained:
     """Fit on the snapshot's training rows; those of the test window are only scored."""
     contract, clock = project.contract, [time.perf_counter()]
-    train, test = pq.read_table(snapshot.train_path), pq.read_table(snapshot.test_path)
+    train, test = pq.read_table(snapshot.path("train")), pq.read_table(snapshot.path("test"))
     inputs, later = ({n: t[n].to_numpy() for n in contract.inputs} for t in (train, test))
     labels, truth = (t[contract.target].to_numpy().astype(float) for t in (train, test))
     features: FeatureBuilder = user_module("features").Features.fit(inputs)

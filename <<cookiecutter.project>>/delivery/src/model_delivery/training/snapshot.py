@@ -44,13 +44,9 @@ class Judged:
 
     folder: Path
 
-    @property
-    def train_path(self) -> Path:
-        return self.folder / "train.parquet"
-
-    @property
-    def test_path(self) -> Path:
-        return self.folder / "test.parquet"
+    def path(self, part: str) -> Path:
+        """Return the file of the rows to `train` or to `test` on."""
+        return self.folder / f"{part}.parquet"
 
     def verdict(self, gate: str) -> Verdict | None:
         path = self.folder / "verdicts" / f"{gate}.json"
