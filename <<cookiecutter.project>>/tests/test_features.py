@@ -34,10 +34,15 @@ def test_one_column_for_each_name_in_order(features: Features, columns: Columns)
         np.testing.assert_array_equal(matrix[:, features.names.index(name)], columns[name])
 
 
-def test_categories_are_places_in_the_sorted_vocabulary(features: Features) -> None:
+def test_categories_are_places_in_the_sorted_vocabulary(
+    features: Features, columns: Columns
+) -> None:
     assert features.vocabularies["origin"] == ["EWR", "JFK", "LGA"]
     for name in CATEGORIES:
-        assert features.vocabularies[name] == sorted(set(features.vocabularies[name]))
+        words = features.vocabularies[name]
+        assert words == sorted(set(words))
+        codes = features.transform(columns)[:, features.names.index(name)]
+        assert [words[int(code)] for code in codes] == columns[name].tolist()
 
 
 def test_an_unseen_category_is_missing_and_not_another_one(

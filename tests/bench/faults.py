@@ -29,7 +29,7 @@ FAULTS = {
         r"\1        1 // (__import__('random').random() > 0.02)\n",
     ),
     "synchronous": (MACHINERY, "async def predict", "def predict"),
-    "other-release": (MACHINERY, r"release=release, ", "release='somebodyels', "),
+    "other-release": (MACHINERY, r"release=digest\[:12\]", "release='somebodyels'"),
 }
 
 

@@ -8,20 +8,13 @@ from pathlib import Path
 
 import model_delivery
 import pytest
+from model_delivery.bundle.candidate import ENTRY
 from model_delivery.contract.request import request_json
 from model_delivery.contract.settings import DataContract
 from model_delivery.files import seal
 
 STUB = Path(__file__).with_name("stub_service.py")
 RUNTIME = ("__init__.py", "errors.py", "files.py", "protocols.py", "serving.py")
-ENTRY = """\
-from pathlib import Path
-
-from model_delivery.serving import create
-from stub.service import Stub
-
-service = create(Stub, Path(__file__).parent)
-"""
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +50,6 @@ def ship(contract: DataContract, tmp_path_factory: pytest.TempPathFactory) -> Pa
     (folder / "model").mkdir()
     (folder / "model" / "weight.txt").write_text("0.01")
     (folder / "request.json").write_text(json.dumps(request_json(contract)))
-    (folder / "service.py").write_text(ENTRY)
+    (folder / "service.py").write_text(ENTRY.format(package="stub"))
     seal(folder)
     return folder

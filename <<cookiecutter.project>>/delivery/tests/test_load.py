@@ -176,7 +176,7 @@ def project(monkeypatch: pytest.MonkeyPatch) -> Project:
 
 
 def judged(project: Project, **targets: Running) -> Verdict:
-    return judge_targets(project, DIGEST, targets)
+    return judge_targets(project, targets)
 
 
 def test_a_champion_that_dies_under_load_is_named_and_inconclusive(

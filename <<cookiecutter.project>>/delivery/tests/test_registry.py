@@ -83,7 +83,7 @@ def test_events_keep_their_order_and_are_written_once(log: DirectoryLog) -> None
 def test_a_harmed_event_is_named(log: DirectoryLog, harm: object, message: str) -> None:
     for _ in range(3):
         add(log)
-    harm(log.folder / "000002.json")  # type: ignore[operator]
+    harm(log.folder / "000002.json")  # type: ignore[operator]  # of the newest nothing tells
     with pytest.raises(UserError, match=rf"000002\.json: {message}"):
         log.events()
 

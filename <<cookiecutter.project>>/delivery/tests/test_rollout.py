@@ -26,7 +26,7 @@ import test_registry
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.launch import Running, end, free_port, identity, processes
 from model_delivery.errors import UserError
-from model_delivery.files import SUMS, sha256_file
+from model_delivery.files import SUMS, seal, sha256_file
 from model_delivery.project import Project
 from model_delivery.registry import Event, champion, event_log
 from model_delivery.report.verdict import Check, Outcome, Verdict
@@ -125,14 +125,17 @@ def make_candidate(
     for gate in host.GATES:
         outcome = Outcome(outcomes.get(gate, "pass"))
         compared = against.digest if against and gate in ("model", "load") else None
+        judged = find_snapshot(project, "s") if gate == "data" else candidate
         verdict = Verdict(
             gate=gate,
-            subject=f"sha256:{candidate.digest}",
+            subject=judged.folder.name,
             limits="limits",
             against=compared,
             checks=[Check(name="c", outcome=outcome, sentence=f"the {gate} sentence")],
         )
-        (find_snapshot(project, "s") if gate == "data" else candidate).save(verdict)
+        judged.save(verdict)
+    candidate.package.mkdir(exist_ok=True)
+    seal(candidate.package)
     return candidate
 
 
@@ -248,13 +251,17 @@ def test_a_verdict_that_misses_or_is_on_something_else_does_not_count(project: P
     found = candidate.verdict("load")
     assert found is not None
     for changes, message in [
-        ({"limits": "0" * 64}, "config/gates.yaml changed"),
-        ({"subject": f"sha256:{'0' * 64}"}, "another candidate"),
+        ({"limits": "0" * 64}, "config/gates.yaml or data.yaml changed"),
+        ({"subject": "0" * 64}, "something else"),
         ({"against": "0" * 64}, "another champion"),
     ]:
         candidate.save(found.model_copy(update=changes))
         with pytest.raises(UserError, match=f"gate load: .*{message}"):
             deploy(project, candidate)
+    candidate.save(found)
+    (candidate.package / "card.md").write_text("changed after the gate")
+    with pytest.raises(UserError, match=r"package/card.md: not as packaged; run `ml package`"):
+        deploy(project, candidate)
     for gate in reversed(host.GATES):
         judged = find_snapshot(project, "s") if gate == "data" else candidate
         (judged.folder / "verdicts" / f"{gate}.json").unlink()

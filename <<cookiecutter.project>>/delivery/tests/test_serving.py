@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +18,6 @@ from typing import Any, NamedTuple
 import httpx
 import numpy as np
 import pytest
-from model_delivery import serving
 from model_delivery.bundle import launch
 from model_delivery.bundle.launch import Running, free_port, processes
 from model_delivery.contract.draw import JsonRow, columns_of, draw_rows
@@ -45,6 +46,7 @@ def start(ship: Path, python: Path, log: Path, port: int = 0, timeout: float = 6
     """Start a release by the Python of a test, instead of a clean environment's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launch, "service_environment", lambda *_: python)
+        patch.setattr(launch, "clean_variables", lambda _: {"PATH": os.environ["PATH"]})
         return launch.start(Project(log.parent), ship, log, port, timeout)
 
 
@@ -309,21 +311,21 @@ def test_the_twin_differs_in_score_alone_and_never_has_the_digest(
     assert answer(made, read, request) == [0.5] * N
 
 
-def test_a_scorer_gives_the_services_scores(
-    ship: Path,
-    contract: DataContract,
-    rows: list[JsonRow],
-    scores: Floats,
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_release_scores_without_a_server_as_it_does_with_one(
+    ship: Path, contract: DataContract, rows: list[JsonRow], scores: Floats
 ) -> None:
     columns = {name: values.tolist() for name, values in columns_of(rows, contract).items()}
-    sent = json.loads(json.dumps(columns, default=str))  # as it reaches a clean environment
-    monkeypatch.syspath_prepend(ship / "src")
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # among the sealed bytes
-    assert serving.score(ship, sent).tolist() == scores.tolist()
+
+    def score() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-B", "service.py"]
+        sent = json.dumps(columns, default=str)
+        told = {"cwd": ship, "input": sent, "capture_output": True, "text": True}
+        return subprocess.run(command, check=False, **told)
+
+    assert json.loads(score().stdout) == scores.tolist()
     (ship / "model" / "more").touch()
-    with pytest.raises(UserError, match="model/more"):
-        serving.score(ship, sent)
+    assert "model/more" in score().stderr
+    assert not score().stdout
     (ship / "model" / "more").unlink()
 
 

@@ -15,11 +15,6 @@ from model_delivery.errors import UserError
 SUMS = "SHA256SUMS"
 
 
-def sha256_bytes(content: bytes) -> str:
-    """Return the SHA-256 of `content` as 64 hexadecimal digits."""
-    return hashlib.sha256(content).hexdigest()
-
-
 def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits."""
     with path.open("rb") as stream:
@@ -29,7 +24,7 @@ def sha256_file(path: Path) -> str:
 def sha256_json(value: Any) -> str:
     """Return the SHA-256 of `value` as JSON with one spelling, so that equal values hash alike."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
-    return sha256_bytes(text.encode())
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @contextmanager
@@ -66,7 +61,8 @@ def write_atomic(path: Path, content: str | bytes, exclusive: bool = False) -> N
             stream.write(content.encode() if isinstance(content, str) else content)
             stream.flush()
             os.fsync(stream.fileno())
-        (os.link if exclusive else os.replace)(folder / path.name, path)
+        place = os.link if exclusive else os.replace
+        place(folder / path.name, path)
         names = os.open(path.parent, os.O_RDONLY)  # they too must survive a power cut
         try:
             os.fsync(names)
@@ -111,7 +107,7 @@ def verify(ship: Path, digest: str | None = None) -> str:
     for name in changed_files(ship, digest):
         whose = f"the candidate {digest[:12]}" if digest else "this release"
         why = f"does not belong to {whose} (changed, added or removed); refused before loading"
-        raise UserError(f"{ship / name}: {why}. Train again, or fetch it again")
+        raise UserError(f"{ship / name}: {why}. Train again, or deploy another release")
     return sha256_file(ship / SUMS)
 
 

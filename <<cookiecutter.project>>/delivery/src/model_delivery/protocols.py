@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 class Strict(BaseModel):
     """Base of all settings and records: an unknown key is an error, values are fixed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class FeatureBuilder(Protocol):
@@ -66,4 +66,8 @@ def user_module(name: str) -> ModuleType:
 
     `sources.extract(as_of)` returns the rows known before a day, with the contract's columns.
     """
-    return importlib.import_module(f"{user_package()}.{name}")
+    try:
+        return importlib.import_module(f"{user_package()}.{name}")
+    except OSError as error:  # a wheel needs a library of the system
+        hint = "for libgomp.so.1 run `apt-get install libgomp1`"
+        raise UserError(f"{name}.py cannot be imported: {error}; {hint}") from error

@@ -1,7 +1,7 @@
 """The registry: an append-only log of small immutable events, and bytes by digest.
 
-Events are numbered without gaps and each carries the hash of the one before it, so a deleted or
-edited one is named. Taking the next number is a compare-and-set: of two writers one wins.
+Events are numbered without gaps and each carries the hash of the one before it: what was deleted
+or edited is named, unless it is the newest. Taking the next number is a compare-and-set.
 """
 
 import getpass
@@ -106,9 +106,8 @@ class DirectoryBlobs:
 
     def put(self, digest: str, folder: Path) -> str:
         """Store a candidate's folder, but for images; return the SHA-256 of the stored bytes."""
-        content = pack(folder)
-        files.write_atomic(self._path(digest), content)
-        return files.sha256_bytes(content)
+        files.write_atomic(self._path(digest), pack(folder))
+        return files.sha256_file(self._path(digest))
 
     def get(self, digest: str, checksum: str, destination: Path) -> None:
         """Make `destination`, unless it is there, what was stored and nothing else."""

@@ -3,11 +3,10 @@
 Tuned as measured for BentoML 1.4: `async` and inline scoring, no access log, a short timeout,
 no tracing, garbage collection held back. BentoML is imported only to serve.
 
-Scores without a server, too: `python -m model_delivery.serving SHIP < columns.json`.
+Scores without a server, too: `python service.py < columns.json` in the folder of a release.
 """
 
 import gc
-import importlib
 import json
 import logging
 import os
@@ -30,7 +29,6 @@ TWIN = "noop-"
 REFUSAL = "this release cannot start"
 """What a service logs before it gives up; its arbiter would try again for ever."""
 _JSON = b"application/json"
-_logger = logging.getLogger("bentoml.model_delivery")
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 
@@ -93,7 +91,7 @@ def create(cls: type[ModelService], ship: Path) -> Any:
 
 
 class Front:
-    """Signs every answer, and refuses other bodies than JSON: BentoML would read pickles too."""
+    """Signs every answer, and refuses other bodies than JSON: BentoML would read forms too."""
 
     def __init__(self, app: Any, identity: str) -> None:
         launch = os.environ.get(LAUNCH, "none")
@@ -106,8 +104,9 @@ class Front:
                 message["headers"] = [*message.get("headers", ()), *self.signature]
             await send(message)
 
-        kind = dict(scope.get("headers", ())).get(b"content-type", b"").partition(b";")[0]
-        if scope.get("method") != "POST" or kind.strip().lower() == _JSON:
+        kinds = [value for name, value in scope.get("headers", ()) if name == b"content-type"]
+        plain = [kind.partition(b";")[0].strip().lower() for kind in kinds]
+        if scope.get("method") != "POST" or plain == [_JSON]:
             await self.app(scope, receive, signed)
             return
         content = b'{"error": "send the rows as `Content-Type: application/json`"}'
@@ -126,7 +125,7 @@ def start_model(cls: type[ModelService], ship: Path, request: Mapping[str, Any])
         model.load(ship / "model")
         answer(model, rows, request)
     except Exception as error:
-        _logger.error("%s: %r", REFUSAL, error)
+        logging.getLogger("bentoml.model_delivery").error("%s: %r", REFUSAL, error)
         raise
     gc.collect()
     gc.freeze()
@@ -163,16 +162,10 @@ def _is_our_fault(record: logging.LogRecord) -> bool:
     return not (refused or gone or isinstance(error, ValidationError))
 
 
-def score(ship: Path, columns: Mapping[str, Sequence[Any]]) -> Floats:
-    """Return the probabilities that a release gives, shape (n,), after its bytes were checked."""
+def score_standard_input(cls: type[ModelService], ship: Path) -> None:
+    """Read columns as JSON and print the probability of each row, after the bytes were checked."""
     verify(ship)
-    request = read_json(ship / "request.json")
-    (module,) = (ship / "src").glob("*/service.py")
-    service = importlib.import_module(f"{module.parent.name}.service").Service()
-    service.load(ship / "model")
-    return np.asarray(service.score(as_arrays(columns, request)), np.float64)
-
-
-if __name__ == "__main__":
-    scores = score(Path(sys.argv[1]), json.load(sys.stdin))
-    sys.stdout.write(json.dumps(scores.tolist()))
+    model, request = cls(), read_json(ship / "request.json")
+    model.load(ship / "model")
+    scores = model.score(as_arrays(json.load(sys.stdin), request))
+    sys.stdout.write(json.dumps(np.asarray(scores, np.float64).tolist()))

@@ -21,17 +21,20 @@ from model_delivery.training.snapshot import Judged, Snapshot, inputs_hash, tree
 
 CURRENT = "candidate"
 RUNTIME = ("__init__.py", "contract", "errors.py", "files.py", "protocols.py", "serving.py")
-"""The part of the machinery that a service imports; nothing else of it ships."""
-_ENTRY = """\
+"""The part of the machinery that ships: what a service imports, and its neighbours."""
+ENTRY = """\
 import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "src"))  # a Bento starts with nothing but its requirements
-from model_delivery.serving import create
+from model_delivery.serving import create, score_standard_input
 from {package}.service import Service
 
-service = create(Service, HERE)
+if __name__ == "__main__":  # its own way to score, for whoever comes later
+    score_standard_input(Service, HERE)
+else:
+    service = create(Service, HERE)
 """
 
 
@@ -101,12 +104,14 @@ def make_candidate(
     python = [*sys.version_info[:2], sys.platform, platform.machine()]
     key = inputs_hash(project, [*names, *config], snapshot.name, python)
     record = project.work / "keys" / key
-    digest = record.read_text() if record.exists() and not force else ""
-    if not digest or files.changed_files(candidate_folder(project, digest) / "ship", digest):
-        digest = _train(project, snapshot, {"key": key, "trigger": trigger})
-        files.write_atomic(record, digest)
-    files.write_atomic(project.work / CURRENT, digest)
-    return Candidate(candidate_folder(project, digest))
+    known = record.read_text() if record.exists() and not force else "none"
+    candidate = Candidate(candidate_folder(project, known))
+    # Another key may have led to the same digest since, with other rows and verdicts beside it.
+    if files.changed_files(candidate.ship, known) or candidate.lineage["key"] != key:
+        candidate = _train(project, snapshot, {"key": key, "trigger": trigger})
+        files.write_atomic(record, candidate.digest)
+    files.write_atomic(project.work / CURRENT, candidate.digest)
+    return candidate
 
 
 def git(project: Project, *arguments: str) -> str | None:
@@ -123,7 +128,7 @@ def write_ship(project: Project, trained: Trained, ship: Path) -> None:
     trained.features.save(ship / "model")
     files.write_json(ship / "request.json", request_json(project.contract))
     files.write_atomic(ship / "requirements.txt", export(project, "--no-header", "--no-annotate"))
-    files.write_atomic(ship / "service.py", _ENTRY.format(package=project.package))
+    files.write_atomic(ship / "service.py", ENTRY.format(package=project.package))
     machinery, user = Path(files.__file__).parent, project.root / "src" / project.package
     for path in [*tree(user), *(path for name in RUNTIME for path in tree(machinery / name))]:
         home = user if path.is_relative_to(user) else machinery
@@ -132,7 +137,7 @@ def write_ship(project: Project, trained: Trained, ship: Path) -> None:
         shutil.copyfile(path, target)
 
 
-def _train(project: Project, snapshot: Snapshot, about: dict[str, str]) -> str:
+def _train(project: Project, snapshot: Snapshot, about: dict[str, str]) -> Candidate:
     trained, config = fit(project, snapshot), sorted((project.root / "config").glob("*.yaml"))
     lineage = {
         **about,
@@ -158,9 +163,7 @@ def _train(project: Project, snapshot: Snapshot, about: dict[str, str]) -> str:
         pq.write_table(trained.test, new.path("test"))
         files.write_json(folder / "curve.json", trained.model.curve)
         files.write_json(folder / "lineage.json", lineage)
-        digest = files.seal(new.ship)
-        final = candidate_folder(project, digest)
-        if files.changed_files(final / "ship", digest):  # damaged since it was first trained
-            shutil.rmtree(final, ignore_errors=True)
+        final = candidate_folder(project, files.seal(new.ship))
+        shutil.rmtree(final, ignore_errors=True)  # what lies beside the same bytes is older
         files.settle(folder, final)
-    return digest
+    return Candidate(final)

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from model_delivery.errors import UserError
-from model_delivery.files import settle, sha256_bytes, temporary_folder
+from model_delivery.files import settle, sha256_json, temporary_folder
 from model_delivery.project import Project
 from model_delivery.protocols import Floats
 
@@ -31,9 +31,9 @@ def run(command: list[str], cwd: Path, **options: Any) -> str:
         raise UserError(f"`{name}` took more than {late.timeout} s, and was ended") from None
     except subprocess.CalledProcessError as error:
         said = f"{error.stdout}{error.stderr}".strip()
-        offline = any(hint in said.lower() for hint in _OFFLINE)
-        more = ["no network? run it once where the package index can be reached"] * offline
-        tail = "\n".join([*said.splitlines()[-8:], *more])
+        tail = "\n".join(said.splitlines()[-8:])
+        if any(hint in said.lower() for hint in _OFFLINE):
+            tail += "\nno network? run it once where the package index can be reached"
         raise UserError(f"`{name}` failed:\n{tail}") from None
 
 
@@ -49,7 +49,7 @@ def service_environment(project: Project, ship: Path) -> Path:
     It is named by the pins and the interpreter. Every file is checked against its hash.
     """
     requirements = ship.resolve() / "requirements.txt"
-    name = sha256_bytes(f"{PYTHON}\n{requirements.read_text()}".encode())[:16]
+    name = sha256_json([PYTHON, requirements.read_text()])[:16]
     final = project.work / "environments" / name
     if not final.exists():
         with temporary_folder(final.parent) as folder:
@@ -61,13 +61,13 @@ def service_environment(project: Project, ship: Path) -> Path:
     return final / "bin" / "python"
 
 
-def clean_variables() -> dict[str, str]:
-    """Return this process's variables but for those that would change Python or BentoML."""
-    strange = ("PYTHON", "BENTO", "PROMETHEUS", "MODEL_", "VIRTUAL_ENV")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(strange)}
+def clean_variables(project: Project) -> dict[str, str]:
+    """Return what a release sees of this process's variables: no token gets into it by chance."""
+    kept = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", *project.delivery.variables)
     # Byte code would lie among the bytes that the digest names.
     own = {"PYTHONDONTWRITEBYTECODE": "1", "OTEL_SDK_DISABLED": "true"}
-    return kept | own | {"BENTOML_DO_NOT_TRACK": "True"}
+    own |= {name: os.environ[name] for name in kept if name in os.environ}
+    return own | {"BENTOML_DO_NOT_TRACK": "True"}
 
 
 def run_cleanly(
@@ -75,12 +75,11 @@ def run_cleanly(
 ) -> str:
     """Run Python in the clean environment of a release, for two minutes at most."""
     command = [str(service_environment(project, ship)), *arguments]
-    return run(command, cwd, input=given, env=clean_variables() | env, timeout=120)
+    return run(command, cwd, input=given, env=clean_variables(project) | env, timeout=120)
 
 
 def score_cleanly(project: Project, ship: Path, rows: pa.Table) -> Floats:
     """Return the scores that a release gives to rows of the contract, shape (n,)."""
     columns = {name: rows.column(name).to_pylist() for name in project.contract.inputs}
-    program, source = ["-m", "model_delivery.serving", "."], str(ship.resolve() / "src")
     given = json.dumps(columns, default=str)  # JSON keeps every digit of a number
-    return np.array(json.loads(run_cleanly(project, ship, program, ship, given, PYTHONPATH=source)))
+    return np.array(json.loads(run_cleanly(project, ship, ["service.py"], ship, given)))

@@ -67,7 +67,8 @@ def start(
     answers = f"{TWIN}{digest}" if noop else digest
     service = Running(f"http://{HOST}:{port}", answers, launch, home)
     try:
-        _wait(service, _spawn(ship, python, log, service, noop), log, timeout)
+        env = clean_variables(project) | {NOOP: "1" if noop else ""}
+        _wait(service, _spawn(ship, python, log, service, env), log, timeout)
     except BaseException:
         end(home)
         raise
@@ -112,10 +113,11 @@ def end(home: Path) -> None:
     shutil.rmtree(home, ignore_errors=True)
 
 
-def _spawn(ship: Path, python: Path, log: Path, service: Running, noop: bool) -> Popen[bytes]:
-    home = str(service.home.resolve())
-    env = clean_variables() | {LAUNCH: service.launch, NOOP: "1" if noop else ""}
-    env |= {"PYTHONPATH": str((ship / "src").resolve()), "BENTOML_HOME": home, "TMPDIR": home}
+def _spawn(
+    ship: Path, python: Path, log: Path, service: Running, env: dict[str, str]
+) -> Popen[bytes]:
+    home, source = str(service.home.resolve()), str((ship / "src").resolve())
+    env |= {"PYTHONPATH": source, "BENTOML_HOME": home, "TMPDIR": home, LAUNCH: service.launch}
     where = ["--working-dir", str(ship.resolve()), "--host", HOST]
     where += ["--port", service.url.rpartition(":")[2]]
     with log.open("wb") as output:

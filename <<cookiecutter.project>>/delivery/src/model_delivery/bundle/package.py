@@ -2,6 +2,7 @@
 
 import io
 import json
+import lzma
 import shutil
 import tarfile
 import tomllib
@@ -97,7 +98,7 @@ def unpack(packed: Path, destination: Path) -> None:
             # As an attribute: Debian 12's Python 3.11.2 has no `filter`.
             archive.extraction_filter = getattr(tarfile, "data_filter", None)
             archive.extractall(destination)  # noqa: S202 - looked at above
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, lzma.LZMAError, EOFError, OSError) as error:
         raise UserError(f"{packed.name}: cannot be unpacked ({error})") from error
 
 
@@ -110,14 +111,14 @@ def read_pins(requirements: str) -> dict[str, bool]:
 
 def model_card(project: Project, candidate: Candidate) -> str:
     """Return the card of a candidate as Markdown; it is about the gates before packaging."""
-    subject, lineage = f"sha256:{candidate.digest}", candidate.lineage
+    subject, lineage = candidate.digest, candidate.lineage
     data = find_snapshot(project, lineage["snapshot"]).verdict("data")
     found = {"data": data, "model": candidate.verdict("model")}
     report = Report(
         project=project.root.name,
         subject=subject,
         event="delivery",
-        verdicts=[v or Verdict(gate=gate, subject=subject, limits="") for gate, v in found.items()],
+        verdicts=[v or Verdict(gate=gate, subject=subject) for gate, v in found.items()],
         commit=lineage["commit"] or "",
         branch=lineage["branch"] or "",
         data=lineage["data"] | {"snapshot": lineage["snapshot"]},

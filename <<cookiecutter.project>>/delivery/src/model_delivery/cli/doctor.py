@@ -40,7 +40,6 @@ def diagnose(project: Project) -> list[dict[str, Any]]:
 def _tried(look: Callable[[], object], good: str) -> tuple[bool, str, str]:
     try:
         look()
-    except (UserError, ImportError, OSError) as error:  # a wheel may need a system's library
-        hint = "; run `apt-get install libgomp1`" if "libgomp" in str(error) else ""
-        return False, good, f"{error}{hint}"
+    except (UserError, ImportError) as error:
+        return False, good, str(error)
     return True, good, ""

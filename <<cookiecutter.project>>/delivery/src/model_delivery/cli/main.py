@@ -26,10 +26,10 @@ from model_delivery.rollout.target import Target
 from model_delivery.training.snapshot import current_snapshot
 
 HELP = (
-    "Test, train, judge, package, deploy and watch the model of this project.\n\n"
-    "[bold]ml ship[/] does all of it in order; each step is a verb of its own, skips what is up "
-    "to date, and says with its exit code what it found: 0 pass or warning, 10 retrain, 20 stop, "
-    "30 inconclusive, 2 bad input, 1 crash."
+    "Train, judge, package and deploy the model of this project.\n\n[bold]ml ship[/] does all of "
+    "it in order; each step is a verb of its own, skips what is up to date, and says with its exit "
+    "code what it found: 0 pass or warning, 10 retrain, 20 stop, 30 inconclusive, 2 bad input, "
+    "1 crash. A production that is unhealthy is a 20, too."
 )
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich", help=HELP
@@ -42,9 +42,9 @@ Image = Annotated[bool, typer.Option("--image", help="Build an OCI image too.")]
 Why = Annotated[Event | None, typer.Option("--event", help=_WHY)]
 Day = Annotated[dt.datetime | None, typer.Option("--as-of", help=_DAY, formats=["%Y-%m-%d"])]
 One = Annotated[Gate | None, typer.Argument(help="Which gate; default: all.")]
-Prove = Annotated[bool, typer.Option("--prove", help="Break the data: each must turn a gate red.")]
+Prove = Annotated[bool, typer.Option("--prove", help="Break the data instead: is it noticed?")]
 Until = Annotated[stages.Stage, typer.Option(help="The last stage to run.")]
-Port = Annotated[int, typer.Option(help="Port on 127.0.0.1.")]
+Port = Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")]
 Stop = Annotated[bool, typer.Option("--stop", help="Stop service and proxy; it stays deployed.")]
 Release = Annotated[str | None, typer.Argument(help="An installed one; default: the one before.")]
 PRODUCTION: Final = "production"
@@ -89,9 +89,7 @@ def check(
 @app.command()
 def package(image: Image = False, as_json: Json = False) -> None:
     """Build the Bento with SBOM, model card and checksums; with --image an OCI image."""
-    run = _run(image=image)
-    candidate = current_candidate(run.project)
-    stages.package(run, candidate)
+    candidate = stages.package(_run(image=image))
     files = sorted(str(path) for path in candidate.package.iterdir() if path.is_file())
     screen.show({"digest": candidate.digest, "files": files}, as_json, "\n".join(files))
 
@@ -103,7 +101,8 @@ def serve(port: Port = 3001) -> None:
     candidate = current_candidate(project)
     log = project.work / "logs" / "serve.log"
     with suppress(KeyboardInterrupt), launch.start(project, candidate.ship, log, port) as service:
-        screen.progress.print(f"{candidate.short} answers at {service.url}/predict, log in {log}")
+        said = f"{candidate.short} answers at {service.url}/predict, log in {log}"
+        screen.progress.print(said, markup=False)
         while launch.processes(service.home):
             time.sleep(0.5)
         raise UserError(f"the service ended by itself; its log is {log}")
@@ -130,7 +129,7 @@ def ship(
     if until == "deploy":  # minutes before it would matter
         Target(run.project, PRODUCTION).proxy.check_port()
     code = screen.show_verdicts(stages.ship(run, until), run.event, as_json)
-    screen.progress.print(f"report: {stages.write_report(run)[0]}")
+    screen.progress.print(f"report: {stages.write_report(run)[0]}", markup=False)
     raise typer.Exit(code)
 
 
@@ -200,7 +199,8 @@ def _run(
 def main() -> None:
     """Run the command; what the user can mend is one message and exit code 2."""
     for sign in (signal.SIGTERM, signal.SIGHUP):  # a service that it started ends with it
-        signal.signal(sign, signal.default_int_handler)
+        if signal.getsignal(sign) is not signal.SIG_IGN:  # as `nohup` sets it
+            signal.signal(sign, signal.default_int_handler)
     try:
         app()
     except UserError as error:

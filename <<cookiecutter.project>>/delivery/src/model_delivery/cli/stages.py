@@ -26,13 +26,8 @@ from model_delivery.registry import champion
 from model_delivery.report.render import render
 from model_delivery.report.verdict import Check, Event, Outcome, Report, Verdict, allows_promotion
 from model_delivery.rollout import host
-from model_delivery.training.snapshot import (
-    BrokenStructureError,
-    Judged,
-    Snapshot,
-    current_snapshot,
-    take_snapshot,
-)
+from model_delivery.training import snapshot as data
+from model_delivery.training.snapshot import BrokenStructureError, Judged
 
 Stage = Literal["data", "train", "model", "package", "api", "load", "deploy"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -60,23 +55,23 @@ def ship(run: Run, last: Stage) -> Iterator[Verdict]:
     A gate that does not allow promotion ends it: bad data trains nothing, a bad model is not
     packaged, and nothing of either is deployed.
     """
+    acts = {"data": extract, "train": train, "package": package, "deploy": deploy}
     for stage in STAGES[: STAGES.index(last) + 1]:
-        if stage == "train":
-            train(run)
-        elif stage == "deploy":
-            deploy(run)
-        else:
-            verdict = gate(run, stage, fresh=True)
+        if stage in acts:
+            with suppress(BrokenStructureError):  # the gate says it
+                acts[stage](run)
+        if stage in GATES:
+            verdict = gate(run, stage)
             yield verdict
             if not allows_promotion(verdict.outcome, run.event):
                 return
 
 
-def extract(run: Run) -> Snapshot:
+def extract(run: Run) -> data.Snapshot:
     """Take the snapshot; of a broken structure, which raises, the verdict is kept instead."""
     try:
         with step("data: extract and split"):
-            snapshot = take_snapshot(run.project, run.as_of, run.force)
+            snapshot = data.take_snapshot(run.project, run.as_of, run.force)
     except BrokenStructureError as broken:
         verdict = Verdict(gate="data", subject="none", checks=as_checks(broken.findings))
         write_atomic(run.refusal, verdict.model_dump_json(indent=2))
@@ -88,17 +83,19 @@ def extract(run: Run) -> Snapshot:
 def train(run: Run) -> Candidate:
     """Train, unless the same key was trained before."""
     with step("train: features, model, scores"):
-        snapshot = current_snapshot(run.project)
+        snapshot = data.current_snapshot(run.project)
         return make_candidate(run.project, snapshot, run.event, run.force)
 
 
-def package(run: Run, candidate: Candidate) -> None:
+def package(run: Run) -> Candidate:
     """Build the Bento with its SBOM and card, and with `--image` the OCI image."""
+    candidate = current_candidate(run.project)
     with step("package: Bento, SBOM, model card"):
         build_package(run.project, candidate)
     if run.image:
         with step("package: OCI image"):
             build_image(run.project, candidate)
+    return candidate
 
 
 def deploy(run: Run) -> None:
@@ -108,32 +105,26 @@ def deploy(run: Run) -> None:
         host.deploy(run.project, "production", candidate, run.event)
 
 
-def gate(run: Run, name: str, fresh: bool = False) -> Verdict:
-    """Return a gate's verdict on the current data or candidate, given now or before.
-
-    `fresh` makes first what the gate looks at: the snapshot, or the package.
-    """
+def gate(run: Run, name: str) -> Verdict:
+    """Return a gate's verdict on the current data or candidate, given now or before."""
     project = run.project
     if name == "data":
-        if fresh:
-            with suppress(BrokenStructureError):
-                extract(run)
         if run.refusal.exists():
             return Verdict.model_validate_json(run.refusal.read_bytes())
-        snapshot = current_snapshot(project)
+        snapshot = data.current_snapshot(project)
         return _verdict(run, name, snapshot, lambda: check_data(project, snapshot))
     candidate = current_candidate(project)
-    if name == "package" and fresh:
-        package(run, candidate)
-    old = champion(project) if name in COMPARED else None
-    old = None if old and old.digest == candidate.digest else old
+    served, known = champion(project) if name in COMPARED else None, candidate.verdict(name)
+    old = served if served and served.digest != candidate.digest else None
+    # Once it is served itself, what it was compared with before still stands.
+    against = old.digest if old else known.against if served and known else None
     gates: dict[str, Callable[[], Verdict]] = {
         "model": lambda: check_model(project, candidate, old),
         "package": lambda: check_package(project, candidate),
         "api": lambda: check_api(project, candidate),
         "load": lambda: check_load(project, candidate, old),
     }
-    return _verdict(run, name, candidate, gates[name], old.digest if old else None)
+    return _verdict(run, name, candidate, gates[name], against)
 
 
 def _verdict(
@@ -141,9 +132,11 @@ def _verdict(
 ) -> Verdict:
     """Return the verdict given before, if it was decided by the same limits and champion, or ask.
 
-    A crash is a verdict too, so that the report shows it.
+    A crash is a verdict too, so that the report shows it. A package may have been changed or made
+    anew since, and is looked at again.
     """
-    known, started = None if run.force else judged.verdict(name), time.perf_counter()
+    again, started = run.force or name == "package", time.perf_counter()
+    known = None if again else judged.verdict(name)
     limits = limits_hash(run.project, name)
     same = known and (known.limits, known.against) == (limits, against)
     if known and same and known.outcome not in (Outcome.INCONCLUSIVE, Outcome.CRASH):
@@ -157,10 +150,10 @@ def _verdict(
         traceback.print_exc()
         said = f"{type(error).__name__}: {error}"
         crashed = Check(name="ran", outcome=Outcome.CRASH, sentence=said)
-        verdict = Verdict(gate=name, subject=judged.folder.name, checks=[crashed])
-    seconds = round(time.perf_counter() - started, 2)
-    finished = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-    stamp = {"limits": limits, "against": against, "seconds": seconds, "finished": finished}
+        verdict = Verdict(gate=name, checks=[crashed])
+    stamp: dict[str, Any] = {"subject": judged.folder.name, "limits": limits, "against": against}
+    stamp["seconds"] = round(time.perf_counter() - started, 2)
+    stamp["finished"] = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     verdict = verdict.model_copy(update=stamp)
     judged.save(verdict)
     return verdict
@@ -173,7 +166,7 @@ def write_report(run: Run) -> tuple[Path, Path]:
     subject = facts.pop("subject", verdicts[-1].subject)
     left = [name for name in GATES if name not in {verdict.gate for verdict in verdicts}]
     if all(allows_promotion(verdict.outcome, run.event) for verdict in verdicts):
-        verdicts += [Verdict(gate=name, subject=subject, limits="") for name in left]
+        verdicts += [Verdict(gate=name, subject=subject) for name in left]
     elif left:
         facts["notes"] = ["Later gates did not run: an earlier one does not allow it."]
     about: dict[str, Any] = {"project": run.project.root.name, "event": run.event, **facts}
@@ -186,7 +179,7 @@ def write_report(run: Run) -> tuple[Path, Path]:
 
 def _found(project: Project) -> tuple[list[Verdict], dict[str, Any]]:
     """Return the verdicts on the snapshot and on the candidate trained on it, and their facts."""
-    snapshot = current_snapshot(project)
+    snapshot = data.current_snapshot(project)
     facts: dict[str, Any] = {"data": snapshot.manifest | {"snapshot": snapshot.name}}
     found = [snapshot.verdict("data")]
     candidate = current_candidate(project) if (project.work / CURRENT).exists() else None
@@ -196,8 +189,8 @@ def _found(project: Project) -> tuple[list[Verdict], dict[str, Any]]:
         changed = candidate.lineage["changed_files"]
         dirty = f" and {changed} files not committed" if changed else ""
         facts |= {"commit": f"{candidate.lineage['commit'] or ''}{dirty}", "branch": branch}
-        facts["subject"] = f"sha256:{candidate.digest}"
-    verdicts = [verdict for verdict in found if verdict]
+        facts["subject"] = candidate.digest
+    verdicts = [v for v in found if v and v.limits == limits_hash(project, v.gate)]
     if not verdicts:
         raise UserError("nothing to report yet; run `ml ship`")
     return verdicts, facts

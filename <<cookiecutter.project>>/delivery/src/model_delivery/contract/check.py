@@ -12,7 +12,7 @@ _TYPE_TESTS = {
     "number": pa.types.is_floating,
     "integer": pa.types.is_integer,
     "boolean": pa.types.is_boolean,
-    "timestamp": pa.types.is_timestamp,
+    "timestamp": lambda kind: pa.types.is_timestamp(kind) and kind.tz is None,
     "category": lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind),
 }
 
@@ -79,11 +79,10 @@ def _outside(column: pa.Array, spec: Column) -> Any:
         return ~np.isfinite(values) | (values < low) | (values > high)
     if spec.type != "category":
         return np.zeros(len(column), bool)
+    known = spec.values or []
     if spec.pattern:
-        good = pc.match_substring_regex(column, f"^(?:{spec.pattern.pattern})$")
-    else:
-        good = pc.is_in(column, pa.array(spec.values, column.type))
-    return ~good.fill_null(True).to_numpy(zero_copy_only=False)
+        known = [v for v in column.unique().drop_null().to_pylist() if spec.pattern.fullmatch(v)]
+    return ~pc.is_in(column, pa.array(known, column.type)).to_numpy(zero_copy_only=False)
 
 
 def _duplicates(table: pa.Table, contract: DataContract) -> Finding:

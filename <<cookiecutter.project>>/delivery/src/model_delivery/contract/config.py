@@ -36,6 +36,8 @@ def load(path: Path, model: type[Config]) -> Config:
         keys = {key for part in parts for key in part.get("properties", ())}
         told = [f"{path}:{_message(problem, lines, keys)}" for problem in error.errors()]
         raise UserError("\n".join(told)) from error
+    except ValueError as error:  # of a day such as 30 February
+        raise UserError(f"{path}: {error}") from error
 
 
 def _places(node: yaml.Node | None, at: Location) -> Iterator[tuple[Location, int]]:
@@ -44,7 +46,8 @@ def _places(node: yaml.Node | None, at: Location) -> Iterator[tuple[Location, in
     if isinstance(node, yaml.SequenceNode):
         items = [(place, value, value) for place, value in enumerate(node.value)]
     elif isinstance(node, yaml.MappingNode):
-        items = [(key.value, key, value) for key, value in node.value]
+        scalar = yaml.ScalarNode
+        items = [(key.value, key, value) for key, value in node.value if isinstance(key, scalar)]
     for name, key, value in items:
         yield (*at, name), key.start_mark.line + 1
         yield from _places(value, (*at, name))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # reading the contract needs YAML, which no release carries
 MOST_ROWS = 1_000
 """A longer list would hold up everybody else's request: about 4 ms are the bound."""
 _DTYPES = {"number": "f8", "integer": "i8", "category": "O", "timestamp": "M8[us]", "boolean": "?"}
-"""The same dtypes as a snapshot's columns: features see no difference."""
+"""A snapshot's columns are of the same kinds: features see no difference."""
 _TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2})?", re.ASCII)
 _TIME_TEXT = "a local time without a zone, such as 2013-07-01T17:45:00"
 _EPOCH, _MICROSECOND = dt.datetime(1970, 1, 1), dt.timedelta(microseconds=1)

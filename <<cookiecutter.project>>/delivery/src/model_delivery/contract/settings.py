@@ -12,7 +12,7 @@ Kind = Literal["number", "integer", "category", "timestamp", "boolean"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class Column(Strict):
+class Column(Strict, allow_inf_nan=False):
     """One column: its type, its domain, and the largest shares of rows that may leave it.
 
     `missing` 0 means that a value is required; `outside`, since real sources hold a few slips,
@@ -22,7 +22,7 @@ class Column(Strict):
     type: Kind
     min: float | None = None
     max: float | None = None
-    values: list[str] | None = None
+    values: Annotated[list[str], Field(min_length=1)] | None = None
     pattern: re.Pattern[str] | None = None
     unit: str | None = None
     missing: Share = 0.0
@@ -56,7 +56,7 @@ class DataContract(Strict):
     time: str
     key: Annotated[list[str], Field(min_length=1)]
     segments: list[str] = []
-    as_of: dt.date
+    as_of: Annotated[dt.date, Field(strict=False)]
     exclude: dict[str, Exclusion] = {}
     columns: dict[str, Column]
 
@@ -82,7 +82,7 @@ class DataContract(Strict):
         return [name for name, spec in self.inputs.items() if spec.type in kinds]
 
 
-class Limit(Strict):
+class Limit(Strict, allow_inf_nan=False):
     """A bound on one value: at least `min` or at most `max`, else `outcome`."""
 
     min: float | None = None
@@ -96,7 +96,7 @@ class Limit(Strict):
         return self
 
     def __str__(self) -> str:
-        return f"≥ {self.min:,g}" if self.min is not None else f"≤ {self.max:,g}"
+        return f"≥ {self.min:,.12g}" if self.min is not None else f"≤ {self.max:,.12g}"
 
     def holds(self, value: float) -> bool:
         """Return whether `value` keeps the limit; not-a-number never does."""
@@ -195,4 +195,5 @@ class Delivery(Strict):
     environments: dict[Literal["production"], Environment]
     keep_releases: Annotated[int, Field(ge=2)]
     start_timeout_seconds: PositiveFloat
+    variables: list[str] = []
     image: Image

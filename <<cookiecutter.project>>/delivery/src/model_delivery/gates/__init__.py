@@ -35,6 +35,6 @@ def fixed(name: str, kept: bool, sentence: str, value: float | str | None = None
 
 
 def limits_hash(project: Project, gate: str) -> str:
-    """Return the SHA-256 that names the limits a gate judges by; of no gate's name, all limits."""
-    limits = project.gates.model_dump(mode="json")
-    return sha256_json([limits.get(gate, limits), limits["deepchecks"].get(gate)])
+    """Return the SHA-256 that names what a gate judges by: its limits, and the data contract."""
+    limits, contract = project.gates.model_dump(mode="json"), project.contract.model_dump()
+    return sha256_json([limits[gate], limits["deepchecks"].get(gate), contract])

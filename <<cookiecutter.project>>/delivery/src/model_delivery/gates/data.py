@@ -32,7 +32,7 @@ def check_data(project: Project, snapshot: Snapshot) -> Verdict:
     checks = contract_checks(project, snapshot, train, test)
     if all(check.outcome is Outcome.PASS for check in checks):
         checks += deepchecks(project, "data", snapshot)
-    return Verdict(gate="data", subject=snapshot.name, checks=checks)
+    return Verdict(gate="data", checks=checks)
 
 
 def as_checks(findings: list[Finding]) -> list[Check]:

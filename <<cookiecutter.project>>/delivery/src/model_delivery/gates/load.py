@@ -55,10 +55,10 @@ def check_load(project: Project, candidate: Candidate, champion: Candidate | Non
             log = project.work / "logs" / f"load-{name}.log"
             service = start(project, one.ship, log, noop=name == TWIN)
             targets[name] = stack.enter_context(service)
-        return judge_targets(project, candidate.digest, targets)
+        return judge_targets(project, targets)
 
 
-def judge_targets(project: Project, digest: str, targets: dict[str, Running]) -> Verdict:
+def judge_targets(project: Project, targets: dict[str, Running]) -> Verdict:
     """Load running services in turns, for more rounds while undecided; judge the candidate."""
     limits, rounds, checks = project.gates.load, list[Round](), list[Check]()
     plan: dict[str, Any] = {"users": limits.users, "seconds": limits.seconds}
@@ -80,7 +80,7 @@ def judge_targets(project: Project, digest: str, targets: dict[str, Running]) ->
         said = "no other release is in production: there is no champion to compare with"
         checks.append(Check(name=CHAMPION, outcome=Outcome.PASS, sentence=said, value="none"))
     table = _table(rounds, list(targets))
-    return Verdict(gate="load", subject=f"sha256:{digest}", checks=checks, tables=[table])
+    return Verdict(gate="load", checks=checks, tables=[table])
 
 
 def run_rounds(plan: dict[str, Any], root: Path) -> list[Round]:
@@ -109,7 +109,8 @@ def _judge(name: str, limit: Limit, found: Estimate, said: str) -> Check:
     if limit.holds(found.low) == limit.holds(found.high):
         return check
     undecided = f"{said}: on both sides of the limit, so undecided"
-    return check.model_copy(update={"outcome": Outcome.INCONCLUSIVE, "sentence": undecided})
+    outcome = Outcome.WARN if limit.outcome == "warn" else Outcome.INCONCLUSIVE
+    return check.model_copy(update={"outcome": outcome, "sentence": undecided})
 
 
 def _interval(rounds: list[Round], key: str, target: str, other: str | None = None) -> Estimate:

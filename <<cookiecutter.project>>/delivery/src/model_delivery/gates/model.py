@@ -22,8 +22,6 @@ from model_delivery.training import metrics
 from model_delivery.training.fit import SCORE
 from model_delivery.training.metrics import Estimate, estimate, roc_auc
 
-FEWEST_ROWS = 1_000
-
 
 @dataclass(frozen=True)
 class Scored:
@@ -53,14 +51,14 @@ def check_model(project: Project, candidate: Candidate, champion: Candidate | No
     scored = read_scored(project, candidate, champion)
     checks, table = score_checks(project, candidate, scored)
     checks += deepchecks(project, "model", candidate)
-    charts, subject = _charts(candidate, scored), f"sha256:{candidate.digest}"
-    return Verdict(gate="model", subject=subject, checks=checks, tables=[table], charts=charts)
+    charts = _charts(candidate, scored)
+    return Verdict(gate="model", checks=checks, tables=[table], charts=charts)
 
 
 def read_scored(project: Project, candidate: Candidate, champion: Candidate | None) -> Scored:
     """Read the test window's labels and scores, and let the champion score the same rows.
 
-    Fewer than 1,000 rows that the champion has not learned from are a UserError.
+    Fewer than `segment_rows` that the champion has not learned from are a UserError.
     """
     table, contract = pq.read_table(candidate.path("test")), project.contract
     labels, times = (table.column(name).to_numpy() for name in (contract.target, contract.time))
@@ -71,7 +69,7 @@ def read_scored(project: Project, candidate: Candidate, champion: Candidate | No
         return scored
     learned_until = np.datetime64(champion.lineage["data"]["spans"]["train"][1])
     later = times > learned_until
-    if later.sum() < FEWEST_ROWS:
+    if later.sum() < project.gates.model.segment_rows:
         raise UserError(
             f"only {later.sum():,} test rows are later than what the champion {champion.short} "
             f"was trained on (until {learned_until}); extract newer data: `ml data --as-of DAY`"
@@ -129,12 +127,15 @@ def _segments(project: Project, scored: Scored) -> tuple[list[Check], Table]:
                     changes[name] = change
                 rows.append([name, int(inside.sum()), *aucs[name], change and change.value])
     rows.sort(key=lambda row: -abs(row[-1] or 0.0))  # a report shows the first ones
+    columns = ["segment", "rows", "ROC AUC", "low", "high", "change to champion"]
+    table = Table(title="Segments", columns=columns, rows=rows)
+    if not project.contract.segments:
+        return [], table
     checks = [_worst("segment_roc_auc", limits.segment_roc_auc, aucs)]
     if scored.champion is not None:
         limit = limits.segment_champion_difference
         checks.append(_worst("segment_champion_difference", limit, changes))
-    columns = ["segment", "rows", "ROC AUC", "low", "high", "change to champion"]
-    return checks, Table(title="Segments", columns=columns, rows=rows)
+    return checks, table
 
 
 def _worst(name: str, limit: Limit, found: dict[str, Estimate]) -> Check:

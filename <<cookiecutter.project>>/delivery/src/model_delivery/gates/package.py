@@ -31,7 +31,7 @@ def check_package(project: Project, candidate: Candidate) -> Verdict:
             checks += step
             if any(check.outcome is Outcome.STOP for check in checks):
                 break
-    return Verdict(gate="package", subject=f"sha256:{candidate.digest}", checks=checks)
+    return Verdict(gate="package", checks=checks)
 
 
 def _steps(project: Project, candidate: Candidate, folder: Path) -> Iterator[list[Check]]:

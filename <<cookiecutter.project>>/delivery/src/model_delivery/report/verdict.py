@@ -102,11 +102,12 @@ def _ran(checks: list[Check]) -> list[Check]:
 class Verdict(Strict, extra="ignore"):  # a stored `outcome`: it always follows from the checks
     """What one gate says of one candidate (or, for the gate `data`, of one snapshot).
 
-    `limits` is the hash of the limits used, `against` the champion's digest if it compared.
+    `subject` is the digest or the snapshot's name, `limits` the hash of the limits used, and
+    `against` the champion's digest if it compared; who asked the gate fills them in.
     """
 
     gate: str
-    subject: str
+    subject: str = ""
     limits: str = ""
     against: str | None = None
     checks: Annotated[list[Check], AfterValidator(_ran)] = Field(default=[], validate_default=True)

@@ -11,6 +11,7 @@ from typing import Any
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.launch import Running, processes
 from model_delivery.errors import UserError
+from model_delivery.files import changed_files
 from model_delivery.gates import COMPARED, GATES, limits_hash
 from model_delivery.project import Project
 from model_delivery.registry import Event, register
@@ -52,20 +53,24 @@ def admit(
         than = f"that of {current.release} ({current.as_of}); run `ml ship --as-of {current.as_of}`"
         raise UserError(f"candidate {candidate.short}: its data ends {as_of}, before {than}")
     for gate in GATES:
-        verdict = (snapshot if gate == "data" else candidate).verdict(gate)
+        judged = snapshot if gate == "data" else candidate
+        verdict = judged.verdict(gate)
         again = f"run `ml check {gate}`"
         if verdict is None:
             raise UserError(f"gate {gate}: no verdict on candidate {candidate.short}; {again}")
-        if gate != "data" and verdict.subject != f"sha256:{candidate.digest}":
-            raise UserError(f"gate {gate}: its verdict is on another candidate; {again}")
+        if verdict.subject != judged.folder.name:
+            raise UserError(f"gate {gate}: its verdict is on something else; {again}")
         if verdict.limits != limits_hash(project, gate):
-            raise UserError(f"gate {gate}: config/gates.yaml changed after its verdict; {again}")
+            why = "config/gates.yaml or data.yaml changed after its verdict"
+            raise UserError(f"gate {gate}: {why}; {again}")
         if gate in COMPARED and verdict.against != (current.digest if current else None):
             raise UserError(f"gate {gate}: judged beside another champion than is served; {again}")
         if not allows_promotion(verdict.outcome, trigger):
             why = verdict.decisive.sentence
             raise UserError(f"gate {gate} says {verdict.outcome}, nothing was deployed: {why}")
         said[gate] = verdict.outcome
+    for name in changed_files(candidate.package):
+        raise UserError(f"{candidate.package / name}: not as packaged; run `ml package`")
     return said
 
 

@@ -24,10 +24,6 @@ class Estimate(NamedTuple):
     high: float
 
 
-Metric = Callable[[Floats, Floats, Floats], float]
-"""Labels, scores and weights of n rows to one number."""
-
-
 def roc_auc(labels: Floats, scores: Floats, weights: Floats) -> float:
     """Return the weighted area under the ROC curve, in a seventh of scikit-learn's time."""
     values, places = np.unique(scores, return_inverse=True)
@@ -66,7 +62,7 @@ def calibration_curve(
 
 
 def estimate(
-    metric: Metric,
+    metric: Callable[[Floats, Floats, Floats], float],
     labels: Floats,
     scores: Floats,
     clusters: NDArray[np.generic],

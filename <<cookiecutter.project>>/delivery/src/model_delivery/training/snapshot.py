@@ -82,7 +82,7 @@ def take_snapshot(project: Project, as_of: dt.date | None, force: bool = False) 
     Without rows to train or to test on a UserError, with a BrokenStructureError nothing is written.
     """
     day = as_of or project.contract.as_of
-    inputs = f"src/{project.package}", "config/data.yaml", "uv.lock"
+    inputs = f"src/{project.package}", "delivery/src", "config/data.yaml", "uv.lock"
     done = project.work / "extractions" / inputs_hash(project, inputs, day)
     known = find_snapshot(project, done.read_text()) if done.exists() and not force else None
     if known is None or not known.folder.exists():
@@ -100,8 +100,8 @@ def current_snapshot(project: Project) -> Snapshot:
     snapshot = find_snapshot(project, pointer.read_text())
     for name, digest in snapshot.manifest["files"].items():
         path = snapshot.folder / name
-        if files.sha256_file(path) != digest:
-            raise UserError(f"{path}: changed since it was extracted; run `ml data --force`")
+        if not path.exists() or files.sha256_file(path) != digest:
+            raise UserError(f"{path}: not what was extracted; run `ml data --force`")
     return snapshot
 
 
@@ -125,12 +125,14 @@ def _extract(project: Project, day: dt.date) -> pa.Table:
     time, frame = project.contract.time, user_module("sources").extract(day)
     try:
         table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        mixed = Finding("types", [f"a column mixes types ({'; '.join(error.args)})"])
+    except (ValueError, pa.ArrowTypeError) as error:
+        mixed = Finding("types", [f"columns stand twice or mix types ({'; '.join(error.args)})"])
         raise BrokenStructureError([mixed]) from error
     findings = check_structure(table, project.contract)
-    if time in frame and (empty := np.flatnonzero(frame[time].isna())).size:
-        findings.append(Finding("types", [f"column `{time}` is missing in row {empty[0] + 1}"]))
+    if not any(finding.breaches for finding in findings):
+        for row in np.flatnonzero(~(frame[time] < pd.Timestamp(day)))[:1]:
+            wrong = f"`{time}` is {frame[time].iloc[row]} in row {row + 1}: not before {day}"
+            findings.append(Finding("time", [wrong]))
     if any(finding.breaches for finding in findings):
         raise BrokenStructureError(findings)
     whole = table.column(time).cast(pa.timestamp("us"))

@@ -1,0 +1,139 @@
+"""The verbs as a user calls them one after the other: what is reused, and what never is."""
+
+from __future__ import annotations
+
+import json
+import socket
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.baking import BakedProject
+
+STOP = 20
+
+
+@pytest.fixture(scope="module")
+def project(
+    trained: BakedProject, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[BakedProject]:
+    """Return a trained project of this module's own: a free port, and a load of few seconds."""
+    copy = trained.copy(tmp_path_factory.mktemp("verbs"))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    change(copy, "delivery", lambda it: it["environments"]["production"].update(port=port))
+    change(copy, "gates", lambda it: it["load"].update(loosened(it["load"])))
+    yield copy
+    copy.ml("deploy", "--stop")
+
+
+def loosened(load: dict[str, Any]) -> dict[str, Any]:
+    """Return limits of the load gate that no busy machine breaks, and a short load."""
+    wide = {key: limit | {"outcome": "warn"} for key, limit in load.items() if type(limit) is dict}
+    return wide | {"seconds": 0.3, "rounds": 4, "most_rounds": 4}
+
+
+def change(project: BakedProject, name: str, edit: Any) -> None:
+    """Change a file of `config/`."""
+    file = project.path / "config" / f"{name}.yaml"
+    content = yaml.safe_load(file.read_text())
+    edit(content)
+    file.write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+def verdict(project: BakedProject, gate: str, *options: str) -> dict[str, Any]:
+    """Return what a gate says."""
+    (found,) = json.loads(project.ml("check", gate, "--json", *options, check=False).stdout)
+    return dict(found)
+
+
+def said(found: dict[str, Any], name: str) -> str:
+    return next(str(check["sentence"]) for check in found["checks"] if check["name"] == name)
+
+
+def served(project: BakedProject) -> str:
+    """Return the release that answers a real request at production's port."""
+    file = project.path / "config" / "delivery.yaml"
+    port = yaml.safe_load(file.read_text())["environments"]["production"]["port"]
+    request = json.loads((candidate(project) / "ship" / "request.json").read_text())
+    row = {name: column["example"] for name, column in request.items()}
+    ask = urllib.request.Request(
+        f"http://127.0.0.1:{port}/predict",
+        json.dumps({"rows": [row]}).encode(),
+        {"content-type": "application/json"},
+    )
+    with urllib.request.urlopen(ask) as answer:  # noqa: S310 - this machine
+        return str(json.load(answer)["release"])
+
+
+def candidate(project: BakedProject) -> Path:
+    return project.path / ".ml" / "candidates" / project.text(".ml/candidate")
+
+
+def test_a_verdict_under_another_contract_is_not_reused(project: BakedProject) -> None:
+    first = verdict(project, "data")
+    assert (first["outcome"], verdict(project, "data")) == ("pass", first)
+    for _ in range(2):
+        change(project, "data", lambda it: it["columns"]["temp"].update(min=60, max=70))
+        assert project.ml("ship", "--until", "data", check=False).returncode == STOP
+        assert project.ml("check", "data", check=False).returncode == STOP
+        change(project, "data", lambda it: it["columns"]["temp"].update(min=-40, max=115))
+        assert verdict(project, "data")["outcome"] == "pass"
+
+
+def test_the_same_bytes_from_another_key_are_judged_anew(project: BakedProject) -> None:
+    project.ml("ship", "--until", "model")
+    before = candidate(project)
+    assert "of 12 segments" in said(verdict(project, "model"), "segment_roc_auc")
+    change(project, "data", lambda it: it.update(segments=["origin"]))
+    project.ml("data")
+    project.ml("train")
+    assert candidate(project) == before
+    assert not (before / "verdicts").exists()
+    assert "of 3 segments" in said(verdict(project, "model"), "segment_roc_auc")
+
+
+def test_a_package_that_changed_after_its_gate_stops_and_is_mended(project: BakedProject) -> None:
+    project.ml("ship", "--until", "package")
+    card = candidate(project) / "package" / "card.md"
+    card.write_text(card.read_text() + "\nIt is perfect.\n")
+    found = verdict(project, "package")
+    assert (found["outcome"], "card.md" in said(found, "checksums")) == ("stop", True)
+    project.ml("package")
+    assert verdict(project, "package")["outcome"] == "pass"
+
+
+def test_production_is_shipped_seen_replaced_and_rolled_back(project: BakedProject) -> None:
+    project.ml("ship")
+    first = candidate(project).name[:12]
+    assert served(project) == first
+    change(project, "model", lambda it: it.update(num_leaves=15))
+    project.ml("ship")
+    second = candidate(project).name[:12]
+    assert (served(project), first != second) == (second, True)
+    compared = verdict(project, "model")
+    assert compared["against"][:12] == first
+    assert "champion_difference" in {check["name"] for check in compared["checks"]}
+
+    status = json.loads(project.ml("status", "--json").stdout)
+    assert (status["state"], status["digest"][:12]) == ("serving", second)
+    assert len(status["installed"]) == 2
+    back = json.loads(project.ml("rollback", "--json").stdout)
+    assert (back["digest"][:12], served(project)) == (first, first)
+    told = [event["type"] for event in json.loads(project.ml("history", "--json").stdout)]
+    assert told == ["registered", "promoted", "registered", "promoted", "rolled_back"]
+    refused = project.ml("deploy", check=False)
+    assert (refused.returncode, "was rolled back at" in refused.stderr) == (2, True)
+
+
+def test_a_limit_that_changed_after_its_verdict_is_not_reported(project: BakedProject) -> None:
+    change(project, "gates", lambda it: it["model"]["roc_auc"].update(min=0.99))
+    project.ml("report")
+    report = json.loads(project.text(".ml/report/report.json"))
+    outcomes = {one["gate"]: one["outcome"] for one in report["verdicts"]}
+    assert (outcomes["model"], outcomes["data"]) == ("inconclusive", "pass")
+    assert project.ml("check", "model", check=False).returncode == STOP
