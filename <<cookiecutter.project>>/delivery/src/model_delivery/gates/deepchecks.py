@@ -19,6 +19,7 @@ from model_delivery.training.fit import SCORE
 from model_delivery.training.snapshot import Snapshot, periods
 
 PROGRAM = Path(__file__).parents[1] / "checks" / "deepchecks_suites.py"
+RUN_SECONDS = 300
 
 
 def deepchecks(
@@ -70,7 +71,7 @@ def ask(folder: Path, request: dict[str, Any]) -> dict[str, dict[str, float]]:
     env = os.environ | {"PYTHONDONTWRITEBYTECODE": ""}
     try:
         command = [python, str(PROGRAM), str(asked), str(answered)]
-        run(command, folder, env=env, timeout=300)
+        run(command, folder, env=env, timeout=RUN_SECONDS)
     except UserError as error:
         silence = {f"Deepchecks did not answer: {error}": math.nan}
         return dict.fromkeys(request["checks"], silence)
