@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
+import subprocess
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -128,6 +131,45 @@ def test_production_is_shipped_seen_replaced_and_rolled_back(project: BakedProje
     assert told == ["registered", "promoted", "registered", "promoted", "rolled_back"]
     refused = project.ml("deploy", check=False)
     assert (refused.returncode, "was rolled back at" in refused.stderr) == (2, True)
+
+
+def test_a_champion_that_takes_other_requests_is_not_asked_and_holds_nobody_up(
+    project: BakedProject,
+) -> None:
+    change(project, "data", lambda it: it["columns"]["carrier"]["values"].append("ZZ"))
+    champion = served(project)
+    project.ml("ship")
+    assert served(project) == candidate(project).name[:12] != champion
+    assert "or it takes other requests" in said(verdict(project, "load"), "champion")
+    assert verdict(project, "model")["against"][:12] == champion
+
+
+def test_production_that_was_stopped_starts_by_the_command_that_status_names(
+    project: BakedProject,
+) -> None:
+    before = served(project)
+    stopped = json.loads(project.ml("deploy", "--stop", "--json").stdout)
+    assert stopped["state"] == "stopped"
+    command = stopped["problem"].partition("run `ml ")[2].rstrip("`").split()
+    assert json.loads(project.ml(*command, "--json").stdout)["state"] == "serving"
+    assert served(project) == before
+
+
+def test_two_signals_at_once_leave_no_service_behind(project: BakedProject) -> None:
+    command = [".venv/bin/ml", "serve", "--port", "0"]
+    refused = project.run(*command, check=False)
+    assert refused.returncode == 2
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        command[-1] = str(probe.getsockname()[1])
+    with subprocess.Popen(command, cwd=project.path, stdout=subprocess.PIPE, text=True) as serving:
+        assert serving.stdout is not None
+        assert "/predict" in serving.stdout.readline()
+        for _ in range(2):
+            serving.send_signal(signal.SIGTERM)
+            time.sleep(0.2)
+        serving.wait(30)
+    with socket.create_server(("127.0.0.1", int(command[-1]))):
+        pass  # nobody listens there any more
 
 
 def test_a_limit_that_changed_after_its_verdict_is_not_reported(project: BakedProject) -> None:

@@ -203,6 +203,7 @@ def test_every_answer_names_release_and_request_errors_included(
     big = b"x" * 1_000_000
     asked: dict[int, Callable[[], tuple[int, dict[str, str], bytes]]] = {
         413: lambda: ask(project, body=big),
+        404: lambda: ask(project, "/"),  # BentoML's page, which asks other hosts
         411: lambda: ask(project, Transfer_Encoding="chunked", body=b"1\r\nx\r\n0\r\n\r\n"),
         200: lambda: ask(project, body=big[1:], X_Request_Id="the client's own"),
         502: lambda: ask(project),

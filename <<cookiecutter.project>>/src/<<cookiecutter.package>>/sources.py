@@ -45,7 +45,7 @@ def extract(as_of: dt.date) -> pd.DataFrame:
     first, last = flights["scheduled"].min().date(), flights["scheduled"].max().date()
     if not first < as_of <= last + dt.timedelta(days=1):
         raise UserError(
-            f"--as-of {as_of}: outside the data, which spans {first} to {last}; "
+            f"as of {as_of}: outside the data, which spans {first} to {last}; "
             f"choose a day after {first} and up to {last + dt.timedelta(days=1)}"
         )
     known = flights[flights["scheduled"] < pd.Timestamp(as_of)]

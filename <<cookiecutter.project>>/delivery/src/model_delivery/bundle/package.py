@@ -19,8 +19,7 @@ from model_delivery.report.verdict import Report, Verdict
 from model_delivery.training.snapshot import find_snapshot
 
 SBOM, CARD = "sbom.cdx.json", "card.md"
-RECORD, LABEL = "image.json", "model.digest"
-IMAGE = ".oci.tar"
+RECORD, LABEL, IMAGE = "image.json", "model.digest", ".oci.tar"
 
 
 def build_package(project: Project, candidate: Candidate) -> None:

@@ -14,7 +14,7 @@ from model_delivery.rollout.target import Target
 
 def diagnose(project: Project) -> list[dict[str, Any]]:
     """Look at everything a delivery needs here, and go on after a finding."""
-    target = Target(project, "production")
+    target, names = Target(project, "production"), ("sources", "features", "model", "service")
     supported = (3, 11) <= sys.version_info[:2] < (3, 14)
     uv, commit = shutil.which("uv"), git(project, "rev-parse", "--short", "HEAD")
     free = shutil.disk_usage(project.root).free // 10**9
@@ -26,7 +26,7 @@ def diagnose(project: Project) -> list[dict[str, Any]]:
         "uv.lock": ((project.root / "uv.lock").exists(), "there", "run `uv sync` and commit it"),
         "git": (commit, f"at {commit}", start),
         "config": _tried(project.check_config, "four files, no mistake"),
-        "model": _tried(lambda: user_module("model"), "can be imported"),
+        "code": _tried(lambda: [*map(user_module, names)], "can be imported"),
         "disk": (free >= 3, f"{free} GB free", more),
         # Not the bound method: to find the proxy reads the configuration, which may be broken.
         "port": _tried(lambda: target.proxy.check_port(), "free, or ours"),  # noqa: PLW0108
@@ -40,6 +40,6 @@ def diagnose(project: Project) -> list[dict[str, Any]]:
 def _tried(look: Callable[[], object], good: str) -> tuple[bool, str, str]:
     try:
         look()
-    except (UserError, ImportError) as error:
-        return False, good, str(error)
+    except Exception as error:  # the user's own code may raise anything
+        return False, good, str(error) if isinstance(error, UserError) else repr(error)
     return True, good, ""

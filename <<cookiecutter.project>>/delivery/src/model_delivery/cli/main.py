@@ -49,6 +49,7 @@ Stop = Annotated[bool, typer.Option("--stop", help="Stop service and proxy; it s
 Release = Annotated[str | None, typer.Argument(help="An installed one; default: the one before.")]
 PRODUCTION: Final = "production"
 UNHEALTHY = 20
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @app.command()
@@ -101,8 +102,7 @@ def serve(port: Port = 3001) -> None:
     candidate = current_candidate(project)
     log = project.work / "logs" / "serve.log"
     with suppress(KeyboardInterrupt), launch.start(project, candidate.ship, log, port) as service:
-        said = f"{candidate.short} answers at {service.url}/predict, log in {log}"
-        screen.progress.print(said, markup=False)
+        screen.show(None, False, f"{candidate.short} answers at {service.url}/predict; see {log}")
         while launch.processes(service.home):
             time.sleep(0.5)
         raise UserError(f"the service ended by itself; its log is {log}")
@@ -129,7 +129,7 @@ def ship(
     if until == "deploy":  # minutes before it would matter
         Target(run.project, PRODUCTION).proxy.check_port()
     code = screen.show_verdicts(stages.ship(run, until), run.event, as_json)
-    screen.progress.print(f"report: {stages.write_report(run)[0]}", markup=False)
+    screen.progress.print(f"report: {stages.write_report(run)[0]}", markup=False, soft_wrap=True)
     raise typer.Exit(code)
 
 
@@ -196,11 +196,18 @@ def _run(
     return stages.Run(project, event, as_of.date() if as_of else None, force, image)
 
 
+def _end(*_: object) -> None:
+    """End with every service that was started; a second signal must not keep it from that."""
+    for sign in _ENDING:
+        signal.signal(sign, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """Run the command; what the user can mend is one message and exit code 2."""
-    for sign in (signal.SIGTERM, signal.SIGHUP):  # a service that it started ends with it
+    for sign in _ENDING:
         if signal.getsignal(sign) is not signal.SIG_IGN:  # as `nohup` sets it
-            signal.signal(sign, signal.default_int_handler)
+            signal.signal(sign, _end)
     try:
         app()
     except UserError as error:

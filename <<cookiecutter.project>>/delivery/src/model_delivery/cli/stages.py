@@ -101,7 +101,7 @@ def package(run: Run) -> Candidate:
 def deploy(run: Run) -> None:
     """Make production serve the current candidate."""
     candidate = current_candidate(run.project)
-    with step(f"deploy: {candidate.short} is started, then switched to"):
+    with step(f"deploy: production serves {candidate.short}"):
         host.deploy(run.project, "production", candidate, run.event)
 
 
@@ -185,10 +185,10 @@ def _found(project: Project) -> tuple[list[Verdict], dict[str, Any]]:
     candidate = current_candidate(project) if (project.work / CURRENT).exists() else None
     if candidate and candidate.lineage["snapshot"] == snapshot.name:
         found += [candidate.verdict(gate) for gate in GATES if gate != "data"]
-        branch = os.environ.get("GITHUB_HEAD_REF") or candidate.lineage["branch"] or ""
-        changed = candidate.lineage["changed_files"]
-        dirty = f" and {changed} files not committed" if changed else ""
-        facts |= {"commit": f"{candidate.lineage['commit'] or ''}{dirty}", "branch": branch}
+        about, changed = candidate.lineage, candidate.lineage["changed_files"]
+        more = f" (not committed: {changed} files)" if changed else ""
+        facts["commit"] = f"{about['commit'] or 'no commit'}{more}"
+        facts["branch"] = os.environ.get("GITHUB_HEAD_REF") or about["branch"] or ""
         facts["subject"] = candidate.digest
     verdicts = [v for v in found if v and v.limits == limits_hash(project, v.gate)]
     if not verdicts:

@@ -34,7 +34,7 @@ def check_structure(table: pa.Table, contract: DataContract) -> list[Finding]:
     """Return what is wrong with columns and types: without these no row can be read at all."""
     have, want = table.column_names, contract.columns
     strange = [f"column `{name}` is missing" for name in want if name not in have]
-    strange += [f"column `{name}` is unexpected" for name in have if name not in want]
+    strange += [f"column `{n}` is unexpected: name it, or drop it" for n in have if n not in want]
     retyped = [
         f"column `{field.name}` is {field.type}, not a {want[field.name].type}"
         for field in table.schema

@@ -28,16 +28,14 @@ def load(path: Path, model: type[Config]) -> Config:
         return model.model_validate(yaml.safe_load(content) or {})
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run `git checkout -- {path}`") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {error}") from error
     except ValidationError as error:
         schema = model.model_json_schema()
         parts = [schema, *schema.get("$defs", {}).values()]
         keys = {key for part in parts for key in part.get("properties", ())}
         told = [f"{path}:{_message(problem, lines, keys)}" for problem in error.errors()]
         raise UserError("\n".join(told)) from error
-    except ValueError as error:  # of a day such as 30 February
-        raise UserError(f"{path}: {error}") from error
+    except (yaml.YAMLError, ValueError) as error:  # of a day such as 30 February, too
+        raise UserError(f"{path}: not YAML: {error}") from error
 
 
 def _places(node: yaml.Node | None, at: Location) -> Iterator[tuple[Location, int]]:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from model_delivery.contract.check import Finding, check_content, check_structure
 from model_delivery.gates import fixed, judge
@@ -28,7 +27,7 @@ FEWEST_VALUES = 100
 
 def check_data(project: Project, snapshot: Snapshot) -> Verdict:
     """Judge a snapshot; Deepchecks runs where our own checks pass, for broken data crash it."""
-    train, test = pq.read_table(snapshot.path("train")), pq.read_table(snapshot.path("test"))
+    train, test = snapshot.rows("train"), snapshot.rows("test")
     checks = contract_checks(project, snapshot, train, test)
     if all(check.outcome is Outcome.PASS for check in checks):
         checks += deepchecks(project, "data", snapshot)

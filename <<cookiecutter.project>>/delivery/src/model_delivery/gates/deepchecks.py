@@ -5,8 +5,6 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow.parquet as pq
-
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.environment import run
 from model_delivery.contract.settings import Limit
@@ -39,7 +37,7 @@ def request_of(project: Project, suite: str, rows: Snapshot | Candidate) -> dict
     numbers = contract.of_type("number", "integer", "boolean")
     # Integers of the key are names of rows, such as an order's number, and not features.
     names = [name for name in contract.key if contract.columns[name].type != "number"]
-    times = pq.read_table(rows.path("train"), columns=[contract.time]).column(0).to_numpy()
+    times = rows.rows("train", [contract.time]).column(0).to_numpy()
     return {
         "suite": suite,
         "checks": list(getattr(project.gates.deepchecks, suite)),

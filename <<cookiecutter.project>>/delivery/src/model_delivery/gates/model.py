@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from model_delivery.bundle.candidate import Candidate
@@ -60,12 +59,13 @@ def read_scored(project: Project, candidate: Candidate, champion: Candidate | No
 
     Fewer than `segment_rows` that the champion has not learned from are a UserError.
     """
-    table, contract = pq.read_table(candidate.path("test")), project.contract
+    table, contract = candidate.rows("test"), project.contract
     labels, times = (table.column(name).to_numpy() for name in (contract.target, contract.time))
     scored = Scored(
         labels.astype(float), table.column(SCORE).to_numpy(), times.astype("datetime64[D]"), table
     )
-    if champion is None:
+    needed = read_json(champion.ship / "request.json") if champion else {}
+    if champion is None or needed.keys() - contract.inputs.keys():
         return scored
     learned_until = np.datetime64(champion.lineage["data"]["spans"]["train"][1])
     later = times > learned_until
@@ -82,7 +82,7 @@ def score_checks(
     project: Project, candidate: Candidate, scored: Scored
 ) -> tuple[list[Check], Table]:
     """Return the checks of scores against labels, without Deepchecks, and the segments."""
-    limits, train = project.gates.model, pq.read_table(candidate.path("train"))
+    limits, train = project.gates.model, candidate.rows("train")
     labels, own = (train.column(name).to_numpy() for name in (project.contract.target, SCORE))
     base, own_auc = float(labels.mean()), roc_auc(labels.astype(float), own, np.ones(len(own)))
 
@@ -107,7 +107,7 @@ def score_checks(
     if change:
         checks[0] = checks[0].model_copy(update={"champion": auc.value - change.value})
     else:
-        sentence = "first delivery, or the champion itself: nothing to compare with"
+        sentence = "first delivery, or a champion that is the same or needs other columns"
         checks.append(fixed("champion", True, sentence, "none"))
     segments, table = _segments(project, scored)
     return [*checks, *segments], table

@@ -4,8 +4,6 @@ import pickletools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.environment import score_cleanly
 from model_delivery.bundle.package import RECORD, SBOM, read_pins, unpack
@@ -97,7 +95,7 @@ def _looks(project: Project, candidate: Candidate, bento: Path) -> Iterator[Chec
 
 def _predictions(project: Project, candidate: Candidate, ship: Path) -> None:
     """Refuse a package that scores otherwise than the candidate, bit for bit."""
-    rows = pq.read_table(candidate.path("test")).slice(0, 1_000)
+    rows = candidate.rows("test").slice(0, 1_000)
     expected, answered = rows.column(SCORE).to_numpy(), score_cleanly(project, ship, rows)
     if expected.tobytes() != answered.tobytes():
         raise UserError(f"not the scores of the first {len(expected):,} rows")

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from model_delivery.contract.settings import DataContract
 from model_delivery.gates import fixed
@@ -21,13 +20,12 @@ from model_delivery.training.snapshot import Snapshot
 def prove(project: Project, snapshot: Snapshot) -> Verdict:
     """Return a verdict with one check a defect: it passes where a check noticed the defect."""
     checks, blocking = list[Check](), (Outcome.STOP, Outcome.RETRAIN, Outcome.INCONCLUSIVE)
-    train, test = pq.read_table(snapshot.path("train")), pq.read_table(snapshot.path("test"))
-    whole = contract_checks(project, snapshot, train, test)
-    already = {one.name for one in whole if one.outcome in blocking}
+    train, test = snapshot.rows("train"), snapshot.rows("test")
+    already = contract_checks(project, snapshot, train, test)
     for name, broken in defects(test, project.contract).items():
         found = contract_checks(project, snapshot, train, broken)
-        new = [one for one in found if one.outcome in blocking and one.name not in already]
-        red = [f"{one.name} ({one.outcome})" for one in new]
+        pairs = [(one.name, one.outcome) for one in found if one not in already]
+        red = [f"{name} ({outcome})" for name, outcome in pairs if outcome in blocking]
         said = f"noticed by {', '.join(red)}" if red else "no check noticed it; look at the limits"
         checks.append(fixed(name, bool(red), said))
     return Verdict(gate="prove", checks=checks)

@@ -118,7 +118,7 @@ def status(project: Project, environment: EnvironmentName) -> dict[str, Any]:
         return {"environment": environment, "state": "nothing deployed"}
     mine = [service for service in services if service.digest == current.digest]
     if not services and not processes(target.folder):
-        health = "stopped"
+        health, problem = "stopped", "nothing runs"
     elif not any(service.answers() for service in mine):
         health, problem = "unhealthy", f"the service of {current.release} does not answer"
     elif not any(service.answers(target.url) for service in mine):
@@ -126,12 +126,11 @@ def status(project: Project, environment: EnvironmentName) -> dict[str, Any]:
     return {
         "environment": environment,
         "state": health,
-        "problem": f"{problem}; run `ml deploy` again" if problem else "",
+        "problem": f"{problem}; run `ml rollback {current.release}`" if problem else "",
         "release": current.release,
         "digest": current.digest,
         "since": f"{current.time}, {current.type} by {current.who}",
         "clients": f"{target.url}/predict",
-        "services": [f"{service.digest[:12]} at {service.address}" for service in services],
         "installed": [move.release for move in state.moves],
         "untold": len(state.untold),
     }

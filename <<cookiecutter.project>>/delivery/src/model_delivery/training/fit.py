@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from model_delivery.errors import UserError
 from model_delivery.project import Project
@@ -33,7 +32,7 @@ class Trained:
 def fit(project: Project, snapshot: Snapshot) -> Trained:
     """Fit on the snapshot's training rows; those of the test window are only scored."""
     contract, clock = project.contract, [time.perf_counter()]
-    train, test = pq.read_table(snapshot.path("train")), pq.read_table(snapshot.path("test"))
+    train, test = snapshot.rows("train"), snapshot.rows("test")
     inputs, later = ({n: t[n].to_numpy() for n in contract.inputs} for t in (train, test))
     labels, truth = (t[contract.target].to_numpy().astype(float) for t in (train, test))
     features: FeatureBuilder = user_module("features").Features.fit(inputs)

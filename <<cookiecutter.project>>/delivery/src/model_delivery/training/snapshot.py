@@ -45,8 +45,10 @@ class Judged:
     folder: Path
 
     def path(self, part: str) -> Path:
-        """Return the file of the rows to `train` or to `test` on."""
         return self.folder / f"{part}.parquet"
+
+    def rows(self, part: str, columns: list[str] | None = None) -> pa.Table:
+        return pq.read_table(self.path(part), columns=columns)
 
     def verdict(self, gate: str) -> Verdict | None:
         path = self.folder / "verdicts" / f"{gate}.json"
