@@ -43,3 +43,13 @@ def test_the_readme_asks_what_cookiecutter_asks() -> None:
     table = (ROOT / "README.md").read_text().split("## Questions it asks")[1].split("##")[0]
     asked = re.findall(r"^\| (\w+) \|", table, re.MULTILINE)
     assert asked[1:] == ["project", "package", "description", "author", "github_owner", "licence"]
+
+
+def test_every_release_is_a_commit_and_has_a_heading_in_the_changelog() -> None:
+    lines = (ROOT / "tests" / "releases.txt").read_text().splitlines()
+    releases = [line.split(" ") for line in lines if not line.startswith("#")]
+    headings = re.findall(r"^## (\S+),", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert releases
+    for tag, commit in releases:
+        assert re.fullmatch(r"[0-9a-f]{40}", commit), commit
+        assert tag.removeprefix("v") in headings
