@@ -136,6 +136,7 @@ CONFIG = {
         "`model.roc_auc.min`",
         "(found True)",
     ),
+    "gates.yaml side": ("gates.yaml", "min: 0.70", "max: 0.70", "`model.roc_auc.min`: Field requ"),
     "data.yaml NaN": (
         "data.yaml",
         "min: 10, max: 6000",

@@ -14,9 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.contract.settings import (
+    Ceiling,
     DataContract,
     DataLimits,
     DeepchecksLimits,
+    Floor,
     Gates,
     Limit,
     ModelLimits,
@@ -35,7 +37,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 PASS, WARN, RETRAIN, INCONCLUSIVE, STOP, CRASH = Outcome
 EXIT_CODES = {PASS: 0, WARN: 0, RETRAIN: 10, INCONCLUSIVE: 30, STOP: 20, CRASH: 1}
-AT_MOST_2, AT_LEAST_1 = Limit(max=2, outcome="retrain"), Limit(min=1, outcome="stop")
+AT_MOST_2, AT_LEAST_1 = Ceiling(max=2, outcome="retrain"), Floor(min=1, outcome="stop")
 CONTRACT = DataContract.model_validate({
     "task": "binary", "target": "late", "time": "at", "key": ["at"], "segments": ["kind"],
     "as_of": "2013-08-01", "exclude": {"lost": {"column": "late", "most": 0.1}},
@@ -53,7 +55,7 @@ BOUNDS: dict[str, Any] = {
 }  # fmt: skip
 STOPPING = {name: bound | {"outcome": "stop"} for name, bound in BOUNDS.items()}
 GATES = Gates.model_construct(
-    data=DataLimits(rows=Limit(min=1000, outcome="stop"), scale=AT_MOST_2),
+    data=DataLimits(rows=Floor(min=1000, outcome="stop"), scale=AT_MOST_2),
     model=ModelLimits.model_validate(STOPPING | {"segment_rows": 300}),
     deepchecks=DeepchecksLimits(data={}, model={}),
 )
@@ -211,7 +213,7 @@ def test_scores_known_by_heart_are_a_gap(world: World) -> None:
 
 def test_prove_names_the_defect_that_no_limit_notices(world: World) -> None:
     assert red(prove(world.project, world.snapshot).checks) == set()
-    loose = DataLimits(rows=AT_LEAST_1, scale=Limit(max=99, outcome="stop"))
+    loose = DataLimits(rows=AT_LEAST_1, scale=Ceiling(max=99, outcome="stop"))
     vars(world.project)["gates"] = GATES.model_copy(update={"data": loose})
     unnoticed = red(prove(world.project, world.snapshot).checks)
     assert unnoticed == {"`size` is in another unit (times 1.8)"}

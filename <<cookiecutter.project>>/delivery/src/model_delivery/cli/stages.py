@@ -31,6 +31,7 @@ from model_delivery.training.snapshot import BrokenStructureError, Judged
 
 Stage = Literal["data", "train", "model", "package", "api", "load", "deploy"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
+REFUSED = "refused.json"  # the verdict on an extraction that could not become a snapshot
 
 
 @dataclass
@@ -42,11 +43,6 @@ class Run:
     as_of: dt.date | None = None
     force: bool = False
     image: bool = False
-
-    @property
-    def refusal(self) -> Path:
-        """The verdict on an extraction that could not become a snapshot."""
-        return self.project.work / "refused.json"
 
 
 def ship(run: Run, last: Stage) -> Iterator[Verdict]:
@@ -74,9 +70,9 @@ def extract(run: Run) -> data.Snapshot:
             snapshot = data.take_snapshot(run.project, run.as_of, run.force)
     except BrokenStructureError as broken:
         verdict = Verdict(gate="data", subject="none", checks=as_checks(broken.findings))
-        write_atomic(run.refusal, verdict.model_dump_json(indent=2))
+        write_atomic(run.project.work / REFUSED, verdict.model_dump_json(indent=2))
         raise
-    run.refusal.unlink(missing_ok=True)
+    (run.project.work / REFUSED).unlink(missing_ok=True)
     return snapshot
 
 
@@ -109,8 +105,8 @@ def gate(run: Run, name: str) -> Verdict:
     """Return a gate's verdict on the current data or candidate, given now or before."""
     project = run.project
     if name == "data":
-        if run.refusal.exists():
-            return Verdict.model_validate_json(run.refusal.read_bytes())
+        if (run.project.work / REFUSED).exists():
+            return Verdict.model_validate_json((run.project.work / REFUSED).read_bytes())
         snapshot = data.current_snapshot(project)
         return _verdict(run, name, snapshot, lambda: check_data(project, snapshot))
     candidate = current_candidate(project)
@@ -161,7 +157,7 @@ def _verdict(
 
 def write_report(run: Run) -> tuple[Path, Path]:
     """Write `report.html`, `report.md` and, for programs, `report.json`; return the first two."""
-    folder, broken = run.project.work / "report", run.refusal.exists()
+    folder, broken = run.project.work / "report", (run.project.work / REFUSED).exists()
     verdicts, facts = ([gate(run, "data")], {}) if broken else _found(run.project)
     subject = facts.pop("subject", verdicts[-1].subject)
     left = [name for name in GATES if name not in {verdict.gate for verdict in verdicts}]

@@ -103,37 +103,43 @@ class Limit(Strict, allow_inf_nan=False):
         return value >= self.min if self.min is not None else value <= (self.max or 0.0)
 
 
+class Floor(Limit):
+    """A limit from below: the value must not be less."""
+
+    min: float
+
+
+class Ceiling(Limit):
+    """A limit from above: the value must not be more."""
+
+    max: float
+
+
 class DataLimits(Strict):
     """Limits of the gate `data` beside the contract, whose every breach stops."""
 
-    rows: Limit
-    scale: Limit
+    rows: Floor
+    scale: Ceiling
 
 
 class ModelLimits(Strict):
     """Limits of the gate `model`."""
 
-    roc_auc: Limit
-    log_loss_gain: Limit
-    calibration_error: Limit
-    overfit_gap: Limit
-    segment_roc_auc: Limit
+    roc_auc: Floor
+    log_loss_gain: Floor
+    calibration_error: Ceiling
+    overfit_gap: Ceiling
+    segment_roc_auc: Floor
     segment_rows: Annotated[int, Field(ge=30)]
-    champion_difference: Limit
-    segment_champion_difference: Limit
+    champion_difference: Floor
+    segment_champion_difference: Floor
 
 
 class PackageLimits(Strict):
     """Limits of the gate `package`."""
 
-    megabytes: Limit
-    image_megabytes: Limit
-
-
-class ApiLimits(Strict):
-    """What the gate `api` asks of the running service."""
-
-    valid_rows: PositiveInt
+    megabytes: Ceiling
+    image_megabytes: Ceiling
 
 
 class LoadLimits(Strict):
@@ -143,14 +149,14 @@ class LoadLimits(Strict):
     seconds: PositiveFloat
     rounds: Annotated[int, Field(ge=4)]
     most_rounds: Annotated[int, Field(ge=4)]
-    error_share: Limit
-    qps: Limit
-    p95_ms: Limit
-    p99_ms: Limit
-    qps_to_twin: Limit
-    p50_to_twin: Limit
-    qps_to_champion: Limit
-    p95_to_champion: Limit
+    error_share: Ceiling
+    qps: Floor
+    p95_ms: Ceiling
+    p99_ms: Ceiling
+    qps_to_twin: Floor
+    p50_to_twin: Ceiling
+    qps_to_champion: Floor
+    p95_to_champion: Ceiling
 
 
 DataCheck = Literal["NewCategoryTrainTest", "FeatureLabelCorrelation", "FeatureDrift", "LabelDrift"]
@@ -171,7 +177,6 @@ class Gates(Strict):
     model: ModelLimits
     deepchecks: DeepchecksLimits
     package: PackageLimits
-    api: ApiLimits
     load: LoadLimits
 
 

@@ -37,4 +37,4 @@ def fixed(name: str, kept: bool, sentence: str, value: float | str | None = None
 def limits_hash(project: Project, gate: str) -> str:
     """Return the SHA-256 that names what a gate judges by: its limits, and the data contract."""
     limits, contract = project.gates.model_dump(mode="json"), project.contract.model_dump()
-    return sha256_json([limits[gate], limits["deepchecks"].get(gate), contract])
+    return sha256_json([limits.get(gate), limits["deepchecks"].get(gate), contract])
