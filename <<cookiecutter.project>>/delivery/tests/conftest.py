@@ -8,13 +8,13 @@ from pathlib import Path
 
 import model_delivery
 import pytest
-from model_delivery.bundle.candidate import ENTRY
+from model_delivery.bundle.candidate import ENTRY, RUNTIME
 from model_delivery.contract.request import request_json
 from model_delivery.contract.settings import DataContract
 from model_delivery.files import seal
+from model_delivery.training.snapshot import tree
 
 STUB = Path(__file__).with_name("stub_service.py")
-RUNTIME = ("__init__.py", "errors.py", "files.py", "protocols.py", "serving.py")
 
 
 @pytest.fixture(scope="session")
@@ -40,10 +40,10 @@ def ship(contract: DataContract, tmp_path_factory: pytest.TempPathFactory) -> Pa
     folder: Path = tmp_path_factory.mktemp("release") / "ship"
     source = Path(model_delivery.__file__).parent
     sources = folder / "src" / "model_delivery"
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(source / "contract", sources / "contract", ignore=ignored)
-    for name in RUNTIME:
-        shutil.copyfile(source / name, sources / name)
+    for path in (path for name in RUNTIME for path in tree(source / name)):
+        copy = sources / path.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
     (folder / "src" / "stub").mkdir()
     (folder / "src" / "stub" / "__init__.py").touch()
     shutil.copyfile(STUB, folder / "src" / "stub" / "service.py")

@@ -7,7 +7,7 @@ import json
 import multiprocessing
 import os
 import resource
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -80,10 +80,12 @@ def test_events_keep_their_order_and_are_written_once(log: DirectoryLog) -> None
         (lambda p: p.write_text('{"surprise": 1}'), r"not an event"),
     ],
 )
-def test_a_harmed_event_is_named(log: DirectoryLog, harm: object, message: str) -> None:
+def test_a_harmed_event_is_named(
+    log: DirectoryLog, harm: Callable[[Path], object], message: str
+) -> None:
     for _ in range(3):
         add(log)
-    harm(log.folder / "000002.json")  # type: ignore[operator]  # of the newest nothing tells
+    harm(log.folder / "000002.json")  # of the newest nothing tells
     with pytest.raises(UserError, match=rf"000002\.json: {message}"):
         log.events()
 

@@ -24,7 +24,7 @@ from model_delivery.protocols import Columns, Floats
 
 LAUNCH, NOOP = "MODEL_LAUNCH", "MODEL_NOOP"
 """Environment variables of a service: the token of its start, and whether it is the twin."""
-TWIN = "noop-"
+TWIN_MARK = "noop-"
 """What the no-op twin of a release says before its digest: it is never the release."""
 REFUSAL = "this release cannot start"
 """What a service logs before it gives up; its arbiter would try again for ever."""
@@ -78,7 +78,7 @@ def create(cls: type[ModelService], ship: Path) -> Any:
 
     # BentoML reads schema and documentation from the annotations, here made of the contract.
     Endpoint.predict.__annotations__ |= {"body": request_model(request), "return": Prediction}
-    Endpoint.predict = bentoml.api(Endpoint.predict)  # type: ignore[method-assign]
+    Endpoint.predict = bentoml.api(Endpoint.predict)  # type: ignore[method-assign]  # as a decorator would
     service = bentoml.service(
         name=cls.__module__.partition(".")[0],
         workers=1,
@@ -86,7 +86,7 @@ def create(cls: type[ModelService], ship: Path) -> Any:
         logging={"access": {"enabled": False}},
         tracing={"excluded_urls": ".*"},
     )(Endpoint)
-    service.add_asgi_middleware(Front, identity=f"{TWIN}{digest}" if noop else digest)
+    service.add_asgi_middleware(Front, identity=f"{TWIN_MARK}{digest}" if noop else digest)
     return service
 
 
@@ -147,7 +147,7 @@ def answer(model: ModelService, rows: Sequence[Row], request: Mapping[str, Any])
 def twin(cls: type[ModelService]) -> type[ModelService]:
     """Return the same service without its model's work."""
 
-    class Twin(cls):  # type: ignore[misc, valid-type]
+    class Twin(cls):  # type: ignore[misc, valid-type]  # a base that only the run knows
         def score(self, columns: Columns) -> Floats:
             return np.full(len(next(iter(columns.values()))), 0.5)
 
@@ -167,5 +167,6 @@ def score_standard_input(cls: type[ModelService], ship: Path) -> None:
     verify(ship)
     model, request = cls(), read_json(ship / "request.json")
     model.load(ship / "model")
-    scores = model.score(as_arrays(json.load(sys.stdin), request))
+    given = json.load(sys.stdin)
+    scores = model.score(as_arrays((given[name] for name in request), request))
     sys.stdout.write(json.dumps(np.asarray(scores, np.float64).tolist()))

@@ -22,7 +22,7 @@ from model_delivery.bundle.environment import clean_variables, service_environme
 from model_delivery.errors import UserError
 from model_delivery.files import verify
 from model_delivery.project import Project
-from model_delivery.serving import LAUNCH, NOOP, REFUSAL, TWIN
+from model_delivery.serving import LAUNCH, NOOP, REFUSAL, TWIN_MARK
 
 HOST = "127.0.0.1"
 _POLL_SECONDS = 0.05
@@ -64,7 +64,7 @@ def start(
     launch, port = secrets.token_hex(8), free_port(port)
     home = log.with_name(f"{log.stem}-{launch}")
     home.mkdir(parents=True)
-    answers = f"{TWIN}{digest}" if noop else digest
+    answers = f"{TWIN_MARK}{digest}" if noop else digest
     service = Running(f"http://{HOST}:{port}", answers, launch, home)
     try:
         env = clean_variables(project) | {NOOP: "1" if noop else ""}
@@ -76,7 +76,7 @@ def start(
 
 
 def identity(url: str) -> tuple[str | None, str | None] | None:
-    """Return digest and token of what is ready at `url`; None where nothing is."""
+    """Return digest and token of what is ready at `url`, plain HTTP here; None for nothing."""
     with suppress(httpx.HTTPError):
         answer = httpx.get(f"{url}/readyz", trust_env=False, verify=False)  # noqa: S501 - no TLS
         if answer.status_code == 200:

@@ -34,7 +34,7 @@ warnings.filterwarnings("ignore")
 
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
-from deepchecks.tabular import Dataset, SingleDatasetCheck, checks  # noqa: E402
+from deepchecks.tabular import Dataset, SingleDatasetCheck, checks  # noqa: E402 - reads them
 
 Request = dict[str, Any]
 ROWS = {"train": 20_000, "test": 8_000}

@@ -44,8 +44,7 @@ def _places(node: yaml.Node | None, at: Location) -> Iterator[tuple[Location, in
     if isinstance(node, yaml.SequenceNode):
         items = [(place, value, value) for place, value in enumerate(node.value)]
     elif isinstance(node, yaml.MappingNode):
-        scalar = yaml.ScalarNode
-        items = [(key.value, key, value) for key, value in node.value if isinstance(key, scalar)]
+        items = [(k.value, k, v) for k, v in node.value if isinstance(k, yaml.ScalarNode)]
     for name, key, value in items:
         yield (*at, name), key.start_mark.line + 1
         yield from _places(value, (*at, name))

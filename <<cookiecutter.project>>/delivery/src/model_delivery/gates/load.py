@@ -24,6 +24,7 @@ from model_delivery.files import sha256_file
 from model_delivery.gates import judge
 from model_delivery.project import Project
 from model_delivery.report.verdict import Check, Outcome, Table, Verdict, finite
+from model_delivery.serving import TWIN_MARK
 from model_delivery.training.metrics import Estimate
 
 CANDIDATE, TWIN, CHAMPION = "candidate", "twin", "champion"
@@ -66,7 +67,7 @@ def judge_targets(project: Project, targets: dict[str, Running]) -> Verdict:
     limits, rounds, checks = project.gates.load, list[Round](), list[Check]()
     plan: dict[str, Any] = {"users": limits.users, "seconds": limits.seconds}
     plan["targets"] = [
-        {"name": name, "url": one.url, "release": one.digest.removeprefix("noop-")[:12]}
+        {"name": name, "url": one.url, "release": one.digest.removeprefix(TWIN_MARK)[:12]}
         for name, one in targets.items()
     ]
     try:
