@@ -56,7 +56,7 @@ def make_candidate(
     (staged / "ship" / "model").mkdir(parents=True)
     for path, text in {"model/model.txt": name, "requirements.txt": "", **ship}.items():
         (staged / "ship" / path).write_text(text)
-    lineage = {"data": {"as_of": as_of}, "commit": "c" * 40, "snapshot": "s"}
+    lineage = {"data": {"as_of": as_of}, "commit": "c" * 40, "snapshot": "s", "parameters": {}}
     (staged / "lineage.json").write_text(json.dumps(lineage))
     folder = candidate_folder(project, seal(staged / "ship"))
     folder.parent.mkdir(parents=True, exist_ok=True)

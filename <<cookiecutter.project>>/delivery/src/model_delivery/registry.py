@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from uuid import uuid4
 
 from pydantic import Field, ValidationError
@@ -23,7 +23,7 @@ from model_delivery.bundle.package import pack, unpack
 from model_delivery.errors import UserError
 from model_delivery.project import Project
 from model_delivery.protocols import Strict
-from model_delivery.report.verdict import Outcome
+from model_delivery.report.verdict import Outcome, finite
 
 
 class Event(Strict):
@@ -37,6 +37,11 @@ class Event(Strict):
     trigger: str
     blob: str  # the SHA-256 of the stored bytes
     verdicts: dict[str, Outcome] = {}
+    snapshot: str = ""
+    parameters: dict[str, Any] = {}
+    metrics: dict[str, list[float | None]] = {}  # on the test window: value, low, high
+    against: str | None = None  # the digest of the champion that the gates judged beside
+    reason: str = ""  # why it was rolled back: metric, value, limit
     environment: str | None = None  # of a move
     previous: str | None = None  # of a move: the digest served before
     who: str = Field(default_factory=lambda: os.environ.get("GITHUB_ACTOR") or getpass.getuser())
@@ -150,8 +155,9 @@ def register(
 ) -> Event:
     """Store a candidate's bytes, name it, and say so; return the event that did, now or before."""
     blobs, digest = blob_store(project), candidate.digest
-    as_of = str(candidate.lineage["data"]["as_of"])
+    as_of, model = str(candidate.lineage["data"]["as_of"]), candidate.verdict("model")
     settings = tomllib.loads((project.root / "pyproject.toml").read_text(encoding="utf-8"))
+    checks = model.checks if model else []
     prefix = f"v{settings['project']['version']}+data.{as_of.replace('-', '')}"
 
     def decide(events: Sequence[Event]) -> Event:
@@ -168,6 +174,10 @@ def register(
             trigger=trigger,
             blob=blobs.put(digest, candidate.folder),
             verdicts=verdicts,
+            snapshot=candidate.lineage["snapshot"],
+            parameters=candidate.lineage["parameters"],
+            metrics={c.name: [c.value, c.low, c.high] for c in checks if finite(c.value)},
+            against=model.against if model else None,
         )
 
     return event_log(project).append(decide)
