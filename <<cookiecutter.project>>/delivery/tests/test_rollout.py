@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 import test_registry
 from model_delivery.bundle.candidate import Candidate
-from model_delivery.bundle.launch import Running, end, free_port, identity, processes
+from model_delivery.bundle.launch import NotReadyError, Running, end, free_port, identity, processes
 from model_delivery.errors import UserError
 from model_delivery.files import SUMS, seal, sha256_file
 from model_delivery.project import Project
@@ -38,10 +38,10 @@ STRIDE = int(os.environ.get("FAULT_STRIDE", "10"))
 """Faults are tried at every so many durable writes; 1 for all of them."""
 NOT_REACHED = 9
 FAKE = """
-import json, sys, time
+import json, random, sys, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-port, digest, launch, fault = sys.argv[1:]
+port, digest, launch, fault, release = sys.argv[1:]
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -49,8 +49,14 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         self.rfile.read(int(self.headers.get("content-length") or 0))
         time.sleep(1.5 if self.path == "/slow" else 0)
-        content = json.dumps({"id": self.headers.get("x-request-id")}).encode()
+        score = random.random()
+        body = {"release": digest[:12], "probability": [score]}
+        if self.path == "/slow":
+            body = {"id": self.headers.get("x-request-id")}
+        content = json.dumps(body).encode()
         self.send_response(503 if fault == "never-ready" else 200)
+        self.send_header("x-score", str(score))
+        self.send_header("x-release", release)
         self.send_header("content-length", str(len(content)))
         self.send_header("x-model-digest", "f" * 64 if fault == "liar" else digest)
         self.send_header("x-launch", launch)
@@ -68,12 +74,21 @@ ThreadingHTTPServer(("127.0.0.1", int(port)), Handler).serve_forever()
 """A release's service that is ready in milliseconds, and bad in the ways a test asks for."""
 
 
-def fake_start(project: Project, ship: Path, log: Path, timeout: float) -> Running:
+def fake_start(project: Project, ship: Path, log: Path, timeout: float, release: str) -> Running:
     """Start the fake service as the real launcher does: ready and itself, or an error."""
     port, digest, launch = free_port(), sha256_file(ship / SUMS), secrets.token_hex(4)
     home = log.with_name(f"{log.stem}-{launch}")
     home.mkdir(parents=True)
-    words = [sys.executable, "-c", FAKE, str(port), digest, launch, (ship / "fault").read_text()]
+    words = [
+        sys.executable,
+        "-c",
+        FAKE,
+        str(port),
+        digest,
+        launch,
+        (ship / "fault").read_text(),
+        release,
+    ]
     with log.open("wb") as output:
         environment = os.environ | {"TMPDIR": str(home)}
         child = subprocess.Popen(
@@ -83,7 +98,7 @@ def fake_start(project: Project, ship: Path, log: Path, timeout: float) -> Runni
     while identity(url) != (digest, launch):
         if child.poll() is not None or time.monotonic() > deadline:
             end(home)
-            raise UserError(f"{digest[:12]} was not ready; see {log}")
+            raise NotReadyError(f"{digest[:12]} was not ready; see {log}")
         time.sleep(0.01)
     return Running(url, digest, launch, home)
 
@@ -100,8 +115,16 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project
 def make_project(root: Path) -> Project:
     (root / "config").mkdir(parents=True)
     (root / "config" / "delivery.yaml").write_text(
-        f"environments: {{production: {{target: host, port: {free_port()}}}}}\n"
+        f"environments: {{production: {{target: host, port: {free_port()}, canary: []}}}}\n"
+        "rollout: {shadow_rows: 10, requests_per_second: 100, min_requests: 30, "
+        "shadow_distance: {max: 0.9, outcome: stop}, error_share: {max: 0.01, outcome: stop}, "
+        "p95_ms: {max: 50, outcome: stop}, score_distance: {max: 0.3, outcome: stop}, "
+        "memory_mb: {max: 500, outcome: stop}}\n"
         "keep_releases: 2\nstart_timeout_seconds: 20\nimage: {base: debian, builder: docker}\n"
+    )
+    (root / "config" / "data.yaml").write_text(
+        "{task: binary, target: late, time: at, key: [at], as_of: 2013-08-01, columns: "
+        "{at: {type: timestamp}, late: {type: boolean}}}\n"
     )
     (root / "pyproject.toml").write_text('[project]\nversion = "1.1.0"\n')
     return Project(root)
@@ -139,7 +162,7 @@ def make_candidate(
     return candidate
 
 
-def deploy(project: Project, candidate: Candidate) -> Event:
+def deploy(project: Project, candidate: Candidate) -> Verdict:
     return host.deploy(project, "production", candidate)
 
 
@@ -183,8 +206,8 @@ def a(project: Project) -> Candidate:
 def test_first_deploy_serves_and_is_remembered(project: Project) -> None:
     candidate = make_candidate(project, "a")
     assert state(project) == "nothing deployed"
-    moved = deploy(project, candidate)
-    assert moved.release == "v1.1.0+data.20130801.1"
+    assert deploy(project, candidate).outcome is Outcome.PASS
+    assert host.status(project, "production")["release"] == "v1.1.0+data.20130801.1"
     assert served(project) == candidate.digest
     assert [e.type for e in event_log(project).events()] == ["registered", "promoted"]
     assert set(event_log(project).events()[1].verdicts.values()) == {Outcome.PASS}
@@ -193,7 +216,7 @@ def test_first_deploy_serves_and_is_remembered(project: Project) -> None:
     old = champion(project)
     assert old is not None
     assert old.digest == candidate.digest
-    assert deploy(project, candidate) == moved
+    assert deploy(project, candidate).decisive.name == "served"
     assert len(event_log(project).events()) == 2
 
 
@@ -205,7 +228,7 @@ def test_every_answer_names_release_and_request_errors_included(
         413: lambda: ask(project, body=big),
         404: lambda: ask(project, "/"),  # BentoML's page, which asks other hosts
         411: lambda: ask(project, Transfer_Encoding="chunked", body=b"1\r\nx\r\n0\r\n\r\n"),
-        200: lambda: ask(project, body=big[1:], X_Request_Id="the client's own"),
+        200: lambda: ask(project, "/slow", body=big[1:], X_Request_Id="the client's own"),
         502: lambda: ask(project),
     }
     for code, request in asked.items():
@@ -276,8 +299,8 @@ def test_only_good_verdicts_let_through(project: Project) -> None:
         bad = make_candidate(project, outcome, model=outcome)
         with pytest.raises(UserError, match=f"gate model says {outcome}.*the model sentence"):
             deploy(project, bad)
-    moved = deploy(project, make_candidate(project, "a", data="retrain", model="warn"))
-    assert moved.verdicts["data"] is Outcome.RETRAIN
+    assert deploy(project, make_candidate(project, "a", data="retrain", model="warn"))
+    assert event_log(project).events()[-1].verdicts["data"] is Outcome.RETRAIN
 
 
 def test_data_older_than_the_champions_is_refused(project: Project, a: Candidate) -> None:
@@ -304,13 +327,19 @@ def test_a_stranger_on_the_port_changes_nothing(project: Project, tmp_path: Path
 @pytest.mark.parametrize("fault", ["never-ready", "crash", "liar"])
 def test_a_bad_release_is_refused_and_leaves_no_process(project: Project, fault: str) -> None:
     project = configured(project, "seconds: 20", "seconds: 1")
-    with pytest.raises(UserError, match="was not ready"):
-        deploy(project, make_candidate(project, "bad", fault=fault))
+    found = deploy(project, make_candidate(project, "bad", fault=fault))
+    assert (found.outcome, found.decisive.name) == (Outcome.STOP, "ready")
     assert (state(project), processes(project.work)) == ("nothing deployed", [])
+    assert [event.type for event in event_log(project).events()] == ["registered"]
     a = make_candidate(project, "a")
     deploy(project, a)
-    with pytest.raises(UserError, match="was not ready"):
-        deploy(project, make_candidate(project, "worse", against=a, fault=fault))
+    worse = make_candidate(project, "worse", against=a, fault=fault)
+    assert deploy(project, worse).outcome is Outcome.STOP
+    last = event_log(project).events()[-1]
+    assert (last.type, last.digest, last.previous) == ("rolled_back", a.digest, worse.digest)
+    assert "was not ready" in last.reason
+    with pytest.raises(UserError, match=r"was rolled back at .*: train another candidate"):
+        deploy(project, worse)
     assert (served(project), running(project)) == (a.digest, [a.digest])
     assert len(processes(project.work)) == 2
 
@@ -368,7 +397,7 @@ def test_stop_keeps_the_state_even_on_a_full_disk(project: Project, a: Candidate
     with full_disk():
         host.stop(project, "production")
     assert (state(project), processes(project.work)) == ("stopped", [])
-    assert deploy(project, a).digest == a.digest
+    assert deploy(project, a).subject == a.digest
     assert served(project) == a.digest
 
 
@@ -381,7 +410,7 @@ def test_what_died_is_seen_and_started_by_the_next_verb(
         process.wait()
     found = host.status(project, "production")
     assert (found["state"], victim in found["problem"]) == ("unhealthy", True)
-    assert deploy(project, a).digest == a.digest
+    assert deploy(project, a).subject == a.digest
     assert state(project) == "serving"
 
 
@@ -408,7 +437,7 @@ def test_a_held_target_is_busy_and_a_dead_holder_is_no_holder(project: Project) 
         deploy(project, candidate)
     os.kill(holder, signal.SIGKILL)
     os.waitpid(holder, 0)
-    assert deploy(project, candidate).digest == candidate.digest
+    assert deploy(project, candidate).subject == candidate.digest
 
 
 def in_child(step: int, act: Callable[[], None], work: Callable[[], object]) -> int:
@@ -463,7 +492,7 @@ def test_old_state_or_new_after_a_fault_at_each_durable_write(
         assert now in (a.digest, b.digest)
         assert codes[-1] == -9 or served(project) == now
         states.add(now == b.digest)
-        assert deploy(project, b).digest == served(project) == b.digest
+        assert deploy(project, b).subject == served(project) == b.digest
         assert running(project) == [b.digest]
         assert len(processes(project.work)) == 2
         rollback(project)

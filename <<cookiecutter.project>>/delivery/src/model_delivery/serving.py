@@ -22,8 +22,10 @@ from model_delivery.contract.request import Row, as_arrays, request_model, to_co
 from model_delivery.files import read_json, verify
 from model_delivery.protocols import Columns, Floats
 
-LAUNCH, NOOP = "MODEL_LAUNCH", "MODEL_NOOP"
-"""Environment variables of a service: the token of its start, and whether it is the twin."""
+LAUNCH, NOOP, RELEASE = "MODEL_LAUNCH", "MODEL_NOOP", "MODEL_RELEASE"
+"""Environment variables of a service: the token of its start, whether it is the twin, its name."""
+SCORE = "x-score"
+"""The header of an answer with its first row's probability, from which a rollout is judged."""
 TWIN_MARK = "noop-"
 """What the no-op twin of a release says before its digest: it is never the release."""
 REFUSAL = "this release cannot start"
@@ -61,6 +63,7 @@ def create(cls: type[ModelService], ship: Path) -> Any:
     digest, noop = verify(ship), os.environ.get(NOOP) == "1"
     os.environ.setdefault("OTEL_SDK_DISABLED", "true")  # read when BentoML builds its app
     import bentoml
+    from starlette.responses import Response
 
     request, served = read_json(ship / "request.json"), twin(cls) if noop else cls
 
@@ -70,11 +73,13 @@ def create(cls: type[ModelService], ship: Path) -> Any:
         def __init__(self) -> None:
             self.model = start_model(served, ship, request)
 
-        async def predict(self, body: Any, /) -> Prediction:
+        async def predict(self, body: Any, /) -> Any:
             """Return a probability for each row."""
-            return Prediction(
+            found = Prediction(
                 release=digest[:12], probability=answer(self.model, body.rows, request)
             )
+            headers = {SCORE: f"{found.probability[0]:.6f}", "content-type": "application/json"}
+            return Response(found.model_dump_json(), headers=headers)
 
     # BentoML reads schema and documentation from the annotations, here made of the contract.
     Endpoint.predict.__annotations__ |= {"body": request_model(request), "return": Prediction}
@@ -94,9 +99,10 @@ class Front:
     """Signs every answer, and refuses other bodies than JSON: BentoML would read forms too."""
 
     def __init__(self, app: Any, identity: str) -> None:
-        launch = os.environ.get(LAUNCH, "none")
+        launch, release = (os.environ.get(name, "none") for name in (LAUNCH, RELEASE))
+        signs = {"x-model-digest": identity, "x-launch": launch, "x-release": release}
         self.app = app
-        self.signature = [(b"x-model-digest", identity.encode()), (b"x-launch", launch.encode())]
+        self.signature = [(name.encode(), value.encode()) for name, value in signs.items()]
 
     async def __call__(self, scope: Message, receive: Any, send: Send) -> None:
         async def signed(message: Message) -> None:

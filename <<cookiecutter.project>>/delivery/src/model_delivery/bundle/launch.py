@@ -22,10 +22,14 @@ from model_delivery.bundle.environment import clean_variables, service_environme
 from model_delivery.errors import UserError
 from model_delivery.files import verify
 from model_delivery.project import Project
-from model_delivery.serving import LAUNCH, NOOP, REFUSAL, TWIN_MARK
+from model_delivery.serving import LAUNCH, NOOP, REFUSAL, RELEASE, TWIN_MARK
 
 HOST = "127.0.0.1"
 _POLL_SECONDS = 0.05
+
+
+class NotReadyError(UserError):
+    """A release that does not come up; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,13 @@ class Running:
 
 
 def start(
-    project: Project, ship: Path, log: Path, port: int = 0, timeout: float = 60, noop: bool = False
+    project: Project,
+    ship: Path,
+    log: Path,
+    port: int = 0,
+    timeout: float = 60,
+    noop: bool = False,
+    release: str = "none",
 ) -> Running:
     """Start a release's service in its clean environment, and wait until it is itself.
 
@@ -67,7 +77,7 @@ def start(
     answers = f"{TWIN_MARK}{digest}" if noop else digest
     service = Running(f"http://{HOST}:{port}", answers, launch, home)
     try:
-        env = clean_variables(project) | {NOOP: "1" if noop else ""}
+        env = clean_variables(project) | {NOOP: "1" if noop else "", RELEASE: release}
         _wait(service, _spawn(ship, python, log, service, env), log, timeout)
     except BaseException:
         end(home)
@@ -99,6 +109,13 @@ def processes(home: Path) -> list[psutil.Process]:
     found = psutil.process_iter(["environ"])
     places = [(Path((p.info["environ"] or {}).get("TMPDIR", "/")), p) for p in found]
     return [process for place, process in places if place.is_relative_to(home.resolve())]
+
+
+def megabytes(home: Path) -> float:
+    """Return the memory that the processes of a home use; not-a-number where one just ended."""
+    with suppress(psutil.Error):
+        return sum(float(process.memory_info().rss) for process in processes(home)) / 1e6
+    return float("nan")
 
 
 def end(home: Path) -> None:
@@ -140,10 +157,12 @@ def _wait(service: Running, process: Popen[bytes], log: Path, timeout: float) ->
             raise UserError(f"{service.url}: another service answers there; stop it")
         said = log.read_text(errors="replace").strip().splitlines()
         for refusal in (line for line in said if REFUSAL in line):
-            raise UserError(f"{refusal[refusal.index(REFUSAL) :]}; see {log}")
+            raise NotReadyError(f"{refusal[refusal.index(REFUSAL) :]}; see {log}")
         tail = "\n".join(said[-8:])
         if process.poll() is not None:
-            raise UserError(f"the service ended with code {process.returncode} at start:\n{tail}")
+            raise NotReadyError(
+                f"the service ended with code {process.returncode} at start:\n{tail}"
+            )
         if time.monotonic() > deadline:
-            raise UserError(f"the service was not ready within {timeout:g} s:\n{tail}")
+            raise NotReadyError(f"the service was not ready within {timeout:g} s:\n{tail}")
         time.sleep(_POLL_SECONDS)

@@ -20,9 +20,9 @@ from model_delivery.gates import GATES, Gate
 from model_delivery.gates.prove import prove
 from model_delivery.project import find_project
 from model_delivery.registry import event_log
-from model_delivery.report.verdict import USAGE, Event
+from model_delivery.report.verdict import USAGE, Event, exit_code
 from model_delivery.rollout import host
-from model_delivery.rollout.target import Target
+from model_delivery.rollout.target import EnvironmentName, Target
 from model_delivery.training.snapshot import current_snapshot
 
 HELP = (
@@ -46,9 +46,11 @@ Prove = Annotated[bool, typer.Option("--prove", help="Break the data instead: is
 Until = Annotated[stages.Stage, typer.Option(help="The last stage to run.")]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")]
 Stop = Annotated[bool, typer.Option("--stop", help="Stop service and proxy; it stays deployed.")]
+Where = Annotated[EnvironmentName, typer.Option("--to", help="Which environment.")]
+Of = Annotated[EnvironmentName, typer.Option("--in", help="Which environment.")]
+Watch = Annotated[bool, typer.Option("--watch", help="Look again every second, until Ctrl-C.")]
 Release = Annotated[str | None, typer.Argument(help="An installed one; default: the one before.")]
 PRODUCTION: Final = "production"
-UNHEALTHY = 20
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -127,39 +129,46 @@ def ship(
     """Do all of it in order, as far as the gates allow; interrupted, it goes on where it was."""
     run = _run(event, as_of, force=force, image=image)
     if until == "deploy":  # minutes before it would matter
-        Target(run.project, PRODUCTION).proxy.check_port()
+        Target(run.project, run.environment).proxy.check_port()
     code = screen.show_verdicts(stages.ship(run, until), run.event, as_json)
     screen.progress.print(f"report: {stages.write_report(run)[0]}", markup=False, soft_wrap=True)
     raise typer.Exit(code)
 
 
 @app.command()
-def deploy(stop: Stop = False, event: Why = None, as_json: Json = False) -> None:
-    """Make production serve the current candidate, if its gates allow it; in one step."""
+def deploy(
+    to: Where = PRODUCTION, stop: Stop = False, event: Why = None, as_json: Json = False
+) -> None:
+    """Make an environment serve the current candidate, if gates and rollout allow it."""
     run = _run(event)
+    run.environment = to
     if stop:
-        host.stop(run.project, PRODUCTION)
-    else:
-        stages.deploy(run)
-    status(as_json)
+        host.stop(run.project, to)
+        status(to, as_json=as_json)
+    verdict = stages.deploy(run)
+    if not as_json:
+        screen.show_verdicts([verdict], run.event, False)
+    code = exit_code([verdict.outcome], run.event)
+    raise typer.Exit(code or screen.show_status(host.status(run.project, to), as_json))
 
 
 @app.command()
-def rollback(release: Release = None, as_json: Json = False) -> None:
-    """Make production serve an installed release again: seconds, no registry, no network."""
+def rollback(release: Release = None, of: Of = PRODUCTION, as_json: Json = False) -> None:
+    """Make an environment serve an installed release again: seconds, no registry, no network."""
     with screen.step("rollback"):
-        host.rollback(find_project(), PRODUCTION, release)
-    status(as_json)
+        host.rollback(find_project(), of, release)
+    status(of, as_json=as_json)
 
 
 @app.command()
-def status(as_json: Json = False) -> None:
-    """Say what production serves, whether it answers, and what else is installed."""
-    found = host.status(find_project(), PRODUCTION)
-    facts = {k: ", ".join(v) if isinstance(v, list) else v for k, v in found.items()}
-    lines = [f"{name:12} {value}" for name, value in facts.items() if value]
-    screen.show(found, as_json, "\n".join(lines))
-    raise typer.Exit(UNHEALTHY if found["state"] == "unhealthy" else 0)
+def status(of: Of = PRODUCTION, watch: Watch = False, as_json: Json = False) -> None:
+    """Say what an environment serves, who gets which share, and what was decided last."""
+    project = find_project()
+    while watch:
+        screen.results.clear()
+        screen.show_status(host.status(project, of), as_json)
+        time.sleep(1)
+    raise typer.Exit(screen.show_status(host.status(project, of), as_json))
 
 
 @app.command()

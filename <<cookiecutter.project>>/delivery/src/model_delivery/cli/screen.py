@@ -26,12 +26,29 @@ def step(title: str) -> Iterator[None]:
     progress.print(f"[dim]{time.perf_counter() - started:6.1f} s[/]  {title}")
 
 
+def say(line: str) -> None:
+    """Print a line about what is under way."""
+    progress.print(f"         {line}", markup=False, soft_wrap=True)
+
+
 def show(value: Any, as_json: bool, text: str) -> None:
     """Print a result as JSON or as text."""
     if as_json:
         sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
     else:
         results.print(text, soft_wrap=True, markup=False)
+
+
+def show_status(found: dict[str, Any], as_json: bool) -> int:
+    """Print what an environment serves; return the exit code: of `stop`, if it is unhealthy."""
+    lines = []
+    for name, value in found.items():
+        parts = value if isinstance(value, list) else [value]
+        if isinstance(value, dict):
+            parts = [f"{release:28} {said}" for release, said in value.items()]
+        lines += [f"{name if part is parts[0] else '':12} {part}" for part in parts if part]
+    show(found, as_json, "\n".join(lines))
+    return exit_code([Outcome.STOP if found["state"] == "unhealthy" else Outcome.PASS], "local")
 
 
 def show_verdicts(verdicts: Iterable[Verdict], event: Event, as_json: bool) -> int:

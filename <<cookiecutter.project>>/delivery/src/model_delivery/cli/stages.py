@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from model_delivery.bundle.candidate import CURRENT, Candidate, current_candidate, make_candidate
 from model_delivery.bundle.package import build_image, build_package
-from model_delivery.cli.screen import step
+from model_delivery.cli.screen import say, step
 from model_delivery.errors import UserError
 from model_delivery.files import write_atomic
 from model_delivery.gates import COMPARED, GATES, limits_hash
@@ -25,7 +25,8 @@ from model_delivery.project import Project
 from model_delivery.registry import champion
 from model_delivery.report.render import render
 from model_delivery.report.verdict import Check, Event, Outcome, Report, Verdict, allows_promotion
-from model_delivery.rollout import host
+from model_delivery.rollout.supervisor import supervise
+from model_delivery.rollout.target import EnvironmentName, Target
 from model_delivery.training import snapshot as data
 from model_delivery.training.snapshot import BrokenStructureError, Judged
 
@@ -43,6 +44,7 @@ class Run:
     as_of: dt.date | None = None
     force: bool = False
     image: bool = False
+    environment: EnvironmentName = "production"
 
 
 def ship(run: Run, last: Stage) -> Iterator[Verdict]:
@@ -51,7 +53,7 @@ def ship(run: Run, last: Stage) -> Iterator[Verdict]:
     A gate that does not allow promotion ends it: bad data trains nothing, a bad model is not
     packaged, and nothing of either is deployed.
     """
-    acts = {"data": extract, "train": train, "package": package, "deploy": deploy}
+    acts = {"data": extract, "train": train, "package": package}
     for stage in STAGES[: STAGES.index(last) + 1]:
         if stage in acts:
             with suppress(BrokenStructureError):  # the gate says it
@@ -61,6 +63,8 @@ def ship(run: Run, last: Stage) -> Iterator[Verdict]:
             yield verdict
             if not allows_promotion(verdict.outcome, run.event):
                 return
+        if stage == "deploy":
+            yield deploy(run)
 
 
 def extract(run: Run) -> data.Snapshot:
@@ -94,11 +98,11 @@ def package(run: Run) -> Candidate:
     return candidate
 
 
-def deploy(run: Run) -> None:
-    """Make production serve the current candidate."""
-    candidate = current_candidate(run.project)
-    with step(f"deploy: production serves {candidate.short}"):
-        host.deploy(run.project, "production", candidate, run.event)
+def deploy(run: Run) -> Verdict:
+    """Make an environment serve the current candidate, as far as its rollout allows it."""
+    candidate, target = current_candidate(run.project), Target(run.project, run.environment)
+    with step(f"rollout of {candidate.short} to {run.environment}"):
+        return supervise(target, candidate.digest, run.event, say)
 
 
 def gate(run: Run, name: str) -> Verdict:

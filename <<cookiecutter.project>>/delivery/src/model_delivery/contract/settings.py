@@ -180,11 +180,32 @@ class Gates(Strict):
     load: LoadLimits
 
 
+class Step(Strict, allow_inf_nan=False):
+    """A step of a canary: the share of requests that the new release gets, and for how long."""
+
+    weight: Annotated[float, Field(gt=0, le=1)]
+    seconds: PositiveFloat
+
+
 class Environment(Strict):
-    """One place where a release runs."""
+    """One place where a release runs, and the steps on its way there beside a champion."""
 
     target: Literal["host"]
     port: Annotated[int, Field(ge=1024, le=65535)]
+    canary: list[Step] = []
+
+
+class RolloutLimits(Strict, allow_inf_nan=False):
+    """How a release is judged on its way; `requests_per_second` only tells what it may cost."""
+
+    shadow_rows: PositiveInt
+    requests_per_second: PositiveFloat
+    min_requests: PositiveInt
+    shadow_distance: Ceiling
+    error_share: Ceiling
+    p95_ms: Ceiling
+    score_distance: Ceiling
+    memory_mb: Ceiling
 
 
 class Image(Strict):
@@ -197,8 +218,16 @@ class Image(Strict):
 class Delivery(Strict):
     """The whole of `config/delivery.yaml`."""
 
-    environments: dict[Literal["production"], Environment]
+    environments: dict[Literal["test", "staging", "production"], Environment]
+    rollout: RolloutLimits
     keep_releases: Annotated[int, Field(ge=2)]
     start_timeout_seconds: PositiveFloat
     variables: list[str] = []
     image: Image
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        ports = [environment.port for environment in self.environments.values()]
+        if len(set(ports)) < len(ports):
+            raise ValueError(f"two environments share a port ({ports}): give each its own")
+        return self

@@ -1,50 +1,74 @@
 """Deploy and roll back on this machine: the old state or the new one, whatever is killed.
 
-The target's state is the truth. A move starts the release beside the one that serves, switches
-the proxy in one step, and replaces the state. `_converge` makes the machine what the state says:
-it ends every move, undoes every failed one, and mends after a crash.
+The target's state is the truth. A move starts the release beside the one that serves, lets it
+prove itself, switches the proxy in one step, and replaces the state. `_converge` makes the machine
+what the state says: it ends every move, undoes every failed one, and mends after a crash.
 """
 
-from contextlib import suppress
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from model_delivery.bundle.candidate import Candidate
-from model_delivery.bundle.launch import Running, processes
+from model_delivery.bundle.launch import NotReadyError, Running, end, processes
 from model_delivery.errors import UserError
 from model_delivery.files import changed_files
-from model_delivery.gates import COMPARED, GATES, limits_hash
+from model_delivery.gates import COMPARED, GATES, fixed, limits_hash
 from model_delivery.project import Project
 from model_delivery.registry import Event, register
+from model_delivery.report.verdict import Check, Outcome, Verdict, allows_promotion
 from model_delivery.report.verdict import Event as Trigger
-from model_delivery.report.verdict import Outcome, allows_promotion
-from model_delivery.rollout.target import EnvironmentName, State, Target
+from model_delivery.rollout import canary
+from model_delivery.rollout.target import EnvironmentName, Target
 from model_delivery.training.snapshot import find_snapshot
+
+log = logging.getLogger(__name__)
 
 
 def deploy(
     project: Project, environment: EnvironmentName, candidate: Candidate, trigger: Trigger = "local"
-) -> Event:
-    """Make an environment serve a candidate; if anything forbids it, it serves what it served.
+) -> Verdict:
+    """Make an environment serve a candidate, if gates and rollout allow it; return the verdict.
 
-    Returns the move after which it does, now or before.
+    Whatever forbids it, the environment serves what it served.
     """
     target = Target(project, environment)
     with target.lock():
         target.tell()  # gates judge beside the champion that the log knows
         target.proxy.check_port()
-        current = target.state().current
+        state, current = target.state(), target.state().current
         if current is not None and current.digest == candidate.digest:
-            return _converge(target)
-        if current and (current.type, current.previous) == ("rolled_back", candidate.digest):
+            _converge(target)
+            served = fixed("served", True, f"{environment} serves {current.release} already")
+            return Verdict(gate="rollout", subject=current.digest, checks=[served])
+        back = current and (current.type, current.previous) == ("rolled_back", candidate.digest)
+        undecided = state.verdict and state.verdict.outcome is Outcome.INCONCLUSIVE
+        if current and back and not undecided:
             again = "train another candidate, or name its release in `ml rollback`"
             raise UserError(f"{candidate.short} was rolled back at {current.time}: {again}")
-        said = admit(project, candidate, trigger, current)
+        said = admit(project, environment, candidate, trigger, current)
         goal = register(project, candidate, said, trigger)
-        return _move(target, goal, type="promoted", verdicts=said, trigger=trigger)
+        move = _event(target, goal, type="promoted", verdicts=said, trigger=trigger)
+        with _undone(target):
+            verdict = _try(target, move)
+            if verdict.outcome in canary.GOOD:
+                _settle(target, move)
+            elif current:
+                why = verdict.decisive
+                told = f"{why.name} {why.value} (limit {why.limit or 'none'}) {why.sentence}"
+                facts = {"previous": move.digest, "reason": told, "trigger": trigger}
+                _settle(target, _event(target, current, type="rolled_back", **facts))
+        _converge(target)
+        return verdict
 
 
 def admit(
-    project: Project, candidate: Candidate, trigger: Trigger, current: Event | None
+    project: Project,
+    environment: EnvironmentName,
+    candidate: Candidate,
+    trigger: Trigger,
+    current: Event | None,
 ) -> dict[str, Outcome]:
     """Return what the gates said of a candidate; a UserError names what speaks against it."""
     as_of, said = str(candidate.lineage["data"]["as_of"]), dict[str, Outcome]()
@@ -55,6 +79,7 @@ def admit(
     for gate in GATES:
         judged = snapshot if gate == "data" else candidate
         verdict = judged.verdict(gate)
+        compared = gate in COMPARED and environment == "production"
         again = f"run `ml check {gate}`"
         if verdict is None:
             raise UserError(f"gate {gate}: no verdict on candidate {candidate.short}; {again}")
@@ -63,7 +88,7 @@ def admit(
         if verdict.limits != limits_hash(project, gate):
             why = "config/gates.yaml or data.yaml changed after its verdict"
             raise UserError(f"gate {gate}: {why}; {again}")
-        if gate in COMPARED and verdict.against != (current.digest if current else None):
+        if compared and verdict.against != (current.digest if current else None):
             raise UserError(f"gate {gate}: judged beside another champion than is served; {again}")
         if not allows_promotion(verdict.outcome, trigger):
             why = verdict.decisive.sentence
@@ -77,25 +102,35 @@ def admit(
 def rollback(project: Project, environment: EnvironmentName, release: str | None) -> Event:
     """Make an environment serve an installed release again; no registry and no network.
 
-    It is given by name or by the first 12 digits of its digest; None is the one served before
-    the last deploy, so that rolling back twice is rolling back once.
+    It is given by name or by the first 12 digits of its digest. None is the one that serves while
+    a rollout is under way, which is ended first; else the one served before the last deploy, so
+    that rolling back twice is rolling back once.
     """
     target = Target(project, environment)
+    end(target.supervisor)  # it can be killed anywhere
     with target.lock():
-        moves = target.state().moves
-        if not moves:
+        state = target.state()
+        if state.current is None:
+            _converge(target)
             raise UserError(f"{environment}: nothing deployed, nothing to roll back")
         target.proxy.check_port()
-        before = moves[0].digest if moves[0].type == "rolled_back" else moves[0].previous
+        stays = state.trying or state.current.type == "rolled_back"
+        before = state.current.digest if stays else state.current.previous
         wanted = release or (before or "none")[:12]
-        found = [move for move in moves if wanted in (move.release, move.digest[:12])]
+        found = [move for move in state.moves if wanted in (move.release, move.digest[:12])]
         if not found:
             what = f"installed release `{release}`" if release else "earlier release"
-            names = ", ".join(move.release for move in moves)
+            names = ", ".join(move.release for move in state.moves)
             raise UserError(f"{environment}: no {what}; installed: {names}")
-        if found[0] is moves[0]:
-            return _converge(target)
-        return _move(target, found[0], type="rolled_back", trigger="local")
+        if state.trying or found[0] is not state.current:
+            facts = {"type": "rolled_back", "trigger": "local"}
+            if state.trying:
+                told = f"by hand, when {state.weight:.0%} of the requests went to it"
+                facts |= {"previous": state.trying.digest, "reason": told}
+            with _undone(target):
+                _settle(target, _event(target, found[0], **facts))
+        _converge(target)
+        return target.state().moves[0]
 
 
 def stop(project: Project, environment: EnvironmentName) -> None:
@@ -113,7 +148,7 @@ def status(project: Project, environment: EnvironmentName) -> dict[str, Any]:
     """
     target = Target(project, environment)
     state, services = target.state(), target.services()
-    current, health, problem = state.current, "serving", ""
+    current, verdict, health, problem = state.current, state.verdict, "serving", ""
     if current is None:
         return {"environment": environment, "state": "nothing deployed"}
     mine = [service for service in services if service.digest == current.digest]
@@ -123,6 +158,13 @@ def status(project: Project, environment: EnvironmentName) -> dict[str, Any]:
         health, problem = "unhealthy", f"the service of {current.release} does not answer"
     elif not any(service.answers(target.url) for service in mine):
         health, problem = "unhealthy", f"the proxy does not lead to {current.release}"
+    well = {service.digest for service in services if service.answers()}
+    arms = {
+        move.release: f"{share:.0%} of requests, {'answers' if move.digest in well else 'silent'}"
+        for move, share in ((current, 1 - state.weight), (state.trying, state.weight))
+        if move
+    }
+    going = "under way" if processes(target.supervisor) else "interrupted; run `ml rollback`"
     return {
         "environment": environment,
         "state": health,
@@ -133,38 +175,88 @@ def status(project: Project, environment: EnvironmentName) -> dict[str, Any]:
         "clients": f"{target.url}/predict",
         "installed": [move.release for move in state.moves],
         "untold": len(state.untold),
+        "arms": arms,
+        "rollout": going if state.trying else "",
+        "decided": f"{verdict.outcome} {verdict.decisive.sentence}" if verdict else "",
     }
 
 
-def _move(target: Target, goal: Event, **facts: Any) -> Event:
-    """Serve another release: start, switch, state; undone if any of it fails."""
-    state = target.state()
+def _event(target: Target, goal: Event, **facts: Any) -> Event:
+    """Return the move after which the target serves a release, from what it serves now."""
     known = goal.model_dump(include={"digest", "release", "as_of", "commit", "blob"})
-    previous = state.current.digest if state.current else None
-    move = Event(**known, **facts, environment=target.name, previous=previous)
+    current = target.state().current
+    about = {"environment": target.name, "previous": current.digest if current else None}
+    return Event(**known | about | facts)
+
+
+def _try(target: Target, move: Event) -> Verdict:
+    """Let a release prove itself, stage by stage, until one is no pass; return the verdict."""
+    checks, verdict = list[Check](), Verdict(gate="rollout", subject=move.digest)
+    for found in _stages(target, move):
+        checks += found
+        verdict = verdict.model_copy(update={"checks": checks})
+        target.save(target.state(), verdict=verdict)
+        why = Verdict(gate="rollout", checks=found).decisive
+        log.info("%s %s: %s", why.outcome, why.name, why.sentence)
+        if verdict.outcome not in canary.GOOD:
+            break
+    return verdict
+
+
+def _stages(target: Target, move: Event) -> Iterator[list[Check]]:
+    """Start a release, ask it, then give it ever more clients; yield what each stage found."""
+    current, settings = target.state().current, target.project.delivery
+    target.save(target.state(), trying=move, weight=0.0, verdict=None)
+    try:
+        challenger = target.serve(move)
+    except NotReadyError as error:
+        yield [fixed("ready", False, str(error))]
+        return
+    champion = target.serve(current) if current else None
+    yield canary.shadow(target.project, challenger, champion)
+    if current is None or champion is None:
+        return
+    log.info(canary.damage(settings, target.settings.canary))
+    for step in target.settings.canary:
+        target.save(target.state(), weight=step.weight)
+        traffic = canary.Traffic(target.proxy.answers, target.proxy.answers.stat().st_size)
+        target.proxy.route(current.release, champion.address, challenger.address, step.weight)
+        yield canary.watch(settings.rollout, step, traffic, challenger, champion)
+
+
+def _settle(target: Target, move: Event) -> None:
+    """Lead all clients to a release, and make that the truth."""
+    _switch(target, move)
+    state = target.state()
     moves = [move, *(old for old in state.moves if old.digest != move.digest)]
     kept = moves[: target.project.delivery.keep_releases]
+    untold = [*state.untold, move]
+    target.save(state, moves=kept, untold=untold, trying=None, weight=0.0)
+
+
+@contextmanager
+def _undone(target: Target) -> Iterator[None]:
+    """Undo a move that fails in any way."""
     try:
-        _switch(target, move)
-        target.save(State(moves=kept, untold=[*state.untold, move]))
+        yield
     except BaseException:
         with suppress(UserError):  # the first error is the one to mend; `ml status` says the rest
-            if state.current:
-                _converge(target)
-            else:
-                _halt(target)
+            _converge(target)
         raise
-    return _converge(target)
 
 
-def _converge(target: Target) -> Event:
+def _converge(target: Target) -> None:
     """Make the machine serve what the state says and nothing else, and tell the log of it."""
-    current = target.state().moves[0]
-    service = _switch(target, current)
-    target.proxy.drain({old.address for old in target.services() if old != service})
-    target.clear(kept=service)
+    state = target.state()
+    if state.current:
+        service = _switch(target, state.current)
+        target.proxy.drain({old.address for old in target.services() if old != service})
+        target.clear(kept=service)
+    else:
+        _halt(target)
+    if state.trying:
+        target.save(state, trying=None, weight=0.0)
     target.tell()
-    return current
 
 
 def _halt(target: Target) -> None:

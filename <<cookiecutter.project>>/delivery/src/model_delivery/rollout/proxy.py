@@ -34,6 +34,11 @@ class Caddy:
     folder: Path
     port: int
 
+    @property
+    def answers(self) -> Path:
+        """The log of what clients were answered, a JSON object a line."""
+        return self.folder / "access.log"
+
     def listens(self) -> bool:
         """Return whether this proxy runs and holds the port."""
         return any(c.status == "LISTEN" and c.laddr.port == self.port for c in self._sockets())
@@ -43,12 +48,17 @@ class Caddy:
         if not self.listens():
             free_port(self.port)
 
-    def route(self, release: str, service: str) -> None:
-        """Send clients to a service (host:port) from now on, in one step; start if it is down."""
+    def route(self, release: str, service: str, challenger: str = "", weight: float = 0) -> None:
+        """Send clients to a service (host:port) from now on, in one step; start if it is down.
+
+        A `weight` from 0 to 1 is the share that a challenger gets: of the requests' random ids,
+        those below a hexadecimal threshold.
+        """
         self.check_port()
         if not self.listens():
             self.stop()
-        write_atomic(self.folder / "route", f"{release} {service}")
+        below = f"{round(weight * 0x10000):04x}" if weight < 1 else "g"
+        write_atomic(self.folder / "route", f"{release} {service} {challenger or service} {below}")
         if not self.listens():
             self._start()
 

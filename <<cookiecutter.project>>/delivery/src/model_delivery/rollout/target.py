@@ -1,6 +1,7 @@
 """An environment on this machine as files.
 
-state.json   what it serves, what it can go back to, what the log was not told; replaced at once
+state.json   what it serves, what it can go back to, what it tries; replaced at once
+rollouts/    what supervisors said, and supervisor/, home of the one at work
 releases/    installed releases by digest, checked before each start
 services/    a log of each running service, and a home with its record
 proxy/       the proxy before them
@@ -14,24 +15,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from model_delivery.bundle.launch import Running, end, start
+from model_delivery.contract.settings import Environment
 from model_delivery.errors import UserError
 from model_delivery.files import read_json, verify, write_atomic, write_json
 from model_delivery.project import Project
 from model_delivery.protocols import Strict
 from model_delivery.registry import Event, blob_store, event_log
+from model_delivery.report.verdict import Verdict
 from model_delivery.rollout.proxy import Caddy
 
-EnvironmentName = Literal["production"]
+EnvironmentName = Literal["test", "staging", "production"]
 
 
 class State(Strict):
-    """The move after which an environment serves what it serves, and what is behind it."""
+    """The move after which an environment serves what it serves, and what is around it."""
 
     moves: list[Event] = []  # newest first, one for each installed digest
-    untold: list[Event] = []
+    untold: list[Event] = []  # what the log was not told
+    trying: Event | None = None  # the move that a rollout is about, written before each act
+    weight: float = 0.0  # the share of requests that it gets meanwhile
+    verdict: Verdict | None = None  # on the last rollout, or so far
 
     @property
     def current(self) -> Event | None:
@@ -50,12 +56,22 @@ class Target:
         return self.project.work / self.name
 
     @property
+    def supervisor(self) -> Path:
+        return self.folder / "supervisor"
+
+    @property
+    def settings(self) -> Environment:
+        if self.name not in self.project.delivery.environments:
+            raise UserError(f"config/delivery.yaml: there is no environment `{self.name}`")
+        return self.project.delivery.environments[self.name]
+
+    @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.proxy.port}"
 
     @property
     def proxy(self) -> Caddy:
-        return Caddy(self.folder / "proxy", self.project.delivery.environments[self.name].port)
+        return Caddy(self.folder / "proxy", self.settings.port)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -78,8 +94,9 @@ class Target:
         path = self.folder / "state.json"
         return State.model_validate_json(path.read_bytes()) if path.exists() else State()
 
-    def save(self, state: State) -> None:
-        """Make a state the truth."""
+    def save(self, state: State, **changes: Any) -> None:
+        """Make a state, with changes, the truth."""
+        state = state.model_copy(update=changes)
         write_atomic(self.folder / "state.json", state.model_dump_json(indent=1))
 
     def tell(self) -> None:
@@ -89,7 +106,7 @@ class Target:
             for move in state.untold:
                 event_log(self.project).append(lambda _, move=move: move)  # type: ignore[misc]
             if state.untold:
-                self.save(State(moves=state.moves))
+                self.save(state, untold=[])
 
     def services(self) -> list[Running]:
         """Return the services that became ready and were not stopped, dead or alive."""
@@ -106,7 +123,7 @@ class Target:
         verify(release / "ship", move.digest)
         log = self.folder / "services" / f"{move.digest[:12]}.log"
         limit = self.project.delivery.start_timeout_seconds
-        service = start(self.project, release / "ship", log, timeout=limit)
+        service = start(self.project, release / "ship", log, timeout=limit, release=move.release)
         write_json(service.home / "service.json", asdict(service))
         return service
 

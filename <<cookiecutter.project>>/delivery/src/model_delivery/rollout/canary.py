@@ -1,0 +1,186 @@
+"""The judgement of a rollout: drawn requests first, then clients' own beside the champion's.
+
+A challenger is compared with the *concurrent* champion, never with the past, and by what
+production itself counted: the proxy's log of answers. A value whose interval lies wholly beyond
+its limit is failure, and is not waited for. Success is a value within its limit after a step's
+time, with enough requests. What is neither by the step's deadline is inconclusive.
+"""
+
+import json
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import numpy as np
+from scipy.stats import binom, binomtest, ks_2samp
+
+from model_delivery.bundle.launch import Running, megabytes
+from model_delivery.contract.draw import draw_rows
+from model_delivery.contract.settings import Delivery, RolloutLimits, Step
+from model_delivery.gates import fixed, judge
+from model_delivery.project import Project
+from model_delivery.protocols import Floats
+from model_delivery.report.verdict import Check, Outcome, worst
+from model_delivery.serving import SCORE, Prediction
+from model_delivery.training.metrics import Estimate
+
+SIGNIFICANCE = 0.001
+"""Of a failure: it is looked for every second, and a false alarm costs a release."""
+PATIENCE = 2.0
+"""A step's deadline, in multiples of its time."""
+GOOD = (Outcome.PASS, Outcome.WARN)
+
+
+class Answer(NamedTuple):
+    """One answer to a client, as the proxy logged it; one without a score has not-a-number."""
+
+    digest: str
+    failed: bool
+    milliseconds: float
+    score: float
+
+
+@dataclass
+class Traffic:
+    """The answers to clients since the proxy's log had `offset` bytes."""
+
+    log: Path
+    offset: int
+    answers: list[Answer] = field(default_factory=list)
+
+    def arm(self, digest: str) -> list[Answer]:
+        """Read on, whole lines only, and return what one release answered."""
+        if self.log.stat().st_size < self.offset:  # rolled over
+            self.offset = 0
+        with self.log.open("rb") as stream:
+            stream.seek(self.offset)
+            content = stream.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        self.offset += len(whole)
+        self.answers += map(_answer, whole.splitlines())
+        return [answer for answer in self.answers if answer.digest == digest]
+
+
+def shadow(project: Project, challenger: Running, champion: Running | None) -> list[Check]:
+    """Ask a release for rows drawn from the contract before any client may, and the champion."""
+    limits = project.delivery.rollout
+    rows = draw_rows(project.contract, limits.shadow_rows, seed=1)
+    scores, slips = _ask(challenger, rows)
+    first = f"; first: {slips[0]}" if slips else ""
+    said = f"{len(rows) - len(slips)} of {len(rows)} drawn rows got a probability{first}"
+    checks = [fixed("shadow_answers", not slips, said, len(slips))]
+    old, strange = _ask(champion, rows) if champion and not slips else (scores, ["none"])
+    if not strange:  # else the champion takes other requests, of which clients will tell
+        value = float(ks_2samp(scores, old).statistic)
+        what = "distance of the drawn rows' scores from the champion's (Kolmogorov-Smirnov)"
+        checks.append(judge("shadow_distance", limits.shadow_distance, value, what))
+    return checks
+
+
+def watch(
+    limits: RolloutLimits, step: Step, traffic: Traffic, challenger: Running, champion: Running
+) -> list[Check]:
+    """Look every second at what clients get in one step; return the checks that decide it."""
+    start = time.monotonic()
+    while True:
+        time.sleep(1)
+        arms = traffic.arm(challenger.digest), traffic.arm(champion.digest)
+        memory, waited = megabytes(challenger.home), time.monotonic() - start
+        checks = [
+            fixed("alive", memory != 0, "the release's service runs"),
+            judge("memory_mb", limits.memory_mb, memory, "MB of memory in use"),
+            *compare(limits, *arms),
+        ]
+        outcome = worst([check.outcome for check in checks])
+        if outcome is Outcome.STOP or waited > step.seconds * (1 if outcome in GOOD else PATIENCE):
+            at = f"at {step.weight:.0%} after {waited:.0f} s"
+            return [c.model_copy(update={"sentence": f"{at}: {c.sentence}"}) for c in checks]
+
+
+def compare(limits: RolloutLimits, own: list[Answer], old: list[Answer]) -> list[Check]:
+    """Judge one arm's failures, latency and scores beside the other's."""
+    counts = f"{len(own)} answers beside {len(old)} of the champion"
+    enough = min(len(own), len(old)) >= limits.min_requests
+    found = {
+        "error_share": (_failed(own, old), "share of failed answers, less the champion's"),
+        "p95_ms": (_slower(own, old), "ms that 95 % of answers took at most, less the champion's"),
+        "score_distance": (_distance(own, old), "distance of scores (Kolmogorov-Smirnov)"),
+    }
+    checks = []
+    for name, (value, what) in found.items():
+        limit = getattr(limits, name)
+        check = judge(name, limit, value, f"{what}; {counts}")
+        surely = check.low is not None and not limit.holds(check.low)
+        if not surely and not (enough and check.outcome in GOOD):
+            check = check.model_copy(update={"outcome": Outcome.INCONCLUSIVE})
+        checks.append(check)
+    return checks
+
+
+def damage(settings: Delivery, steps: list[Step]) -> str:
+    """Return what a bad release can cost at most, step by step, with the numbers behind it."""
+    rate, lines = settings.rollout.requests_per_second, list[str]()
+    for step in steps:
+        longest = step.seconds * PATIENCE
+        cost = f"{step.weight:.0%} × {rate:g} requests/s × {longest:g} s"
+        lines.append(f"{cost} = {step.weight * rate * longest:.0f} requests at most")
+    return "\n".join(lines) or "no canary: all clients at once"
+
+
+def _answer(line: bytes) -> Answer:
+    logged: dict[str, Any] = json.loads(line)
+    headers = {name.lower(): values[0] for name, values in logged["resp_headers"].items()}
+    failed = logged["status"] >= 400  # what callers do wrong falls on both arms alike
+    score = float(headers.get(SCORE, "nan"))
+    return Answer(headers.get("x-model-digest", ""), failed, 1e3 * logged["duration"], score)
+
+
+def _ask(service: Running, rows: list[dict[str, Any]]) -> tuple[Floats, list[str]]:
+    """Return a score for each row, shape (n,), and what was wrong with answers."""
+    scores, slips = np.full(len(rows), np.nan), list[str]()
+    with httpx.Client(base_url=service.url, timeout=5, trust_env=False) as client:
+        for place, row in enumerate(rows):
+            try:
+                answer = client.post("/predict", json={"rows": [row]}).raise_for_status()
+                [scores[place]] = Prediction.model_validate_json(answer.content).probability
+            except (httpx.HTTPError, ValueError) as error:
+                slips.append(f"{type(error).__name__}: {error}".splitlines()[0][:200])
+    return scores, slips
+
+
+def _failed(own: list[Answer], old: list[Answer]) -> Estimate:
+    """Return the difference of failed shares (interval: Newcombe 1998, method 10)."""
+    if not own or not old:
+        return Estimate(math.nan, math.nan, math.nan)
+    counts = [(sum(answer.failed for answer in arm), len(arm)) for arm in (own, old)]
+    ends = [binomtest(*one).proportion_ci(1 - SIGNIFICANCE, "wilson") for one in counts]
+    (p, q), (a, b) = (part / whole for part, whole in counts), ends
+    down, up = math.hypot(p - a.low, b.high - q), math.hypot(a.high - p, q - b.low)
+    return Estimate(p - q, p - q - down, p - q + up)
+
+
+def _slower(own: list[Answer], old: list[Answer]) -> Estimate:
+    """Return the difference of 95 % quantiles; its interval is of order statistics."""
+    (p, low, high), (q, least, most) = _quantile(own), _quantile(old)
+    return Estimate(p - q, low - most, high - least)
+
+
+def _quantile(arm: list[Answer]) -> Estimate:
+    if not arm:
+        return Estimate(math.nan, math.nan, math.nan)
+    waits = [-math.inf, *sorted(answer.milliseconds for answer in arm), math.inf]
+    places = binom.ppf([SIGNIFICANCE / 2, 1 - SIGNIFICANCE / 2], len(arm), 0.95).astype(int)
+    return Estimate(waits[math.ceil(0.95 * len(arm))], waits[places[0]], waits[places[1] + 1])
+
+
+def _distance(own: list[Answer], old: list[Answer]) -> Estimate:
+    """Return the largest difference of distribution functions, within the band of its test."""
+    a, b = ([x.score for x in arm if math.isfinite(x.score)] for arm in (own, old))
+    if not a or not b:
+        return Estimate(math.nan, math.nan, math.nan)
+    value = float(ks_2samp(a, b, method="asymp").statistic)
+    band = math.sqrt(-math.log(SIGNIFICANCE / 2) / 2 * (1 / len(a) + 1 / len(b)))
+    return Estimate(value, value - band, value + band)

@@ -1,0 +1,82 @@
+"""A rollout as a process of its own, which ends by its deadline though whoever asked is gone.
+
+It leaves nothing to tidy up: killed anywhere, the champion serves, and the next verb converges.
+"""
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import DEVNULL, STDOUT, Popen
+from typing import cast
+
+from model_delivery.bundle.candidate import load_candidate
+from model_delivery.errors import UserError
+from model_delivery.project import find_project
+from model_delivery.report.verdict import USAGE, Event, Verdict
+from model_delivery.rollout import host
+from model_delivery.rollout.target import EnvironmentName, Target
+
+
+def supervise(target: Target, digest: str, trigger: Event, show: Callable[[str], None]) -> Verdict:
+    """Let a supervisor roll a candidate out, pass on what it says, and return the verdict.
+
+    A UserError has its last words if it refused, or was ended, as by `ml rollback`.
+    """
+    log = target.folder / "rollouts" / f"{digest[:12]}.log"
+    for folder in (target.supervisor, log.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    # GitHub's runner ends, with a job, whatever carries its mark.
+    env = {k: v for k, v in os.environ.items() if k != "RUNNER_TRACKING_ID"}
+    with log.open("wb") as output:
+        process = Popen(
+            [sys.executable, "-m", __name__, target.name, digest, trigger],
+            cwd=target.project.root,
+            env=env | {"TMPDIR": str(target.supervisor.resolve())},
+            stdin=DEVNULL,
+            stdout=output,
+            stderr=STDOUT,
+            start_new_session=True,
+        )
+    said = _follow(process, log, show)
+    if process.returncode == 0 and (verdict := target.state().verdict):
+        return verdict
+    if process.returncode == USAGE:
+        raise UserError(said[-1])
+    why = "ended by another command" if process.returncode < 0 else "crashed"
+    raise UserError(f"the rollout {why}; see {log} and `ml status`")
+
+
+def _follow(process: Popen[bytes], log: Path, show: Callable[[str], None]) -> list[str]:
+    """Show lines as they come, until the process ends; return them all."""
+    said = list[str]()
+    with log.open(encoding="utf-8", errors="replace") as stream:
+        while True:
+            ended = process.poll() is not None
+            lines = stream.read().splitlines()
+            for line in lines:
+                show(line)
+            said += lines
+            if ended:
+                return said or ["it said nothing"]
+            time.sleep(0.1)
+
+
+def main() -> None:
+    """Roll out what the arguments name: environment, digest, trigger."""
+    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    logging.getLogger("model_delivery").setLevel(logging.INFO)
+    environment, digest, trigger = sys.argv[1:]
+    project = find_project()
+    try:
+        candidate = load_candidate(project, digest)
+        host.deploy(project, cast(EnvironmentName, environment), candidate, cast(Event, trigger))
+    except UserError as error:
+        logging.error(str(error).replace("\n", " "))
+        sys.exit(USAGE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""A client that knows nothing of `ml`: it asks at a constant rate and writes down what it got.
+
+    python client.py PORT RATE BODIES ANSWERS
+
+Requests are sent when they are due, whatever became of the earlier ones. Connections are kept
+alive, and one that the other side has closed is not used again, as HTTP/1.1 asks.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import queue
+import select
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+WORKERS = 40
+
+
+class Client:
+    """Workers that take due requests from a queue."""
+
+    def __init__(self, port: int, bodies: list[str], out: TextIO) -> None:
+        self.port, self.bodies, self.out = port, bodies, out
+        self.due: queue.Queue[int] = queue.Queue()
+        for _ in range(WORKERS):
+            threading.Thread(target=self.work, daemon=True).start()
+
+    def work(self) -> None:
+        """Send what is due, and write a line for each."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        while True:
+            number = self.due.get()
+            if connection.sock and select.select([connection.sock], [], [], 0)[0]:
+                connection.close()  # the other side has closed it
+            start = time.time()
+            found: dict[str, Any] = {"start": start}
+            try:
+                body = self.bodies[number % len(self.bodies)]
+                kind = {"content-type": "application/json"}
+                connection.request("POST", "/predict", body, kind)
+                answer = connection.getresponse()
+                content = answer.read()
+                found |= {"status": answer.status, "digest": answer.headers["x-model-digest"]}
+                if answer.status == 200:
+                    found["score"] = json.loads(content)["probability"][0]
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                connection.close()
+                found["status"] = repr(error)
+            found["seconds"] = time.time() - start
+            self.out.write(json.dumps(found) + "\n")
+
+
+def main(port: str, rate: str, bodies: str, answers: str) -> None:
+    """Ask until killed."""
+    with Path(answers).open("w", buffering=1, encoding="utf-8") as out:
+        client = Client(int(port), json.loads(Path(bodies).read_text()), out)
+        start = time.monotonic()
+        number = 0
+        while True:
+            time.sleep(max(0.0, start + number / float(rate) - time.monotonic()))
+            client.due.put(number)
+            number += 1
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,178 @@
+"""A bad release under canary is rolled back in seconds; its clients hardly notice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.baking import BakedProject, environment
+
+HERE = Path(__file__).parent / "canary"
+RATE = 100
+STEPS = ((0.1, 5), (0.5, 5))
+WORST = sum(weight * RATE * 2 * seconds for weight, seconds in STEPS)
+"""Weight × rate × time, over both steps up to their deadlines: what a bad release may cost."""
+CONFIG = """
+environments:
+  production:
+    target: host
+    port: {port}
+    canary: [{{ weight: 0.1, seconds: 5 }}, {{ weight: 0.5, seconds: 5 }}]
+rollout:
+  requests_per_second: 100
+  min_requests: 30
+  shadow_rows: 200
+  shadow_distance: {{ max: 0.6, outcome: stop }}
+  error_share: {{ max: 0.01, outcome: stop }}
+  p95_ms: {{ max: 50, outcome: stop }}
+  score_distance: {{ max: 0.25, outcome: stop }}
+  memory_mb: {{ max: 700, outcome: stop }}
+keep_releases: 4
+start_timeout_seconds: 10
+"""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A project whose production serves a good release."""
+
+    project: BakedProject
+    port: int
+
+    def challenger(self, fault: str, seed: str) -> str:
+        """Make a release the current candidate; return its digest."""
+        script = str(HERE / "challenger.py")
+        return self.project.run("uv", "run", "python", script, fault, seed).stdout
+
+    def state(self) -> dict[str, Any]:
+        """Return production's own record."""
+        found: dict[str, Any] = json.loads(self.project.text(".ml/production/state.json"))
+        return found
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Constant requests from a process of its own, and what it got."""
+
+    file: Path
+
+    def answers(self) -> list[dict[str, Any]]:
+        """Return the answers so far."""
+        lines = self.file.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+@pytest.fixture(scope="module")
+def scene(trained: BakedProject, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    project = trained.copy(tmp_path_factory.mktemp("canary"))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    settings = project.path / "config" / "delivery.yaml"
+    rest = settings.read_text().partition("start_timeout_seconds: 60")[2].partition("\n")[2]
+    settings.write_text(CONFIG.format(port=port) + rest)
+    project.ml("package")
+    made = Scene(project, port)
+    made.challenger("none", "the first")
+    project.ml("deploy")
+    yield made
+    project.ml("deploy", "--stop")
+
+
+@pytest.fixture
+def traffic(scene: Scene, tmp_path: Path) -> Iterator[Traffic]:
+    found = Traffic(tmp_path / "answers.jsonl")
+    bodies = scene.project.path / ".ml" / "bodies.json"
+    words = [str(HERE / "client.py"), str(scene.port), str(RATE), str(bodies), str(found.file)]
+    client = subprocess.Popen([sys.executable, *words], env=environment())
+    time.sleep(1)
+    yield found
+    client.kill()
+    client.wait()
+
+
+def failed(answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the requests that a client would call failed."""
+    return [answer for answer in answers if answer["status"] != 200]
+
+
+def processes_of(scene: Scene, digest: str) -> list[int]:
+    """Return the processes of a release's service."""
+    mark = f"services/{digest[:12]}-".encode()
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            own = (folder / "environ").read_bytes()
+        except OSError:
+            continue
+        if mark in own and os.fsencode(scene.project.path) in own:
+            found.append(int(folder.name))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("fault", "check", "most"),
+    [
+        ("raises", "error_share", WORST),
+        ("fifth", "error_share", WORST),
+        ("slow", "p95_ms", WORST),
+        ("nan", "shadow_answers", 0),
+        ("constant", "score_distance", 0),
+        ("schema", "shadow_answers", 0),
+        ("crash", "ready", 0),
+        ("never-ready", "ready", 0),
+        ("memory", "memory_mb", 0),
+        ("kill", "alive", 0),
+    ],
+)
+def test_a_bad_release_is_rolled_back(
+    scene: Scene, traffic: Traffic, fault: str, check: str, most: float
+) -> None:
+    champion = scene.state()["moves"][0]["digest"]
+    bad = scene.challenger("none" if fault == "kill" else fault, f"{fault} {time.time()}")
+    deploying = subprocess.Popen(
+        ["uv", "run", "ml", "deploy"],
+        cwd=scene.project.path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    killed = 0.0
+    if fault == "kill":
+        while not any(answer.get("digest") == bad for answer in traffic.answers()):
+            time.sleep(0.1)
+        for process in processes_of(scene, bad):
+            os.kill(process, signal.SIGKILL)
+        killed = time.time()
+    said = deploying.communicate(timeout=120)[0]
+    assert deploying.returncode in (20, 30), said
+    time.sleep(1)
+    answers = traffic.answers()
+    lost = failed(answers)
+    print(f"\n{fault}: {len(lost)} of {len(answers)} failed (at most {most:g})")
+    assert len(lost) <= most, lost[:3]
+    assert {answer.get("digest") for answer in answers[-RATE // 2 :]} == {champion}
+    # Stable again: nobody is led to the bad release any more, counted from its first bad answer.
+    own = [answer for answer in answers if answer.get("digest") == bad]
+    wrong = [a for a in own if a["status"] != 200 or a["seconds"] > 0.25 or a.get("score") == 0.5]
+    if own and (wrong or killed):
+        first = killed or wrong[0]["start"]
+        stable = max(answer["start"] for answer in own) - first
+        print(f"{fault}: stable after {stable:.1f} s; {len(own)} answers by the bad release")
+        assert stable <= 20
+    last = scene.state()["moves"][0]
+    assert (last["type"], last["digest"], last["previous"]) == ("rolled_back", champion, bad)
+    print(last["reason"])
+    assert last["reason"].startswith(check), last["reason"]
+    assert processes_of(scene, bad) == []
