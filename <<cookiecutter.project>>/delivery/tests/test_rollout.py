@@ -37,6 +37,7 @@ from model_delivery.training.snapshot import find_snapshot
 STRIDE = int(os.environ.get("FAULT_STRIDE", "10"))
 """Faults are tried at every so many durable writes; 1 for all of them."""
 NOT_REACHED = 9
+STEPS = "{weight: 0.3, seconds: 1.5}, {weight: 0.5, seconds: 1.5}"
 FAKE = """
 import json, random, sys, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -49,7 +50,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         self.rfile.read(int(self.headers.get("content-length") or 0))
         time.sleep(1.5 if self.path == "/slow" else 0)
-        score = random.random()
+        score = 0.95 if fault == "constant" and self.path == "/predict" else random.random()
         body = {"release": digest[:12], "probability": [score]}
         if self.path == "/slow":
             body = {"id": self.headers.get("x-request-id")}
@@ -116,9 +117,9 @@ def make_project(root: Path) -> Project:
     (root / "config").mkdir(parents=True)
     (root / "config" / "delivery.yaml").write_text(
         f"environments: {{production: {{target: host, port: {free_port()}, canary: []}}}}\n"
-        "rollout: {shadow_rows: 10, requests_per_second: 100, min_requests: 30, "
+        "rollout: {shadow_rows: 10, requests_per_second: 100, min_requests: 20, "
         "shadow_distance: {max: 0.9, outcome: stop}, error_share: {max: 0.01, outcome: stop}, "
-        "p95_ms: {max: 50, outcome: stop}, score_distance: {max: 0.3, outcome: stop}, "
+        "p95_ms: {max: 50, outcome: stop}, score_distance: {max: 0.4, outcome: stop}, "
         "memory_mb: {max: 500, outcome: stop}}\n"
         "keep_releases: 2\nstart_timeout_seconds: 20\nimage: {base: debian, builder: docker}\n"
     )
@@ -477,14 +478,17 @@ def full() -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-@pytest.mark.parametrize(("act", "expected"), [(die, -9), (full, 2)])
+@pytest.mark.parametrize(
+    ("act", "expected", "steps"), [(die, -9, ""), (full, 2, ""), (die, -9, STEPS)]
+)
 def test_old_state_or_new_after_a_fault_at_each_durable_write(
-    project: Project, a: Candidate, act: Callable[[], None], expected: int
+    project: Project, a: Candidate, act: Callable[[], None], expected: int, steps: str
 ) -> None:
+    stepped = configured(project, "canary: []", f"canary: [{steps}]")
     codes, moves, states = [], [a.digest], set()
     for step in itertools.count(1, STRIDE):
         b = make_candidate(project, f"b{step}", against=a)
-        child = in_child(step, act, lambda b=b: deploy(project, b))  # type: ignore[misc]
+        child = in_child(step, act, lambda b=b: deploy(stepped, b))  # type: ignore[misc]
         while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):
             assert served(project) in (a.digest, b.digest)
         codes.append(os.waitstatus_to_exitcode(ended[1]))

@@ -24,7 +24,7 @@ def judge(name: str, limit: Limit, value: float | Estimate | None, sentence: str
         why = f"{sentence}: no number came out, so it cannot be judged"
         return check.model_copy(update={"sentence": why})
     outcome = Outcome.PASS if limit.holds(value) else Outcome(limit.outcome)
-    ends = {"low": low, "high": high} if finite(low) and finite(high) else {}
+    ends = {name: end for name, end in (("low", low), ("high", high)) if finite(end)}
     return check.model_copy(update={"outcome": outcome, "value": float(value), **ends})
 
 

@@ -20,6 +20,7 @@ from scipy.stats import binom, binomtest, ks_2samp
 from model_delivery.bundle.launch import Running, megabytes
 from model_delivery.contract.draw import draw_rows
 from model_delivery.contract.settings import Delivery, RolloutLimits, Step
+from model_delivery.errors import UserError
 from model_delivery.gates import fixed, judge
 from model_delivery.project import Project
 from model_delivery.protocols import Floats
@@ -89,6 +90,8 @@ def watch(
         time.sleep(1)
         arms = traffic.arm(challenger.digest), traffic.arm(champion.digest)
         memory, waited = megabytes(challenger.home), time.monotonic() - start
+        if not champion.answers():
+            raise UserError("the champion does not answer, so nothing can be compared with it")
         checks = [
             fixed("alive", memory != 0, "the release's service runs"),
             judge("memory_mb", limits.memory_mb, memory, "MB of memory in use"),

@@ -11,6 +11,7 @@ lock         held while a command changes any of it
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -79,12 +80,16 @@ class Target:
         path = self.folder / "lock"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            for patience in (0.1, 0.3, 1.0, 0):  # who was just ended holds it for a moment
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    time.sleep(patience)
+            else:
                 busy = f"{self.name} is busy: process {path.read_text()} changes it"
                 what = "wait for it, or end it: the next command mends what it leaves undone"
-                raise UserError(f"{busy}; {what}") from None
+                raise UserError(f"{busy}; {what}")
             with suppress(OSError):  # a full disk must not keep anyone from stopping
                 path.write_text(str(os.getpid()))
             yield
