@@ -101,13 +101,6 @@ def unpack(packed: Path, destination: Path) -> None:
         raise UserError(f"{packed.name}: cannot be unpacked ({error})") from error
 
 
-def read_pins(requirements: str) -> dict[str, bool]:
-    """Return each requirement, and whether it is one version with hashes."""
-    lines = requirements.replace("\\\n", "").splitlines()
-    words = [line.split() for line in lines if line.strip()]
-    return {pin: "==" in pin and "--hash=sha256:" in " ".join(rest) for pin, *rest in words}
-
-
 def model_card(project: Project, candidate: Candidate) -> str:
     """Return the card of a candidate as Markdown; it is about the gates before packaging."""
     subject, lineage = candidate.digest, candidate.lineage

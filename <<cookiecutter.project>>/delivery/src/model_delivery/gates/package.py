@@ -1,4 +1,4 @@
-"""The gate `package`: what is delivered is whole, plain, pinned, and answers as the candidate."""
+"""The gate `package`: what is delivered is whole, plain, small, and answers as the candidate."""
 
 import pickletools
 from collections.abc import Callable, Iterator
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.environment import score_cleanly
-from model_delivery.bundle.package import RECORD, SBOM, read_pins, unpack
+from model_delivery.bundle.package import RECORD, unpack
 from model_delivery.errors import UserError
 from model_delivery.files import changed_files, read_json, temporary_folder
 from model_delivery.gates import fixed, judge
@@ -69,7 +69,7 @@ def is_plain(content: bytes) -> bool:
 
 
 def _looks(project: Project, candidate: Candidate, bento: Path) -> Iterator[Check]:
-    """Look at what is in an unpacked Bento, file by file and pin by pin, and at the sizes."""
+    """Look at what is in an unpacked Bento, file by file, and at the sizes."""
     changed = changed_files(bento / "src", candidate.digest)
     yield _nothing("digest", changed, "the Bento's sources are what was evaluated")
     files = {p.relative_to(bento).as_posix(): p for p in sorted(bento.rglob("*")) if p.is_file()}
@@ -77,15 +77,6 @@ def _looks(project: Project, candidate: Candidate, bento: Path) -> Iterator[Chec
     yield _nothing("file_kinds", foreign, "only kinds of files on the list")
     opaque = [name for name, path in files.items() if not is_plain(path.read_bytes())]
     yield _nothing("contents", opaque, "every file is text, and none a pickle")
-    text = files["src/requirements.txt"].read_text()
-    pins = read_pins(text)
-    loose = [name for name, hashed in pins.items() if not hashed]
-    if files["env/python/requirements.txt"].read_text() != text:
-        loose.append("env/python/requirements.txt differs")
-    yield _nothing("pins", loose, "every requirement is pinned with hashes")
-    parts = read_json(candidate.package / SBOM)["components"]
-    odd = sorted(pins.keys() ^ {f"{part['name']}=={part['version']}" for part in parts})
-    yield _nothing("sbom", odd, f"the SBOM lists exactly the {len(pins)} requirements")
     limits, size = project.gates.package, candidate.bento.stat().st_size / 1e6
     yield judge("megabytes", limits.megabytes, size, "the Bento")
     if (candidate.package / RECORD).exists():
