@@ -20,9 +20,6 @@ from mistakes import let_in, misdescribed, wrong_requests
 from model_delivery.bundle.candidate import Candidate, write_ship
 from model_delivery.bundle.launch import start
 from model_delivery.bundle.package import (
-    LABEL,
-    RECORD,
-    build_image,
     build_package,
     pack,
     unpack,
@@ -326,63 +323,3 @@ def test_sources_and_notes_are_no_pickles(project: Project) -> None:
     texts += [b"1. first\n2. second\n", b"", b".", b"[1, 2]", b"certifi\ncryptography\n"]
     assert all(is_plain(text) for text in texts)
     assert not is_plain(b"cos\nsystem\n(S'id'\ntR.")
-
-
-def image(folder: Path) -> None:
-    (folder / "image.oci.tar").write_bytes(b"an archive")
-
-
-@pytest.mark.parametrize(("megabytes", "wrong"), [(1, set()), (10**4, {"image_megabytes"})])
-def test_an_image_is_judged_where_there_is_one(
-    megabytes: int, wrong: set[str], project: Project, copy: Candidate
-) -> None:
-    image(copy.package)
-    write_json(copy.package / "image.json", {"bytes": megabytes * 10**6})
-    seal(copy.package)
-    checks = check_package(project, copy).checks
-    assert {check.name for check in checks if check.outcome is not Outcome.PASS} == wrong
-    (copy.package / "image.oci.tar").write_bytes(b"another")
-    assert red(project, copy) == {"checksums"}
-
-
-@pytest.fixture
-def docker(tmp_path: Path, copy: Candidate, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A `docker` that saves a small image, and writes down what it was asked to do."""
-    image(tmp_path)
-    program, asked = tmp_path / "bin" / "docker", tmp_path / "asked"
-    program.parent.mkdir()
-    lines = [
-        "#!/bin/sh",
-        f'echo "$@" >> {asked}',
-        f'[ "$1" = build ] && cp Containerfile {tmp_path} && ls ship packages >> {asked}',
-        f'[ "$1" = save ] && cp {tmp_path}/image.oci.tar "${{2#--output=}}"',
-        "exit 0",
-    ]
-    program.write_text("\n".join(lines))
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
-    return asked
-
-
-def test_docker_builds_an_image_of_what_ships(
-    project: Project, copy: Candidate, docker: Path, tmp_path: Path
-) -> None:
-    build_image(project, copy)
-    record = json.loads((copy.package / RECORD).read_text())
-    asked, text = docker.read_text(), (tmp_path / "Containerfile").read_text()
-    assert f"--build-arg=BASE={project.delivery.image.base}" in asked
-    assert f"--label={LABEL}={copy.digest}" in asked
-    assert {"SHA256SUMS", "bentoml"} <= set(asked.split())
-    assert "USER 10001" in text
-    assert copy.bento.with_suffix(".oci.tar").stat().st_size == record["bytes"]
-    again = docker.read_text()
-    build_image(project, copy)
-    assert docker.read_text() == again  # whole, so nothing was built
-
-
-def test_a_missing_builder_is_said(
-    project: Project, copy: Candidate, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(UserError, match="docker is not installed"):
-        build_image(project, copy)

@@ -101,7 +101,7 @@ def make_project(root: Path) -> Project:
     (root / "config").mkdir(parents=True)
     (root / "config" / "delivery.yaml").write_text(
         f"environments: {{production: {{target: host, port: {free_port()}}}}}\n"
-        "keep_releases: 2\nstart_timeout_seconds: 20\nimage: {base: debian, builder: docker}\n"
+        "keep_releases: 2\nstart_timeout_seconds: 20\n"
     )
     (root / "pyproject.toml").write_text('[project]\nversion = "1.1.0"\n')
     return Project(root)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from model_delivery.bundle.candidate import CURRENT, Candidate, current_candidate, make_candidate
-from model_delivery.bundle.package import build_image, build_package
+from model_delivery.bundle.package import build_package
 from model_delivery.cli.screen import step
 from model_delivery.errors import UserError
 from model_delivery.files import write_atomic
@@ -42,7 +42,6 @@ class Run:
     event: Event = "local"
     as_of: dt.date | None = None
     force: bool = False
-    image: bool = False
 
 
 def ship(run: Run, last: Stage) -> Iterator[Verdict]:
@@ -84,13 +83,10 @@ def train(run: Run) -> Candidate:
 
 
 def package(run: Run) -> Candidate:
-    """Build the Bento with its SBOM and card, and with `--image` the OCI image."""
+    """Build the Bento with its SBOM and card."""
     candidate = current_candidate(run.project)
     with step("package: Bento, SBOM, model card"):
         build_package(run.project, candidate)
-    if run.image:
-        with step("package: OCI image"):
-            build_image(run.project, candidate)
     return candidate
 
 

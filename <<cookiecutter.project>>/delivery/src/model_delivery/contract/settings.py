@@ -139,7 +139,6 @@ class PackageLimits(Strict):
     """Limits of the gate `package`."""
 
     megabytes: Ceiling
-    image_megabytes: Ceiling
 
 
 class LoadLimits(Strict):
@@ -187,13 +186,6 @@ class Environment(Strict):
     port: Annotated[int, Field(ge=1024, le=65535)]
 
 
-class Image(Strict):
-    """How an OCI image is built."""
-
-    base: str
-    builder: Literal["docker", "buildah"]
-
-
 class Delivery(Strict):
     """The whole of `config/delivery.yaml`."""
 
@@ -201,4 +193,3 @@ class Delivery(Strict):
     keep_releases: Annotated[int, Field(ge=2)]
     start_timeout_seconds: PositiveFloat
     variables: list[str] = []
-    image: Image

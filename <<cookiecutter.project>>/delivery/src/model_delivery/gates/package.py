@@ -6,9 +6,9 @@ from pathlib import Path
 
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.environment import score_cleanly
-from model_delivery.bundle.package import RECORD, unpack
+from model_delivery.bundle.package import unpack
 from model_delivery.errors import UserError
-from model_delivery.files import changed_files, read_json, temporary_folder
+from model_delivery.files import changed_files, temporary_folder
 from model_delivery.gates import fixed, judge
 from model_delivery.project import Project
 from model_delivery.report.verdict import Check, Outcome, Verdict
@@ -69,7 +69,7 @@ def is_plain(content: bytes) -> bool:
 
 
 def _looks(project: Project, candidate: Candidate, bento: Path) -> Iterator[Check]:
-    """Look at what is in an unpacked Bento, file by file, and at the sizes."""
+    """Look at what is in an unpacked Bento, file by file, and at its size."""
     changed = changed_files(bento / "src", candidate.digest)
     yield _nothing("digest", changed, "the Bento's sources are what was evaluated")
     files = {p.relative_to(bento).as_posix(): p for p in sorted(bento.rglob("*")) if p.is_file()}
@@ -77,11 +77,8 @@ def _looks(project: Project, candidate: Candidate, bento: Path) -> Iterator[Chec
     yield _nothing("file_kinds", foreign, "only kinds of files on the list")
     opaque = [name for name, path in files.items() if not is_plain(path.read_bytes())]
     yield _nothing("contents", opaque, "every file is text, and none a pickle")
-    limits, size = project.gates.package, candidate.bento.stat().st_size / 1e6
-    yield judge("megabytes", limits.megabytes, size, "the Bento")
-    if (candidate.package / RECORD).exists():
-        size = read_json(candidate.package / RECORD)["bytes"] / 1e6
-        yield judge("image_megabytes", limits.image_megabytes, size, "the image's archive")
+    size = candidate.bento.stat().st_size / 1e6
+    yield judge("megabytes", project.gates.package.megabytes, size, "the Bento")
 
 
 def _predictions(project: Project, candidate: Candidate, ship: Path) -> None:
