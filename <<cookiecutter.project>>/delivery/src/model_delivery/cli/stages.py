@@ -17,7 +17,7 @@ from model_delivery.errors import UserError
 from model_delivery.files import write_atomic
 from model_delivery.gates import COMPARED, GATES, limits_hash
 from model_delivery.gates.api import check_api
-from model_delivery.gates.data import as_checks, check_data
+from model_delivery.gates.data import check_data
 from model_delivery.gates.load import check_load
 from model_delivery.gates.model import check_model
 from model_delivery.gates.package import check_package
@@ -68,7 +68,7 @@ def extract(run: Run) -> data.Snapshot:
         with step("data: extract and split"):
             snapshot = data.take_snapshot(run.project, run.as_of, run.force)
     except BrokenStructureError as broken:
-        verdict = Verdict(gate="data", subject="none", checks=as_checks(broken.findings))
+        verdict = Verdict(gate="data", subject="none", checks=broken.checks)
         write_atomic(run.project.work / REFUSED, verdict.model_dump_json(indent=2))
         raise
     (run.project.work / REFUSED).unlink(missing_ok=True)

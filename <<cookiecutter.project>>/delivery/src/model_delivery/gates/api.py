@@ -13,10 +13,9 @@ from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.launch import Running, start
 from model_delivery.contract.draw import JsonRow, columns_of, draw_rows
 from model_delivery.contract.request import MOST_ROWS
-from model_delivery.gates import fixed
 from model_delivery.project import Project
 from model_delivery.protocols import Floats, user_module
-from model_delivery.report.verdict import Check, Verdict
+from model_delivery.report.verdict import Check, Verdict, fixed
 
 VALID_ROWS, UNKNOWN = 200, "no_such_column"
 
@@ -47,8 +46,6 @@ def judge_service(
         with client:
             checks += _right(client, service.digest[:12], rows, scores)
             checks.append(_refusals(client, [*names, UNKNOWN], rows[0]))
-            for path in ("/readyz", "/no-such-page"):
-                client.get(path)
     except (httpx.HTTPError, ValueError) as error:  # none, or one that is no JSON
         said = f"the service does not answer ({type(error).__name__}: {error})"
         checks.append(fixed("answered", False, said))

@@ -9,9 +9,9 @@ from model_delivery.bundle.environment import score_cleanly
 from model_delivery.bundle.package import unpack
 from model_delivery.errors import UserError
 from model_delivery.files import changed_files, temporary_folder
-from model_delivery.gates import fixed, judge
+from model_delivery.gates import judge
 from model_delivery.project import Project
-from model_delivery.report.verdict import Check, Outcome, Verdict
+from model_delivery.report.verdict import Check, Outcome, Verdict, fixed
 from model_delivery.training.fit import SCORE
 
 KINDS = {".csv", ".json", ".md", ".py", ".toml", ".txt", ".typed", ".yaml"}
@@ -38,7 +38,17 @@ def _steps(project: Project, candidate: Candidate, folder: Path) -> Iterator[lis
     wrong = changed_files(candidate.package) if bento.exists() else [bento.name]
     yield [_nothing("checksums", wrong, "every file is as SHA256SUMS says")]
     yield [_tried("archive", "holds plain files inside itself", lambda: unpack(bento, folder))]
-    yield [*_looks(project, candidate, folder)]
+    files = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
+    changed = changed_files(folder / "src", candidate.digest)
+    foreign = [name for name, p in files.items() if p.suffix not in KINDS and name not in NAMES]
+    opaque = [name for name, path in files.items() if not is_plain(path.read_bytes())]
+    megabytes, limit = bento.stat().st_size / 1e6, project.gates.package.megabytes
+    yield [
+        _nothing("digest", changed, "the Bento's sources are what was evaluated"),
+        _nothing("file_kinds", foreign, "only kinds of files on the list"),
+        _nothing("contents", opaque, "every file is text, and none a pickle"),
+        judge("megabytes", limit, megabytes, "the Bento"),
+    ]
     same = "rows of the test window score as they did, bit for bit"
     yield [_tried("predictions", same, lambda: _predictions(project, candidate, folder / "src"))]
 
@@ -66,19 +76,6 @@ def is_plain(content: bytes) -> bool:
     except ValueError:
         names = set()  # not opcodes up to a STOP
     return _CONTROL.isdisjoint(content) and _IN_EVERY_PICKLE.isdisjoint(names)
-
-
-def _looks(project: Project, candidate: Candidate, bento: Path) -> Iterator[Check]:
-    """Look at what is in an unpacked Bento, file by file, and at its size."""
-    changed = changed_files(bento / "src", candidate.digest)
-    yield _nothing("digest", changed, "the Bento's sources are what was evaluated")
-    files = {p.relative_to(bento).as_posix(): p for p in sorted(bento.rglob("*")) if p.is_file()}
-    foreign = [name for name, p in files.items() if p.suffix not in KINDS and name not in NAMES]
-    yield _nothing("file_kinds", foreign, "only kinds of files on the list")
-    opaque = [name for name, path in files.items() if not is_plain(path.read_bytes())]
-    yield _nothing("contents", opaque, "every file is text, and none a pickle")
-    size = candidate.bento.stat().st_size / 1e6
-    yield judge("megabytes", project.gates.package.megabytes, size, "the Bento")
 
 
 def _predictions(project: Project, candidate: Candidate, ship: Path) -> None:
