@@ -24,12 +24,12 @@ import pyarrow as pa
 from model_delivery.bundle.candidate import current_candidate
 from model_delivery.bundle.environment import service_environment
 from model_delivery.bundle.launch import Running, start
-from model_delivery.contract.check import check_content, check_structure
 from model_delivery.gates.deepchecks import deepchecks as judged
 from model_delivery.gates.load import run_rounds
 from model_delivery.project import find_project
 from model_delivery.protocols import user_module
 from model_delivery.report.verdict import Outcome
+from model_delivery.training.check import check_content, check_structure
 from model_delivery.training.snapshot import current_snapshot
 
 USERS = 8

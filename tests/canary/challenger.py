@@ -18,9 +18,9 @@ from pathlib import Path
 from model_delivery.bundle.candidate import CURRENT, Candidate, candidate_folder, current_candidate
 from model_delivery.contract.draw import draw_rows
 from model_delivery.files import seal, settle, temporary_folder, write_atomic
-from model_delivery.gates import COMPARED, GATES, fixed, limits_hash
+from model_delivery.gates import COMPARED, GATES, limits_hash
 from model_delivery.project import Project, find_project
-from model_delivery.report.verdict import Verdict
+from model_delivery.report.verdict import Verdict, fixed
 from model_delivery.rollout.target import Target
 from model_delivery.training.snapshot import find_snapshot
 

@@ -8,12 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from model_delivery.contract.draw import (
-    columns_of,
-    draw_rows,
-    example,
-    invalid_rows,
-)
+from mistakes import invalid_rows
+from model_delivery.contract.draw import columns_of, draw_rows, example
 from model_delivery.contract.request import (
     MOST_ROWS,
     Request,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import date
@@ -23,8 +24,10 @@ from model_delivery.contract.settings import (
     Limit,
     ModelLimits,
 )
-from model_delivery.gates import judge
+from model_delivery.errors import UserError
+from model_delivery.gates import deepchecks, judge
 from model_delivery.gates.data import contract_checks, scale_ratio
+from model_delivery.gates.deepchecks import ask, judge_findings, request_of
 from model_delivery.gates.model import read_scored, score_checks
 from model_delivery.gates.prove import prove
 from model_delivery.project import Project
@@ -276,3 +279,73 @@ def test_intervals_resample_days_and_differences_are_paired() -> None:
     assert metrics.estimate(*rows, days, other=rows[2]) == metrics.Estimate(0, 0, 0)
     one_class = metrics.estimate(metrics.roc_auc, labels * 0, rows[2], days)
     assert np.isnan([one_class.value, one_class.low, one_class.high]).all()
+
+
+RARE = Limit(max=0.1, outcome="stop")
+DRIFT = Limit(max=2, outcome="retrain")
+GAIN = Limit(min=0.1, outcome="stop")
+
+
+@pytest.mark.parametrize(
+    ("limit", "found", "outcome", "says"),
+    [
+        (RARE, {"dest": 0.01}, PASS, "dest"),
+        (RARE, {"dest": 0.2, "origin": 0.3}, STOP, "origin"),
+        (RARE, {"origin": 0.3, "dest": np.nan}, INCONCLUSIVE, "dest: no number"),
+        (RARE, {"dest": np.inf, "origin": 0.3}, INCONCLUSIVE, "dest: no number"),
+        (GAIN, {"gain": 0.3, "more": 0.4}, PASS, "gain"),
+        (GAIN, {"gain": 0.3, "less": 0.05}, STOP, "less"),
+        (DRIFT, {"temp": 1.0, "wind": 7.9}, RETRAIN, "wind"),
+    ],
+)
+def test_every_answer_has_one_outcome(
+    limit: Limit, found: dict[str, float], outcome: Outcome, says: str
+) -> None:
+    check = judge_findings("name", limit, found)
+    assert check.outcome is outcome
+    assert check.sentence.startswith(says)
+    assert check.limit == str(limit)
+
+
+def test_the_request_follows_the_contract(contract: DataContract, tmp_path: Path) -> None:
+    times = np.datetime64("2013-01-01", "us") + np.arange(120) * np.timedelta64(1, "D")
+    pq.write_table(pa.table({contract.time: times}), tmp_path / "train.parquet")
+    project = Project(tmp_path)
+    limits = DeepchecksLimits(data={"FeatureDrift": DRIFT}, model={})
+    keyed = contract.model_copy(update={"key": ["at", "count"]})
+    vars(project).update(contract=keyed, gates=Gates.model_construct(deepchecks=limits))
+    request = request_of(project, "data", Snapshot(tmp_path))
+    assert request["categorical"] == ["kind", "model code"]
+    assert request["numeric"] == ["amount", "json", "_flag"]  # `count` is of the key: a name
+    assert request["periods"][:2] == [["2013-01-01", "2013-02-01"], ["2013-02-01", "2013-03-01"]]
+    assert request["checks"] == ["FeatureDrift"]
+
+
+@pytest.mark.parametrize(
+    ("sync", "run", "answer"),
+    [
+        ("true", "echo oh >&2; exit 2", "Deepchecks did not answer: .* failed:\noh"),
+        ("true", "exec sleep 30", "Deepchecks did not answer: .* took more than 0.3 s"),
+        ("true", """echo '{"X": {"why": NaN}}' > "$3" """, "why"),
+        ("echo 'error: no route to the index' >&2; exit 1", "true", "no route to the index"),
+        (None, "true", "uv is not installed"),
+    ],
+)
+def test_no_answer_is_said_and_never_a_pass(
+    sync: str | None, run: str, answer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = f"if [ $1 = python ]; then echo {tmp_path}/python; exit; fi"
+    for name, line in {"python": run, "uv": sync and f"{found}\n{sync}"}.items():
+        if line:
+            (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+            (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin" if sync else str(tmp_path))
+    monkeypatch.setattr(deepchecks, "RUN_SECONDS", 0.3 if "sleep" in run else 20)
+    request = {"suite": "data", "checks": ["X"]}
+    if sync == "true":
+        check = judge_findings("X", DRIFT, ask(tmp_path, request)["X"])
+        assert check.outcome is INCONCLUSIVE
+        assert re.match(answer, check.sentence)
+    else:
+        with pytest.raises(UserError, match=answer):
+            ask(tmp_path, request)

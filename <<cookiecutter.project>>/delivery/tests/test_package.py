@@ -16,11 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from mistakes import let_in, misdescribed, wrong_requests
 from model_delivery.bundle.candidate import Candidate, write_ship
+from model_delivery.bundle.launch import start
 from model_delivery.bundle.package import (
-    LABEL,
-    RECORD,
-    build_image,
     build_package,
     pack,
     unpack,
@@ -122,9 +121,7 @@ def red(project: Project, candidate: Candidate) -> set[str]:
 def test_a_good_package_passes_every_check(project: Project, candidate: Candidate) -> None:
     verdict = check_package(project, candidate)
     assert verdict.outcome is Outcome.PASS, verdict.checks
-    assert {"digest", "contents", "pins", "sbom", "predictions"} <= {
-        check.name for check in verdict.checks
-    }
+    assert {"digest", "contents", "predictions"} <= {check.name for check in verdict.checks}
 
 
 def test_a_whole_package_is_kept_and_a_damaged_one_built_again(
@@ -149,6 +146,61 @@ def test_the_bill_is_about_the_model(candidate: Candidate) -> None:
     )
     (needs,) = (d["dependsOn"] for d in bill["dependencies"] if d["ref"] == model["bom-ref"])
     assert {part["bom-ref"] for part in bill["components"]} == set(needs)
+
+
+def loose(package: Path, unpacked: Path) -> set[str]:
+    """Return requirements that are no version with hashes, or are not exactly those of the bill."""
+    (bento,) = package.glob("*.bento")
+    unpack(bento, unpacked)
+    text = (unpacked / "src" / "requirements.txt").read_text()
+    assert (unpacked / "env" / "python" / "requirements.txt").read_text() == text
+    pins = {line.split()[0]: line for line in text.replace("\\\n", "").splitlines()}
+    bill = json.loads((package / "sbom.cdx.json").read_text())["components"]
+    unlisted = pins.keys() ^ {f"{part['name']}=={part['version']}" for part in bill}
+    return unlisted | {
+        p for p, line in pins.items() if "==" not in p or "--hash=sha256:" not in line
+    }
+
+
+def test_every_requirement_is_pinned_with_hashes_and_is_in_the_bill(
+    candidate: Candidate, tmp_path: Path
+) -> None:
+    assert "numpy==" in (candidate.ship / "requirements.txt").read_text()
+    assert loose(candidate.package, tmp_path) == set()
+
+
+def drop_component(package: Path) -> None:
+    bill = json.loads((package / "sbom.cdx.json").read_text())
+    bill["components"].pop()
+    write_json(package / "sbom.cdx.json", bill)
+
+
+def drop_hashes(ship: Path) -> None:
+    path = ship / "requirements.txt"
+    path.write_text(path.read_text().replace("--hash=sha256:", "--hash=md5:"))
+
+
+def test_a_loose_or_unlisted_requirement_is_found(
+    project: Project, candidate: Candidate, copy: Candidate, tmp_path: Path
+) -> None:
+    drop_component(copy.package)
+    assert len(loose(copy.package, tmp_path / "unlisted")) == 1
+    edits = replace("requirements.txt", "==", ">="), drop_hashes
+    for n, edit in enumerate(edits):
+        (tmp_path / str(n)).mkdir()
+        changed = altered(project, candidate, edit, tmp_path / str(n))
+        assert loose(changed.package, tmp_path / f"unpacked {n}")
+
+
+def test_the_service_keeps_this_projects_contract(
+    project: Project, candidate: Candidate, tmp_path: Path
+) -> None:
+    """The contract's own columns: each mistake in each is refused by its name, and told of."""
+    wrong = wrong_requests(project.contract)
+    assert {*project.contract.inputs} <= {one.word for one in wrong}
+    with start(project, candidate.ship, tmp_path / "log") as service:
+        assert let_in(service.url, wrong) == []
+        assert misdescribed(service.url, project.contract) == set()
 
 
 def zipped(content: bytes) -> bytes:
@@ -177,8 +229,8 @@ SHIP_FAULTS: dict[str, tuple[Edit, set[str]]] = {
     "a zip of a pickle": (write("model/state.txt", zipped(pickle.dumps([1]))), {"contents"}),
     "a pickle": (write("model/model.pkl", pickle.dumps([1])), {"file_kinds", "contents"}),
     "a foreign file": (write("install.sh", b"id\n"), {"file_kinds"}),
-    "a missing hash": (write("requirements.txt", b"numpy==2.4.6\n"), {"pins", "sbom"}),
-    "an open version": (replace("requirements.txt", "==", ">="), {"pins", "sbom"}),
+    "a missing hash": (write("requirements.txt", b"numpy==2.4.6\n"), {"predictions"}),
+    "an open version": (replace("requirements.txt", "==", ">="), {"predictions"}),
     "changed features": (change_behaviour, {"predictions"}),
 }
 
@@ -208,20 +260,11 @@ def tamper_sealed(package: Path) -> None:
     seal(package)
 
 
-def drop_component(package: Path) -> None:
-    path = package / "sbom.cdx.json"
-    bill = json.loads(path.read_text())
-    bill["components"].pop()
-    write_json(path, bill)
-    seal(package)
-
-
 PACKAGE_FAULTS: dict[str, tuple[Edit, set[str]]] = {
     "a tampered byte": (tamper_unsealed, {"checksums"}),
     "a file too many": (lambda package: (package / "more").write_text(""), {"checksums"}),
     "no Bento": (shutil.rmtree, {"checksums"}),
     "a tampered byte under new checksums": (tamper_sealed, {"digest"}),
-    "a bill that lacks a package": (drop_component, {"sbom"}),
 }
 
 
@@ -280,63 +323,3 @@ def test_sources_and_notes_are_no_pickles(project: Project) -> None:
     texts += [b"1. first\n2. second\n", b"", b".", b"[1, 2]", b"certifi\ncryptography\n"]
     assert all(is_plain(text) for text in texts)
     assert not is_plain(b"cos\nsystem\n(S'id'\ntR.")
-
-
-def image(folder: Path) -> None:
-    (folder / "image.oci.tar").write_bytes(b"an archive")
-
-
-@pytest.mark.parametrize(("megabytes", "wrong"), [(1, set()), (10**4, {"image_megabytes"})])
-def test_an_image_is_judged_where_there_is_one(
-    megabytes: int, wrong: set[str], project: Project, copy: Candidate
-) -> None:
-    image(copy.package)
-    write_json(copy.package / "image.json", {"bytes": megabytes * 10**6})
-    seal(copy.package)
-    checks = check_package(project, copy).checks
-    assert {check.name for check in checks if check.outcome is not Outcome.PASS} == wrong
-    (copy.package / "image.oci.tar").write_bytes(b"another")
-    assert red(project, copy) == {"checksums"}
-
-
-@pytest.fixture
-def docker(tmp_path: Path, copy: Candidate, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A `docker` that saves a small image, and writes down what it was asked to do."""
-    image(tmp_path)
-    program, asked = tmp_path / "bin" / "docker", tmp_path / "asked"
-    program.parent.mkdir()
-    lines = [
-        "#!/bin/sh",
-        f'echo "$@" >> {asked}',
-        f'[ "$1" = build ] && cp Containerfile {tmp_path} && ls ship packages >> {asked}',
-        f'[ "$1" = save ] && cp {tmp_path}/image.oci.tar "${{2#--output=}}"',
-        "exit 0",
-    ]
-    program.write_text("\n".join(lines))
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
-    return asked
-
-
-def test_docker_builds_an_image_of_what_ships(
-    project: Project, copy: Candidate, docker: Path, tmp_path: Path
-) -> None:
-    build_image(project, copy)
-    record = json.loads((copy.package / RECORD).read_text())
-    asked, text = docker.read_text(), (tmp_path / "Containerfile").read_text()
-    assert f"--build-arg=BASE={project.delivery.image.base}" in asked
-    assert f"--label={LABEL}={copy.digest}" in asked
-    assert {"SHA256SUMS", "bentoml"} <= set(asked.split())
-    assert "USER 10001" in text
-    assert copy.bento.with_suffix(".oci.tar").stat().st_size == record["bytes"]
-    again = docker.read_text()
-    build_image(project, copy)
-    assert docker.read_text() == again  # whole, so nothing was built
-
-
-def test_a_missing_builder_is_said(
-    project: Project, copy: Candidate, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(UserError, match="docker is not installed"):
-        build_image(project, copy)

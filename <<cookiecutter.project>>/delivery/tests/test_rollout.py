@@ -121,7 +121,7 @@ def make_project(root: Path) -> Project:
         "shadow_distance: {max: 0.9, outcome: stop}, error_share: {max: 0.01, outcome: stop}, "
         "p95_ms: {max: 50, outcome: stop}, score_distance: {max: 0.4, outcome: stop}, "
         "memory_mb: {max: 500, outcome: stop}}\n"
-        "keep_releases: 2\nstart_timeout_seconds: 20\nimage: {base: debian, builder: docker}\n"
+        "keep_releases: 2\nstart_timeout_seconds: 20\n"
     )
     (root / "config" / "data.yaml").write_text(
         "{task: binary, target: late, time: at, key: [at], as_of: 2013-08-01, columns: "

@@ -1,4 +1,4 @@
-"""The package: a Bento of exactly what ships, with SBOM, model card, checksums, OCI image."""
+"""The package: a Bento of exactly what ships, with SBOM, model card and checksums."""
 
 import io
 import json
@@ -11,7 +11,7 @@ from typing import Any
 
 from model_delivery import files
 from model_delivery.bundle.candidate import Candidate
-from model_delivery.bundle.environment import PYTHON, export, run, run_cleanly, service_environment
+from model_delivery.bundle.environment import export, run_cleanly
 from model_delivery.errors import UserError
 from model_delivery.project import Project
 from model_delivery.report.render import render
@@ -19,7 +19,6 @@ from model_delivery.report.verdict import Report, Verdict
 from model_delivery.training.snapshot import find_snapshot
 
 SBOM, CARD = "sbom.cdx.json", "card.md"
-RECORD, LABEL, IMAGE = "image.json", "model.digest", ".oci.tar"
 
 
 def build_package(project: Project, candidate: Candidate) -> None:
@@ -37,47 +36,12 @@ def build_package(project: Project, candidate: Candidate) -> None:
         files.settle(folder, candidate.package)
 
 
-def build_image(project: Project, candidate: Candidate) -> None:
-    """Build the image as an OCI archive in the package, unless it is there and whole.
-
-    Its packages are those of the clean environment that the gate tests: building needs no package
-    index, and no credential of one enters a layer. The base needs this machine's minor version of
-    Python.
-    """
-    build_package(project, candidate)
-    settings, record = project.delivery.image, candidate.package / RECORD
-    if record.exists() and files.read_json(record)["base"] == settings.base:
-        return
-    tag, archive = f"{project.package}:{candidate.short}", candidate.bento.with_suffix(IMAGE)
-    options = [f"--build-arg=BASE={settings.base}", f"--build-arg=PYTHON={PYTHON}"]
-    options += [f"--label={LABEL}={candidate.digest}", f"--tag={tag}", "--file=Containerfile"]
-    if settings.builder == "docker":
-        write = ["save", "--output=image.tar", tag]
-    else:
-        options += ["--isolation=chroot", "--format=oci"]
-        write = ["push", "--compression-level=1", tag, f"oci-archive:image.tar:{tag}"]
-    with files.temporary_folder(candidate.folder.parent) as folder:
-        clean = service_environment(project, candidate.ship).parents[1]
-        packages = clean / "lib" / f"python{PYTHON}" / "site-packages"
-        shutil.copytree(packages, folder / "packages")  # a link does not reach another device
-        shutil.copytree(candidate.ship, folder / "ship", copy_function=shutil.copyfile)
-        shutil.copyfile(Path(__file__).with_name("Containerfile"), folder / "Containerfile")
-        run([settings.builder, "build", *options, "."], folder)
-        run([settings.builder, *write], folder)
-        (folder / "image.tar").replace(archive)
-    files.write_json(record, {"bytes": archive.stat().st_size, "base": settings.base})
-    files.seal(candidate.package)  # before, the package counts as changed and would be made anew
-
-
 def pack(folder: Path) -> bytes:
-    """Return an archive that `bentoml import` reads: the same bytes for the same files.
-
-    An image is left out: it is large, and can be made again.
-    """
+    """Return an archive that `bentoml import` reads: the same bytes for the same files."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:xz", preset=1) as archive:
         for path in sorted(folder.rglob("*")):
-            if path.is_file() and not path.name.endswith(IMAGE):
+            if path.is_file():
                 member = tarfile.TarInfo(path.relative_to(folder).as_posix())
                 member.size = path.stat().st_size
                 archive.addfile(member, io.BytesIO(path.read_bytes()))
@@ -99,13 +63,6 @@ def unpack(packed: Path, destination: Path) -> None:
             archive.extractall(destination)  # noqa: S202 - looked at above
     except (tarfile.TarError, lzma.LZMAError, EOFError, OSError) as error:
         raise UserError(f"{packed.name}: cannot be unpacked ({error})") from error
-
-
-def read_pins(requirements: str) -> dict[str, bool]:
-    """Return each requirement, and whether it is one version with hashes."""
-    lines = requirements.replace("\\\n", "").splitlines()
-    words = [line.split() for line in lines if line.strip()]
-    return {pin: "==" in pin and "--hash=sha256:" in " ".join(rest) for pin, *rest in words}
 
 
 def model_card(project: Project, candidate: Candidate) -> str:

@@ -38,7 +38,6 @@ _WHY = "Why this runs, which decides what an outcome means; default: from GITHUB
 _DAY = "First day not known yet, as 2013-08-01; default: `as_of` in config/data.yaml."
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Force = Annotated[bool, typer.Option("--force", help="Do it again, even if up to date.")]
-Image = Annotated[bool, typer.Option("--image", help="Build an OCI image too.")]
 Why = Annotated[Event | None, typer.Option("--event", help=_WHY)]
 Day = Annotated[dt.datetime | None, typer.Option("--as-of", help=_DAY, formats=["%Y-%m-%d"])]
 One = Annotated[Gate | None, typer.Argument(help="Which gate; default: all.")]
@@ -90,9 +89,9 @@ def check(
 
 
 @app.command()
-def package(image: Image = False, as_json: Json = False) -> None:
-    """Build the Bento with SBOM, model card and checksums; with --image an OCI image."""
-    candidate = stages.package(_run(image=image))
+def package(as_json: Json = False) -> None:
+    """Build the Bento with SBOM, model card and checksums."""
+    candidate = stages.package(_run())
     files = sorted(str(path) for path in candidate.package.iterdir() if path.is_file())
     screen.show({"digest": candidate.digest, "files": files}, as_json, "\n".join(files))
 
@@ -121,13 +120,12 @@ def report(event: Why = None, as_json: Json = False) -> None:
 def ship(
     until: Until = "deploy",
     as_of: Day = None,
-    image: Image = False,
     force: Force = False,
     event: Why = None,
     as_json: Json = False,
 ) -> None:
     """Do all of it in order, as far as the gates allow; interrupted, it goes on where it was."""
-    run = _run(event, as_of, force=force, image=image)
+    run = _run(event, as_of, force=force)
     if until == "deploy":  # minutes before it would matter
         Target(run.project, run.environment).proxy.check_port()
     code = screen.show_verdicts(stages.ship(run, until), run.event, as_json)
@@ -193,16 +191,14 @@ def doctor(as_json: Json = False) -> None:
     raise typer.Exit(0 if all(finding["ok"] for finding in findings) else USAGE)
 
 
-def _run(
-    event: Event | None = None, as_of: Day = None, force: bool = False, image: bool = False
-) -> stages.Run:
+def _run(event: Event | None = None, as_of: Day = None, force: bool = False) -> stages.Run:
     """Return a run in the project's folder, after its configuration was read."""
     project = find_project()
     os.chdir(project.root)
     project.check_config()
     by_github: dict[str, Event] = {"": "local", "pull_request": "pull_request"}
     event = event or by_github.get(os.environ.get("GITHUB_EVENT_NAME", ""), "delivery")
-    return stages.Run(project, event, as_of.date() if as_of else None, force, image)
+    return stages.Run(project, event, as_of.date() if as_of else None, force)
 
 
 def _end(*_: object) -> None:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from model_delivery.bundle.candidate import CURRENT, Candidate, current_candidate, make_candidate
-from model_delivery.bundle.package import build_image, build_package
+from model_delivery.bundle.package import build_package
 from model_delivery.cli.screen import say, step
 from model_delivery.errors import UserError
 from model_delivery.files import write_atomic
 from model_delivery.gates import COMPARED, GATES, limits_hash
 from model_delivery.gates.api import check_api
-from model_delivery.gates.data import as_checks, check_data
+from model_delivery.gates.data import check_data
 from model_delivery.gates.load import check_load
 from model_delivery.gates.model import check_model
 from model_delivery.gates.package import check_package
@@ -43,7 +43,6 @@ class Run:
     event: Event = "local"
     as_of: dt.date | None = None
     force: bool = False
-    image: bool = False
     environment: EnvironmentName = "production"
 
 
@@ -73,7 +72,7 @@ def extract(run: Run) -> data.Snapshot:
         with step("data: extract and split"):
             snapshot = data.take_snapshot(run.project, run.as_of, run.force)
     except BrokenStructureError as broken:
-        verdict = Verdict(gate="data", subject="none", checks=as_checks(broken.findings))
+        verdict = Verdict(gate="data", subject="none", checks=broken.checks)
         write_atomic(run.project.work / REFUSED, verdict.model_dump_json(indent=2))
         raise
     (run.project.work / REFUSED).unlink(missing_ok=True)
@@ -88,13 +87,10 @@ def train(run: Run) -> Candidate:
 
 
 def package(run: Run) -> Candidate:
-    """Build the Bento with its SBOM and card, and with `--image` the OCI image."""
+    """Build the Bento with its SBOM and card."""
     candidate = current_candidate(run.project)
     with step("package: Bento, SBOM, model card"):
         build_package(run.project, candidate)
-    if run.image:
-        with step("package: OCI image"):
-            build_image(run.project, candidate)
     return candidate
 
 

@@ -139,7 +139,6 @@ class PackageLimits(Strict):
     """Limits of the gate `package`."""
 
     megabytes: Ceiling
-    image_megabytes: Ceiling
 
 
 class LoadLimits(Strict):
@@ -208,13 +207,6 @@ class RolloutLimits(Strict, allow_inf_nan=False):
     memory_mb: Ceiling
 
 
-class Image(Strict):
-    """How an OCI image is built."""
-
-    base: str
-    builder: Literal["docker", "buildah"]
-
-
 class Delivery(Strict):
     """The whole of `config/delivery.yaml`."""
 
@@ -223,7 +215,6 @@ class Delivery(Strict):
     keep_releases: Annotated[int, Field(ge=2)]
     start_timeout_seconds: PositiveFloat
     variables: list[str] = []
-    image: Image
 
     @model_validator(mode="after")
     def _ports_differ(self) -> Self:

@@ -28,12 +28,6 @@ def judge(name: str, limit: Limit, value: float | Estimate | None, sentence: str
     return check.model_copy(update={"outcome": outcome, "value": float(value), **ends})
 
 
-def fixed(name: str, kept: bool, sentence: str, value: float | str | None = None) -> Check:
-    """Return a check without a limit of its own: what must hold, else `stop`."""
-    outcome = Outcome.PASS if kept else Outcome.STOP
-    return Check(name=name, outcome=outcome, sentence=sentence, value=value)
-
-
 def limits_hash(project: Project, gate: str) -> str:
     """Return the SHA-256 that names what a gate judges by: its limits, and the data contract."""
     limits, contract = project.gates.model_dump(mode="json"), project.contract.model_dump()

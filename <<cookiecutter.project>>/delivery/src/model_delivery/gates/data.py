@@ -9,12 +9,12 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from model_delivery.contract.check import Finding, check_content, check_structure
-from model_delivery.gates import fixed, judge
+from model_delivery.gates import judge
 from model_delivery.gates.deepchecks import deepchecks
 from model_delivery.project import Project
 from model_delivery.protocols import Floats
-from model_delivery.report.verdict import Check, Outcome, Verdict
+from model_delivery.report.verdict import Check, Outcome, Verdict, fixed
+from model_delivery.training.check import check_content, check_structure
 from model_delivery.training.snapshot import Snapshot, periods
 
 DECIMALS = 6
@@ -34,28 +34,23 @@ def check_data(project: Project, snapshot: Snapshot) -> Verdict:
     return Verdict(gate="data", checks=checks)
 
 
-def as_checks(findings: list[Finding]) -> list[Check]:
-    """Return findings of the contract as checks: a breach stops."""
-    return [fixed(f.rule, not f.breaches, f.sentence, len(f.breaches)) for f in findings]
-
-
 def contract_checks(
     project: Project, snapshot: Snapshot, train: pa.Table, test: pa.Table
 ) -> list[Check]:
     """Return the checks of the data contract over all rows, without Deepchecks."""
     contract, limits = project.contract, project.gates.data
     for part in (train, test):
-        findings = check_structure(part, contract)
-        if any(finding.breaches for finding in findings):
-            return as_checks(findings)
-    findings += check_content(pa.concat_tables([train, test]), contract)
+        checks = check_structure(part, contract)
+        if any(check.outcome is not Outcome.PASS for check in checks):
+            return checks
+    checks += check_content(pa.concat_tables([train, test]), contract)
     extracted = snapshot.manifest["rows"]["extracted"]
     shares = {rule: rows / extracted for rule, rows in snapshot.manifest["excluded"].items()}
     most = {rule: contract.exclude[rule].most for rule in shares}
     said = [f"{rule} {share:.2%} (at most {most[rule]:.2%})" for rule, share in shares.items()]
     kept = all(share <= most[rule] for rule, share in shares.items())
     return [
-        *as_checks(findings),
+        *checks,
         fixed("exclusions", kept, f"rows taken out by rule: {', '.join(said) or 'none'}"),
         _scale(project, train, test),
         judge("rows", limits.rows, train.num_rows, f"{train.num_rows:,} rows to train on"),

@@ -1,16 +1,12 @@
 """Locust's side of the gate `load`: users who send rows drawn from the data contract.
 
-By hand, in a project and against any running service of it:
-
-    uv run locust -f delivery/src/model_delivery/gates/locustfile.py --host http://127.0.0.1:3000
-
-The gate runs it as a program: a plan comes in as JSON, its rounds go out. Targets take turns in
+The gate runs this as a program: a plan comes in as JSON, its rounds go out. Targets take turns in
 random order within each round, so that whatever else the machine does falls on all of them
 alike. Each turn has new users, and so new connections.
 """
 
 # Locust patches the standard library: nothing may be imported before it.
-from locust import FastHttpUser, constant, events, task  # isort: split
+from locust import FastHttpUser, constant, task  # isort: split
 
 import gc
 import json
@@ -35,7 +31,6 @@ class Rows(FastHttpUser):
 
     wait_time = constant(0)
     connection_timeout = 2.0
-    network_timeout = 5.0
     bodies: ClassVar[list[bytes]] = []
     release: ClassVar[str | None] = None
 
@@ -64,8 +59,7 @@ def mistake(status: int, content: bytes | None, release: str | None) -> str | No
     return None if valid else "not one probability from 0 to 1"
 
 
-@events.test_start.add_listener
-def draw_bodies(**_: Any) -> None:
+def draw_bodies() -> None:
     """Draw request bodies from the data contract of the project in the working directory."""
     from model_delivery.contract.draw import draw_rows
     from model_delivery.project import find_project

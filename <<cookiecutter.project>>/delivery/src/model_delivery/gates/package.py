@@ -1,4 +1,4 @@
-"""The gate `package`: what is delivered is whole, plain, pinned, and answers as the candidate."""
+"""The gate `package`: what is delivered is whole, plain, small, and answers as the candidate."""
 
 import pickletools
 from collections.abc import Callable, Iterator
@@ -6,12 +6,12 @@ from pathlib import Path
 
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.environment import score_cleanly
-from model_delivery.bundle.package import RECORD, SBOM, read_pins, unpack
+from model_delivery.bundle.package import unpack
 from model_delivery.errors import UserError
-from model_delivery.files import changed_files, read_json, temporary_folder
-from model_delivery.gates import fixed, judge
+from model_delivery.files import changed_files, temporary_folder
+from model_delivery.gates import judge
 from model_delivery.project import Project
-from model_delivery.report.verdict import Check, Outcome, Verdict
+from model_delivery.report.verdict import Check, Outcome, Verdict, fixed
 from model_delivery.training.fit import SCORE
 
 KINDS = {".csv", ".json", ".md", ".py", ".toml", ".txt", ".typed", ".yaml"}
@@ -38,7 +38,17 @@ def _steps(project: Project, candidate: Candidate, folder: Path) -> Iterator[lis
     wrong = changed_files(candidate.package) if bento.exists() else [bento.name]
     yield [_nothing("checksums", wrong, "every file is as SHA256SUMS says")]
     yield [_tried("archive", "holds plain files inside itself", lambda: unpack(bento, folder))]
-    yield [*_looks(project, candidate, folder)]
+    files = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
+    changed = changed_files(folder / "src", candidate.digest)
+    foreign = [name for name, p in files.items() if p.suffix not in KINDS and name not in NAMES]
+    opaque = [name for name, path in files.items() if not is_plain(path.read_bytes())]
+    megabytes, limit = bento.stat().st_size / 1e6, project.gates.package.megabytes
+    yield [
+        _nothing("digest", changed, "the Bento's sources are what was evaluated"),
+        _nothing("file_kinds", foreign, "only kinds of files on the list"),
+        _nothing("contents", opaque, "every file is text, and none a pickle"),
+        judge("megabytes", limit, megabytes, "the Bento"),
+    ]
     same = "rows of the test window score as they did, bit for bit"
     yield [_tried("predictions", same, lambda: _predictions(project, candidate, folder / "src"))]
 
@@ -66,31 +76,6 @@ def is_plain(content: bytes) -> bool:
     except ValueError:
         names = set()  # not opcodes up to a STOP
     return _CONTROL.isdisjoint(content) and _IN_EVERY_PICKLE.isdisjoint(names)
-
-
-def _looks(project: Project, candidate: Candidate, bento: Path) -> Iterator[Check]:
-    """Look at what is in an unpacked Bento, file by file and pin by pin, and at the sizes."""
-    changed = changed_files(bento / "src", candidate.digest)
-    yield _nothing("digest", changed, "the Bento's sources are what was evaluated")
-    files = {p.relative_to(bento).as_posix(): p for p in sorted(bento.rglob("*")) if p.is_file()}
-    foreign = [name for name, p in files.items() if p.suffix not in KINDS and name not in NAMES]
-    yield _nothing("file_kinds", foreign, "only kinds of files on the list")
-    opaque = [name for name, path in files.items() if not is_plain(path.read_bytes())]
-    yield _nothing("contents", opaque, "every file is text, and none a pickle")
-    text = files["src/requirements.txt"].read_text()
-    pins = read_pins(text)
-    loose = [name for name, hashed in pins.items() if not hashed]
-    if files["env/python/requirements.txt"].read_text() != text:
-        loose.append("env/python/requirements.txt differs")
-    yield _nothing("pins", loose, "every requirement is pinned with hashes")
-    parts = read_json(candidate.package / SBOM)["components"]
-    odd = sorted(pins.keys() ^ {f"{part['name']}=={part['version']}" for part in parts})
-    yield _nothing("sbom", odd, f"the SBOM lists exactly the {len(pins)} requirements")
-    limits, size = project.gates.package, candidate.bento.stat().st_size / 1e6
-    yield judge("megabytes", limits.megabytes, size, "the Bento")
-    if (candidate.package / RECORD).exists():
-        size = read_json(candidate.package / RECORD)["bytes"] / 1e6
-        yield judge("image_megabytes", limits.image_megabytes, size, "the image's archive")
 
 
 def _predictions(project: Project, candidate: Candidate, ship: Path) -> None:

@@ -10,10 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from model_delivery.contract.settings import DataContract
-from model_delivery.gates import fixed
 from model_delivery.gates.data import contract_checks
 from model_delivery.project import Project
-from model_delivery.report.verdict import Check, Outcome, Verdict
+from model_delivery.report.verdict import Check, Outcome, Verdict, fixed
 from model_delivery.training.snapshot import Snapshot
 
 

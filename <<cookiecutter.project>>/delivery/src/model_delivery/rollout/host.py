@@ -14,10 +14,10 @@ from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.launch import NotReadyError, Running, end, processes
 from model_delivery.errors import UserError
 from model_delivery.files import changed_files
-from model_delivery.gates import COMPARED, GATES, fixed, limits_hash
+from model_delivery.gates import COMPARED, GATES, limits_hash
 from model_delivery.project import Project
 from model_delivery.registry import Event, register
-from model_delivery.report.verdict import Check, Outcome, Verdict, allows_promotion
+from model_delivery.report.verdict import Check, Outcome, Verdict, allows_promotion, fixed
 from model_delivery.report.verdict import Event as Trigger
 from model_delivery.rollout import canary
 from model_delivery.rollout.target import EnvironmentName, Target

@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from model_delivery import files
-from model_delivery.contract.check import Finding, check_structure
 from model_delivery.errors import UserError
 from model_delivery.project import Project
 from model_delivery.protocols import user_module
-from model_delivery.report.verdict import Verdict
+from model_delivery.report.verdict import Check, Outcome, Verdict
+from model_delivery.training.check import check_structure, judge_rule
 
 CURRENT = "snapshot"
 Times = NDArray[np.datetime64]
@@ -32,10 +32,10 @@ LARGEST_STOPPING_SHARE = 0.2
 class BrokenStructureError(UserError):
     """The extraction lacks columns, has others, or has other types: the gate `data` stops."""
 
-    def __init__(self, findings: list[Finding]) -> None:
-        told = "; ".join(finding.sentence for finding in findings if finding.breaches)
+    def __init__(self, checks: list[Check]) -> None:
+        told = "; ".join(one.sentence for one in checks if one.outcome is not Outcome.PASS)
         super().__init__(f"the extraction does not keep config/data.yaml: {told}")
-        self.findings = findings
+        self.checks = checks
 
 
 @dataclass(frozen=True)
@@ -128,15 +128,15 @@ def _extract(project: Project, day: dt.date) -> pa.Table:
     try:
         table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
     except (ValueError, pa.ArrowTypeError) as error:
-        mixed = Finding("types", [f"columns stand twice or mix types ({'; '.join(error.args)})"])
+        mixed = judge_rule("types", [f"columns stand twice or mix types ({'; '.join(error.args)})"])
         raise BrokenStructureError([mixed]) from error
-    findings = check_structure(table, project.contract)
-    if not any(finding.breaches for finding in findings):
+    checks = check_structure(table, project.contract)
+    if all(check.outcome is Outcome.PASS for check in checks):
         for row in np.flatnonzero(~(frame[time] < pd.Timestamp(day)))[:1]:
             wrong = f"`{time}` is {frame[time].iloc[row]} in row {row + 1}: not before {day}"
-            findings.append(Finding("time", [wrong]))
-    if any(finding.breaches for finding in findings):
-        raise BrokenStructureError(findings)
+            checks.append(judge_rule("time", [wrong]))
+    if any(check.outcome is not Outcome.PASS for check in checks):
+        raise BrokenStructureError(checks)
     whole = table.column(time).cast(pa.timestamp("us"))
     return table.set_column(table.column_names.index(time), time, whole)
 

@@ -1,12 +1,13 @@
 """A table against the data contract: vectorised, and precise about column, row and value."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from model_delivery.contract.settings import Column, DataContract
+from model_delivery.report.verdict import Check, fixed
 
 _TYPE_TESTS = {
     "number": pa.types.is_floating,
@@ -17,21 +18,13 @@ _TYPE_TESTS = {
 }
 
 
-class Finding(NamedTuple):
-    """What one rule of the contract found in a table: breaches, or what holds instead."""
-
-    rule: str
-    breaches: list[str]
-    kept: str = ""
-
-    @property
-    def sentence(self) -> str:
-        """What is wrong and where, of the first three breaches, or what holds."""
-        return "; ".join(self.breaches[:3]) or self.kept
+def judge_rule(name: str, breaches: list[str], kept: str = "") -> Check:
+    """Return the check of a rule: it names the first three breaches, or says what holds."""
+    return fixed(name, not breaches, "; ".join(breaches[:3]) or kept, len(breaches))
 
 
-def check_structure(table: pa.Table, contract: DataContract) -> list[Finding]:
-    """Return what is wrong with columns and types: without these no row can be read at all."""
+def check_structure(table: pa.Table, contract: DataContract) -> list[Check]:
+    """Judge columns and types: without these no row can be read at all."""
     have, want = table.column_names, contract.columns
     strange = [f"column `{name}` is missing" for name in want if name not in have]
     strange += [f"column `{n}` is unexpected: name it, or drop it" for n in have if n not in want]
@@ -41,14 +34,14 @@ def check_structure(table: pa.Table, contract: DataContract) -> list[Finding]:
         if field.name in want and not _TYPE_TESTS[want[field.name].type](field.type)
     ]
     return [
-        Finding("columns", strange, f"{len(want)} columns as agreed"),
-        Finding("types", retyped, "every column has its type"),
-        Finding("empty", [] if table.num_rows else ["no rows"], f"{table.num_rows:,} rows"),
+        judge_rule("columns", strange, f"{len(want)} columns as agreed"),
+        judge_rule("types", retyped, "every column has its type"),
+        judge_rule("empty", [] if table.num_rows else ["no rows"], f"{table.num_rows:,} rows"),
     ]
 
 
-def check_content(table: pa.Table, contract: DataContract) -> list[Finding]:
-    """Return what is wrong with values: missing, outside their domain, or a key twice.
+def check_content(table: pa.Table, contract: DataContract) -> list[Check]:
+    """Judge values: missing, outside their domain, or a key twice.
 
     `table` must have passed `check_structure`.
     """
@@ -64,8 +57,8 @@ def check_content(table: pa.Table, contract: DataContract) -> list[Finding]:
                 said = f"`{name}`: {share:.2%} {word}, at most {most:.2%}, e.g. {where}"
                 breaches[word].append(said)
     return [
-        Finding("missing", breaches["missing"], "no column misses too many values"),
-        Finding("domain", breaches["outside"], "values lie in their domain"),
+        judge_rule("missing", breaches["missing"], "no column misses too many values"),
+        judge_rule("domain", breaches["outside"], "values lie in their domain"),
         _duplicates(table, contract),
     ]
 
@@ -85,13 +78,13 @@ def _outside(column: pa.Array, spec: Column) -> Any:
     return ~pc.is_in(column, pa.array(known, column.type)).to_numpy(zero_copy_only=False)
 
 
-def _duplicates(table: pa.Table, contract: DataContract) -> Finding:
+def _duplicates(table: pa.Table, contract: DataContract) -> Check:
     key, again = ", ".join(contract.key), table.select(contract.key).to_pandas().duplicated()
     breaches = [
         f"the key {key} stands twice, again in {_where(table, contract, row)}"
         for row in np.flatnonzero(again).tolist()
     ]
-    return Finding("key", breaches, f"the key {key} is unique")
+    return judge_rule("key", breaches, f"the key {key} is unique")
 
 
 def _where(table: pa.Table, contract: DataContract, row: int) -> str:

@@ -1,1 +1,0 @@
-"""What ships: keys, digests, candidates, packages."""

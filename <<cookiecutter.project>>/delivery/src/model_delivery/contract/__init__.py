@@ -1,1 +1,0 @@
-"""What the user promises of data, parameters, limits and environments, read strictly."""

@@ -1,1 +1,0 @@
-"""One form of verdict, and its renderings."""

@@ -1,1 +1,0 @@
-"""From the source to a candidate: extract, split, fit, measure."""
