@@ -106,20 +106,49 @@ def failed(answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [answer for answer in answers if answer["status"] != 200]
 
 
-def processes_of(scene: Scene, digest: str) -> list[int]:
-    """Return the processes of a release's service."""
-    mark = f"services/{digest[:12]}-".encode()
+def having(*marks: bytes) -> list[int]:
+    """Return the processes in whose environment all of these stand."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             own = (folder / "environ").read_bytes()
         except OSError:
             continue
-        if mark in own and os.fsencode(scene.project.path) in own:
+        if all(mark in own for mark in marks):
             found.append(int(folder.name))
     return found
 
 
+def processes_of(scene: Scene, digest: str) -> list[int]:
+    """Return the processes of a release's service."""
+    return having(f"services/{digest[:12]}-".encode(), os.fsencode(scene.project.path))
+
+
+def deploying(scene: Scene) -> subprocess.Popen[str]:
+    """Start `ml deploy` of the current candidate."""
+    return subprocess.Popen(
+        ["uv", "run", "ml", "deploy"],
+        cwd=scene.project.path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for_canary(scene: Scene, digest: str) -> None:
+    """Wait until clients are led to a release."""
+    while True:
+        state = scene.state()
+        if state["trying"] and state["trying"]["digest"] == digest and state["weight"]:
+            return
+        time.sleep(0.1)
+
+
+TURNS = [0, *(pytest.param(turn, marks=pytest.mark.exhaustive) for turn in range(1, 5))]
+
+
+@pytest.mark.parametrize("turn", TURNS)
 @pytest.mark.parametrize(
     ("fault", "check", "most"),
     [
@@ -136,27 +165,20 @@ def processes_of(scene: Scene, digest: str) -> list[int]:
     ],
 )
 def test_a_bad_release_is_rolled_back(
-    scene: Scene, traffic: Traffic, fault: str, check: str, most: float
+    scene: Scene, traffic: Traffic, fault: str, check: str, most: float, turn: int
 ) -> None:
     champion = scene.state()["moves"][0]["digest"]
-    bad = scene.challenger("none" if fault == "kill" else fault, f"{fault} {time.time()}")
-    deploying = subprocess.Popen(
-        ["uv", "run", "ml", "deploy"],
-        cwd=scene.project.path,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    killed = 0.0
+    seeded = "none" if fault == "kill" else fault
+    bad = scene.challenger(seeded, f"{fault} {turn} {time.time()}")
+    deploy, killed = deploying(scene), 0.0
     if fault == "kill":
-        while not any(answer.get("digest") == bad for answer in traffic.answers()):
-            time.sleep(0.1)
+        wait_for_canary(scene, bad)
+        time.sleep(1)
         for process in processes_of(scene, bad):
             os.kill(process, signal.SIGKILL)
         killed = time.time()
-    said = deploying.communicate(timeout=120)[0]
-    assert deploying.returncode in (20, 30), said
+    said = deploy.communicate(timeout=120)[0]
+    assert deploy.returncode in (20, 30), said
     time.sleep(1)
     answers = traffic.answers()
     lost = failed(answers)
@@ -166,8 +188,8 @@ def test_a_bad_release_is_rolled_back(
     # Stable again: nobody is led to the bad release any more, counted from its first bad answer.
     own = [answer for answer in answers if answer.get("digest") == bad]
     wrong = [a for a in own if a["status"] != 200 or a["seconds"] > 0.25 or a.get("score") == 0.5]
-    if own and (wrong or killed):
-        first = killed or wrong[0]["start"]
+    if own:
+        first = killed or (wrong or own)[0]["start"]
         stable = max(answer["start"] for answer in own) - first
         print(f"{fault}: stable after {stable:.1f} s; {len(own)} answers by the bad release")
         assert stable <= 20
@@ -176,3 +198,80 @@ def test_a_bad_release_is_rolled_back(
     print(last["reason"])
     assert last["reason"].startswith(check), last["reason"]
     assert processes_of(scene, bad) == []
+
+
+AGAIN = [*range(2), *(pytest.param(n, marks=pytest.mark.exhaustive) for n in range(2, 20))]
+
+
+@pytest.mark.parametrize("turn", AGAIN)
+def test_an_equal_release_is_promoted_and_no_request_fails(
+    scene: Scene, traffic: Traffic, turn: int
+) -> None:
+    good = scene.challenger("none", f"equal {turn} {time.time()}")
+    deploy = deploying(scene)
+    if turn == 0:  # whoever asked for it goes away: the supervisor does not
+        wait_for_canary(scene, good)
+        deploy.kill()
+        deploy.wait()
+        while scene.state()["trying"]:
+            time.sleep(0.5)
+    else:
+        said = deploy.communicate(timeout=120)[0]
+        assert deploy.returncode == 0, said
+    time.sleep(1)
+    answers = traffic.answers()
+    assert failed(answers) == []
+    assert answers[-1]["digest"] == good
+    assert scene.state()["moves"][0]["digest"] == good
+    print(f"\nequal: 0 of {len(answers)} failed, {scene.state()['verdict']['outcome']}")
+
+
+def test_a_rollback_ends_a_canary_and_reaches_the_last_three(
+    scene: Scene, traffic: Traffic
+) -> None:
+    champion = scene.state()["moves"][0]["digest"]
+    bad = scene.challenger("none", f"ended by hand {time.time()}")
+    deploy = deploying(scene)
+    wait_for_canary(scene, bad)
+    begun = time.monotonic()
+    scene.project.ml("rollback")
+    print(f"\nrolled back from a canary in {time.monotonic() - begun:.1f} s")
+    assert time.monotonic() - begun <= 10
+    assert "ended by another command" in deploy.communicate(timeout=30)[0]
+    assert deploy.returncode == 2
+    (scene.project.path / ".ml" / "registry").rename(scene.project.path / ".ml" / "away")
+    try:
+        for move in scene.state()["moves"][1:4]:
+            for _ in range(2):
+                begun = time.monotonic()
+                scene.project.ml("rollback", move["release"])
+                print(f"{move['release']}: {time.monotonic() - begun:.1f} s")
+                assert time.monotonic() - begun <= 10
+                assert scene.state()["moves"][0]["digest"] == move["digest"]
+    finally:
+        (scene.project.path / ".ml" / "away").rename(scene.project.path / ".ml" / "registry")
+    scene.project.ml("rollback", champion[:12])
+    answers = traffic.answers()
+    assert failed(answers) == []
+    assert answers[-1]["digest"] == champion
+
+
+def test_a_killed_supervisor_leaves_the_champion_and_a_rerun_converges(
+    scene: Scene, traffic: Traffic
+) -> None:
+    good = scene.challenger("none", f"killed supervisor {time.time()}")
+    deploy = deploying(scene)
+    wait_for_canary(scene, good)
+    mark = os.fsencode(scene.project.path / ".ml" / "production" / "supervisor")
+    for process in having(mark):
+        os.kill(process, signal.SIGKILL)
+    assert deploy.wait(timeout=30) == 2
+    time.sleep(2)
+    status = json.loads(scene.project.ml("status", "--json").stdout)
+    assert (status["state"], status["rollout"][:11]) == ("serving", "interrupted")
+    again = deploying(scene)
+    said = again.communicate(timeout=120)[0]
+    assert again.returncode == 0, said
+    time.sleep(1)
+    assert failed(traffic.answers()) == []
+    assert traffic.answers()[-1]["digest"] == good

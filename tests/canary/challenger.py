@@ -55,8 +55,12 @@ FAULTS = {
     "slow": {"after": "time.sleep(0.3)"},
     "nan": {"always": "scores = scores * np.nan"},
     "constant": {"after": "scores = np.full(len(scores), 0.5)"},
-    "crash": {"more": "\n    def load(self, folder: Path) -> None:\n        raise OSError('seeded')\n"},
-    "never-ready": {"more": "\n    def load(self, folder: Path) -> None:\n        time.sleep(3600)\n"},
+    "crash": {
+        "more": "\n    def load(self, folder: Path) -> None:\n        raise OSError('seeded')\n"
+    },
+    "never-ready": {
+        "more": "\n    def load(self, folder: Path) -> None:\n        time.sleep(3600)\n"
+    },
     "memory": {"after": "self.kept = [*getattr(self, 'kept', []), np.ones(4_000_000)]"},
     "schema": {},
 }
