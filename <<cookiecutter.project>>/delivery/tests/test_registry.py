@@ -375,8 +375,9 @@ def test_an_edited_branch_is_refused_until_it_is_mended(
     tmp_path: Path, harm: Callable[[Path], object], message: str
 ) -> None:
     project, editor = clones(tmp_path, 2)
-    for _ in range(3):
-        add(event_log(project))
+    log = event_log(project)
+    for kept in (DirectoryLog(log.folder), DirectoryLog(log.folder), log):
+        add(kept)
     git(editor.root, "fetch", "--quiet")
     git(editor.root, "checkout", "--quiet", "model-registry")
     harm(editor.root / "events")

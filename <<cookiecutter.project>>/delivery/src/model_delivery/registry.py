@@ -101,10 +101,7 @@ class DirectoryLog:
 
 @dataclass(frozen=True)
 class GitLog(DirectoryLog):
-    """An event log as a branch of a remote, or of the repository itself: the remote `.`.
-
-    It is only pushed to, without force, and nothing else in the repository is touched.
-    """
+    """An event log as a branch of a remote, pushed without force; `.` is the repository itself."""
 
     project: Project
     remote: str
