@@ -217,6 +217,19 @@ def test_eight_writers_at_once_lose_no_event_and_each_loser_says_so(
     assert {line.partition(" lost: ")[2] for line in said} <= won
 
 
+@pytest.mark.parametrize("kind", ["directory", "git", "origin"])
+def test_of_two_promotions_after_the_same_one_the_second_is_told_who_won(
+    tmp_path: Path, kind: str
+) -> None:
+    mine, theirs = (event_log(project) for project in places(kind, tmp_path, 2))
+    before = promote(mine, "a", None)
+    seen = newest(theirs.events(), id=before.id)
+    promote(mine, "b", newest(mine.events(), id=before.id))
+    with pytest.raises(UserError, match="c lost: b was promoted by writer b"):
+        promote(theirs, "c", seen)
+    assert [e.digest for e in theirs.events()] == ["a", "b"]
+
+
 def test_an_answer_that_was_lost_is_not_written_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,7 +87,7 @@ class DirectoryLog:
                 refused, before = (refused + 1 if version == before else 1), version
                 if refused == 5:  # and no other writer was faster
                     raise UserError(f"no event can be recorded: {error}") from error
-            time.sleep(SystemRandom().uniform(0, 0.05 * 2**refused))
+            time.sleep(SystemRandom().uniform(0, 0.1 * 2**refused))
 
     def _read(self, fresh: bool = False) -> tuple[str, dict[str, bytes]]:
         """Return a name for this version of the log, and its files; the newest if `fresh`."""
