@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import multiprocessing
 import os
 import resource
+import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,6 +23,7 @@ from model_delivery.project import Project
 from model_delivery.registry import (
     DirectoryLog,
     Event,
+    GitLog,
     blob_store,
     champion,
     event_log,
@@ -38,6 +44,20 @@ def add(log: DirectoryLog, **fields: object) -> Event:
     return made
 
 
+ROUNDS = int(os.environ.get("REGISTRY_ROUNDS", "3"))
+"""How often each of eight writers writes, wherever the log lies."""
+STRIDE = int(os.environ.get("FAULT_STRIDE", "3"))
+"""A writer is killed after every so manieth git command; 1 for each of them."""
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whoever runs the tests may have a name, an editor and hooks in git; CI may have none."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")  # where an `origin` is shared
+
+
 @pytest.fixture
 def log(tmp_path: Path) -> DirectoryLog:
     return DirectoryLog(tmp_path / "events")
@@ -47,6 +67,51 @@ def log(tmp_path: Path) -> DirectoryLog:
 def project(tmp_path: Path) -> Project:
     (tmp_path / "pyproject.toml").write_text('[project]\nversion = "1.1.0"\n')
     return Project(tmp_path)
+
+
+def git(root: Path, *command: str) -> str:
+    who = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    done = subprocess.run(["git", *who, *command], cwd=root, check=True, capture_output=True)
+    return done.stdout.decode().strip()
+
+
+def repository(root: Path) -> Project:
+    """Make a project with a commit."""
+    git(root.parent, "init", "--quiet", "-b", "main", str(root))
+    (root / "pyproject.toml").write_text('[project]\nversion = "1.1.0"\n')
+    (root / ".gitignore").write_text(".ml/\n")
+    git(root, "add", ".")
+    git(root, "commit", "--quiet", "-m", "start")
+    return Project(root)
+
+
+def clones(folder: Path, number: int, *options: str) -> list[Project]:
+    """Make clones of one bare repository, `origin.git`."""
+    if not (folder / "origin.git").exists():
+        repository(folder / "source")
+        git(folder, "clone", "--quiet", "--bare", "source", "origin.git")
+    made = []
+    for n in range(number):
+        root = folder / f"clone{n}{''.join(options)}"
+        git(folder, "clone", "--quiet", *options, (folder / "origin.git").as_uri(), str(root))
+        made.append(Project(root))
+    return made
+
+
+def places(kind: str, folder: Path, number: int) -> list[Project]:
+    """Return projects of so many writers to one log."""
+    if kind == "origin":
+        return clones(folder, number)
+    if kind == "git":
+        return [repository(folder / "project")] * number
+    (folder / "project").mkdir()
+    return [Project(folder / "project")] * number
+
+
+def start(work: Callable[..., object], *arguments: object) -> multiprocessing.process.BaseProcess:
+    process = multiprocessing.get_context("fork").Process(target=work, args=arguments)
+    process.start()
+    return process
 
 
 def make_candidate(
@@ -90,21 +155,6 @@ def test_a_harmed_event_is_named(
         log.events()
 
 
-def _write_many(folder: Path) -> None:
-    for _ in range(5):
-        add(DirectoryLog(folder))
-
-
-def test_eight_writers_at_once_lose_no_event(log: DirectoryLog) -> None:
-    context = multiprocessing.get_context("fork")
-    writers = [context.Process(target=_write_many, args=(log.folder,)) for _ in range(8)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
-    assert len({e.id for e in log.events()}) == 40
-
-
 def test_who_loses_a_compare_and_set_decides_again(log: DirectoryLog) -> None:
     seen = []
 
@@ -117,6 +167,393 @@ def test_who_loses_a_compare_and_set_decides_again(log: DirectoryLog) -> None:
     log.append(decide)
     assert [e.release for e in log.events()] == ["the faster one", "after 1"]
     assert newest(log.events(), release="nobody") is None
+
+
+def promote(log: DirectoryLog, digest: str, seen: Event | None) -> Event:
+    """Make a digest the champion, if what was seen still is."""
+
+    def decide(events: Sequence[Event]) -> Event:
+        now = newest(events, environment="production")
+        if now and now != seen:
+            raise UserError(f"{digest} lost: {now.digest} was promoted by {now.who}")
+        return event(digest=digest, previous=now.digest if now else None, who=f"writer {digest}")
+
+    return log.append(decide)
+
+
+def _write_many(project: Project, writer: int, losses: Path) -> None:
+    log = event_log(project)
+    for number in range(ROUNDS):
+        seen = newest(log.events(), environment="production")
+        while True:
+            try:
+                promote(log, f"{writer}.{number}", seen)
+                break
+            except UserError as error:
+                with losses.open("a") as lost:
+                    lost.write(f"{error}\n")
+                seen = newest(log.events(), environment="production")
+
+
+@pytest.mark.parametrize("kind", ["directory", "git", "origin"])
+def test_eight_writers_at_once_lose_no_event_and_each_loser_says_so(
+    tmp_path: Path, kind: str
+) -> None:
+    projects, losses = places(kind, tmp_path, 8), tmp_path / "losses"
+    losses.touch()
+    began = time.monotonic()
+    writers = [start(_write_many, project, n, losses) for n, project in enumerate(projects)]
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0] * 8
+    events = event_log(projects[0]).events()
+    said = losses.read_text().splitlines()
+    print(f"{kind}: {len(events)} events, {len(said)} lost, {time.monotonic() - began:.1f} s")
+    assert sorted(e.digest for e in events) == sorted(
+        f"{w}.{n}" for w in range(8) for n in range(ROUNDS)
+    )
+    assert [e.previous for e in events] == [None, *(e.digest for e in events[:-1])]
+    won = {f"{e.digest} was promoted by writer {e.digest}" for e in events}
+    assert {line.partition(" lost: ")[2] for line in said} <= won
+
+
+@pytest.mark.parametrize("kind", ["directory", "git", "origin"])
+def test_of_two_promotions_after_the_same_one_the_second_is_told_who_won(
+    tmp_path: Path, kind: str
+) -> None:
+    mine, theirs = (event_log(project) for project in places(kind, tmp_path, 2))
+    before = promote(mine, "a", None)
+    seen = newest(theirs.events(), id=before.id)
+    promote(mine, "b", newest(mine.events(), id=before.id))
+    with pytest.raises(UserError, match="c lost: b was promoted by writer b"):
+        promote(theirs, "c", seen)
+    assert [e.digest for e in theirs.events()] == ["a", "b"]
+
+
+def test_an_answer_that_was_lost_is_not_written_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = DirectoryLog(tmp_path / "events")
+    write = DirectoryLog._write
+
+    def cut(*arguments: object) -> None:
+        write(*arguments)  # type: ignore[arg-type]
+        raise UserError("the connection broke")
+
+    monkeypatch.setattr(DirectoryLog, "_write", cut)
+    assert promote(log, "a", None).digest == "a"
+    assert len(log.events()) == 1
+
+
+CUT = """#!/bin/sh
+n=$(($(cat "$CALLS") + 1))
+echo $n > "$CALLS"
+"$GIT" "$@"
+code=$?
+[ $n = "$LAST" ] && kill -9 $PPID
+exit $code
+"""
+
+
+@pytest.mark.parametrize("kind", ["git", "origin"])
+def test_a_writer_killed_at_any_git_command_leaves_old_or_new(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project, reader), real = places(kind, tmp_path, 2), shutil.which("git")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "git").write_text(CUT)
+    (tmp_path / "bin" / "git").chmod(0o755)
+    kept, killed, cut_off = [add(event_log(reader)).id], True, 0
+    for last in itertools.count(1, STRIDE):
+        if not killed:
+            break
+        made, log = event(), event_log(project)
+        (tmp_path / "calls").write_text("0")
+        with monkeypatch.context() as patch:
+            patch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+            for name, value in (("GIT", real), ("CALLS", tmp_path / "calls"), ("LAST", last)):
+                patch.setenv(name, str(value))
+            writer = start(log.append, lambda _, made=made: made)
+            writer.join()
+        killed = writer.exitcode == -9
+        assert killed or writer.exitcode == 0
+        found = [e.id for e in event_log(reader).events()]
+        assert found in (kept, [*kept, made.id])
+        cut_off += found == kept
+        log.append(lambda _, made=made: made)  # the same command again
+        kept.append(made.id)
+        assert [e.id for e in event_log(reader).events()] == kept
+    print(f"{kind}: killed after {len(kept) - 2} git commands, {cut_off} times the old state")
+    assert cut_off > 0
+
+
+def test_the_users_tree_index_and_branches_are_left_alone(tmp_path: Path) -> None:
+    for project in (*clones(tmp_path, 1), repository(tmp_path / "alone")):
+        root = project.root
+        hooks = root / ".git" / "hooks"
+        hooks.mkdir(exist_ok=True)
+        for name in ("pre-push", "pre-commit", "commit-msg", "post-commit", "prepare-commit-msg"):
+            (hooks / name).write_text("#!/bin/sh\nexit 1\n")
+            (hooks / name).chmod(0o755)
+        (root / "staged.txt").write_text("staged")
+        git(root, "add", "staged.txt")
+        (root / "pyproject.toml").write_text("changed")
+
+        def state(root: Path = root) -> list[str]:
+            mine = "status --porcelain", "rev-parse HEAD", "symbolic-ref HEAD", "diff", "stash list"
+            said = [git(root, *command.split()) for command in mine]
+            index = sha256_file(root / ".git" / "index")
+            fetched = (root / ".git" / "FETCH_HEAD").exists()
+            return [*said, index, str(fetched), git(root, "rev-parse", "main")]
+
+        before = state()
+        add(event_log(project))
+        add(event_log(project))
+        assert len(event_log(project).events()) == 2
+        assert state() == before
+
+
+@pytest.mark.parametrize(
+    "options", [["--depth=1"], ["--single-branch"], ["--depth=1", "--no-single-branch"]]
+)
+def test_a_clone_of_a_part_reads_and_writes(tmp_path: Path, options: list[str]) -> None:
+    (whole,) = clones(tmp_path, 1)
+    written = [add(event_log(whole)) for _ in range(2)]
+    (part,) = clones(tmp_path, 1, *options)
+    assert [e.id for e in event_log(part).events()] == [e.id for e in written]
+    written.append(add(event_log(part)))
+    add(event_log(whole))
+    assert [e.id for e in event_log(part).events()][:3] == [e.id for e in written]
+
+
+def test_an_origin_that_refuses_is_asked_five_times_and_quoted(tmp_path: Path) -> None:
+    (project,) = clones(tmp_path, 1)
+    add(event_log(project))
+    hook = tmp_path / "origin.git" / "hooks" / "pre-receive"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(f"#!/bin/sh\necho >> {tmp_path}/asked\necho branch is protected >&2\nexit 1\n")
+    hook.chmod(0o755)
+    with pytest.raises(UserError, match=r"no event can be recorded:(.|\n)*branch is protected"):
+        add(event_log(project))
+    assert len((tmp_path / "asked").read_text().splitlines()) == 5
+    hook.unlink()
+    assert len(event_log(project).events()) == 1
+
+
+def test_without_origin_in_reach_the_log_is_what_was_seen_and_takes_nothing(
+    tmp_path: Path,
+) -> None:
+    (project,) = clones(tmp_path, 1)
+    written = add(event_log(project))
+    assert len(event_log(project).events()) == 1
+    (tmp_path / "origin.git").rename(tmp_path / "away")
+    assert newest(event_log(project).events(), id=written.id)
+    with pytest.raises(UserError, match="out of reach"):
+        add(event_log(project))
+    (tmp_path / "away").rename(tmp_path / "origin.git")
+    add(event_log(project))
+    assert len(event_log(project).events()) == 2
+
+
+def _change(path: Path) -> None:
+    path.write_text(path.read_text().replace("v1", "v9"))
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda folder: _change(folder / "000002.json"), r"000002\.json: event edited"),
+        (lambda folder: _change(folder / "000003.json"), r"000003\.json: event edited"),
+        (
+            lambda folder: (folder / "000002.json").unlink(),
+            r"000002\.json: event edited or removed",
+        ),
+        (
+            lambda folder: (folder / "000003.json").unlink(),
+            r"000003\.json: event edited or removed",
+        ),
+        (
+            lambda folder: (folder / "000003.json").rename(folder / "000004.json"),
+            r"000003\.json: event edited or removed",
+        ),
+        (
+            lambda folder: shutil.copy(folder / "000003.json", folder / "000004.json"),
+            r"000004\.json inserted",
+        ),
+        (lambda folder: (folder / "000004.json").write_text("{}"), r"000004\.json: not an event"),
+        (lambda folder: (folder / "000009.json").write_text("{}"), r"000004\.json: event missing"),
+    ],
+)
+def test_an_edited_branch_is_refused_until_it_is_mended(
+    tmp_path: Path, harm: Callable[[Path], object], message: str
+) -> None:
+    project, editor = clones(tmp_path, 2)
+    log = event_log(project)
+    for kept in (DirectoryLog(log.folder), DirectoryLog(log.folder), log):
+        add(kept)
+    git(editor.root, "fetch", "--quiet")
+    git(editor.root, "checkout", "--quiet", "model-registry")
+    harm(editor.root / "events")
+    git(editor.root, "add", "--all")
+    git(editor.root, "commit", "--quiet", "-m", "edit")
+    git(editor.root, "push", "--quiet", "origin", "model-registry")
+    for seen in (project, *clones(tmp_path, 1, "--single-branch")):
+        with pytest.raises(UserError, match=message):
+            event_log(seen).events()
+        with pytest.raises(UserError, match=message):
+            add(event_log(seen))
+    with pytest.raises(subprocess.CalledProcessError):  # it knows no better
+        git(seen.root, "rev-parse", "refs/model-registry/seen")
+    git(project.root, "push", "-f", "origin", "refs/model-registry/seen:refs/heads/model-registry")
+    add(event_log(seen))
+    assert len(event_log(project).events()) == 4
+
+
+def test_a_branch_with_another_history_is_refused(tmp_path: Path) -> None:
+    project, editor = clones(tmp_path, 2)
+    for _ in range(2):
+        add(event_log(project))
+    event_log(project).events()
+    git(editor.root, "fetch", "--quiet")
+    git(editor.root, "push", "--quiet", "-f", "origin", "origin/model-registry~:model-registry")
+    add(event_log(editor))
+    with pytest.raises(UserError, match="history: event edited or removed") as refused:
+        event_log(project).events()
+    with pytest.raises(UserError, match="history: event edited or removed"):
+        add(event_log(project))
+    git(project.root, *str(refused.value).split("`")[1].split()[1:])
+    assert len(event_log(project).events()) == 2
+
+
+def test_the_log_moves_to_the_branch_and_to_origin_whole(tmp_path: Path) -> None:
+    (tmp_path / "project").mkdir()
+    project = Project(tmp_path / "project")
+    kept = [add(event_log(project)) for _ in range(2)]
+    repository(project.root)
+    log = event_log(project)
+    assert isinstance(log, GitLog)
+    assert [e.id for e in log.events()] == [e.id for e in kept]
+    kept.append(add(log))
+    shutil.rmtree(log.folder)
+    (other,) = clones(tmp_path, 1)
+    git(project.root, "remote", "add", "origin", str(tmp_path / "origin.git"))
+    assert [e.id for e in event_log(project).events()] == [e.id for e in kept]
+    kept.append(add(event_log(project)))
+    assert [e.id for e in event_log(other).events()] == [e.id for e in kept]
+
+
+GH = f"""#!{sys.executable}
+import os, shutil, sys, time
+from pathlib import Path
+
+store, fault = Path(os.environ["GH_STORE"]), os.environ.get("GH_FAULT", "")
+_, verb, tag, *words = sys.argv[1:]
+options = dict(w.lstrip("-").partition("=")[::2] for w in words if w.startswith("-"))
+paths = [Path(w) for w in words if not w.startswith("-")]
+with store.with_suffix(".calls").open("a") as calls:
+    calls.write(verb + "\\n")
+time.sleep(0.2 if fault == "slow" else 0)
+if fault in (verb, "offline"):
+    sys.exit("error connecting to api.github.com")
+release = store / tag
+if verb == "create":
+    if release.exists():
+        sys.exit("a release with the same tag name already exists: " + tag)
+    assert "prerelease" in options
+    release.mkdir(parents=True)
+elif not release.exists():
+    sys.exit("release not found")
+for path in paths:
+    asset = release / path.name
+    if asset.exists() and "clobber" not in options:
+        sys.exit("asset under the same name already exists: " + path.name)
+    content = path.read_bytes()
+    asset.write_bytes(content[:-7] if fault == "truncate" else content)
+if verb == "download":
+    asset = release / options["pattern"]
+    if not asset.exists():
+        sys.exit("no assets match the file pattern" if any(release.iterdir()) else
+                 "no assets to download")
+    shutil.copy(asset, options["dir"])
+"""
+
+
+@pytest.fixture
+def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """Return a project in a job on GitHub, with a stand-in for the program `gh`."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "gh").write_text(GH)
+    (tmp_path / "bin" / "gh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("GH_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    (project,) = clones(tmp_path, 1)
+    return project
+
+
+def calls(folder: Path) -> list[str]:
+    log = folder / "store.calls"
+    said = log.read_text().split() if log.exists() else []
+    log.unlink(missing_ok=True)
+    return said
+
+
+def test_a_job_shares_blobs_as_assets_of_a_release(tmp_path: Path, shared: Project) -> None:
+    candidate = make_candidate(shared, "a")
+    first = register(shared, candidate, {}, "push")
+    assert calls(tmp_path) == ["download", "upload", "create", "download"]
+    asset = tmp_path / "store" / "model-store" / f"{candidate.digest}.tar.xz"
+    assert sha256_file(asset) == first.blob
+    assert register(shared, candidate, {}, "push").id == first.id
+    assert blob_store(shared).put(candidate.digest, candidate.folder) == first.blob
+    assert "upload" not in calls(tmp_path)
+    register(shared, make_candidate(shared, "b"), {}, "push")
+    assert calls(tmp_path) == ["download", "upload", "download"]
+
+    (other,) = clones(tmp_path, 1, "--single-branch")
+    add(
+        event_log(other),
+        **first.model_dump() | {"type": "promoted", "environment": "production"} | {"id": "move"},
+    )
+    found = champion(other)
+    assert found is not None
+    assert (found.ship / "model" / "model.txt").read_text() == "a"
+    assert calls(tmp_path) == ["download"]
+    found.folder.rename(tmp_path / "away")
+    champion(other)
+    assert calls(tmp_path) == []  # what was got once is here
+
+
+@pytest.mark.parametrize("fault", ["upload", "create", "download", "offline", "truncate"])
+def test_a_blob_that_did_not_arrive_is_not_registered(
+    tmp_path: Path, shared: Project, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    candidate = make_candidate(shared, "a")
+    with monkeypatch.context() as patch:
+        patch.setenv("GH_FAULT", fault)
+        match = "did not arrive" if fault == "truncate" else "error connecting"
+        with pytest.raises(UserError, match=match):
+            register(shared, candidate, {}, "push")
+    assert event_log(shared).events() == []
+    monkeypatch.setenv("GH_FAULT", "slow")
+    made = register(shared, candidate, {}, "push")  # over what was cut off, if it was
+    assert blob_store(shared).has(candidate.digest, made.blob)
+
+
+@pytest.mark.parametrize("harm", ["remove", "tamper"])
+def test_a_harmed_asset_is_named_and_mended(tmp_path: Path, shared: Project, harm: str) -> None:
+    candidate = make_candidate(shared, "a")
+    first = register(shared, candidate, {}, "push")
+    asset = tmp_path / "store" / "model-store" / f"{candidate.digest}.tar.xz"
+    asset.write_bytes(asset.read_bytes()[:-1] + b"!")
+    if harm == "remove":
+        asset.unlink()
+    (other,) = clones(tmp_path, 1, "--single-branch")
+    with pytest.raises(UserError, match=rf"{candidate.digest}.*run `ml deploy` where"):
+        blob_store(other).get(candidate.digest, first.blob, tmp_path / "back")
+    register(shared, candidate, {}, "push")
+    blob_store(other).get(candidate.digest, first.blob, tmp_path / "back")
+    assert (tmp_path / "back" / "ship" / "model" / "model.txt").read_text() == "a"
 
 
 @pytest.mark.parametrize(("harm", "message"), [("tamper", "tampered"), ("remove", "missing")])

@@ -1,17 +1,20 @@
 """The registry: an append-only log of small immutable events, and bytes by digest.
 
 Events are numbered without gaps and each carries the hash of the one before it: what was deleted
-or edited is named, unless it is the newest. Taking the next number is a compare-and-set.
+or edited is named. Taking the next number is a compare-and-set.
 """
 
 import getpass
 import os
+import re
+import time
 import tomllib
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
+from random import SystemRandom
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -19,11 +22,15 @@ from pydantic import Field, ValidationError
 
 from model_delivery import files
 from model_delivery.bundle.candidate import Candidate, candidate_folder, git, load_candidate
+from model_delivery.bundle.environment import run
 from model_delivery.bundle.package import pack, unpack
 from model_delivery.errors import UserError
 from model_delivery.project import Project
 from model_delivery.protocols import Strict
 from model_delivery.report.verdict import Outcome, finite
+
+BRANCH, SEEN = "refs/heads/model-registry", "refs/model-registry/seen"
+STORE = "model-store"  # the tag of the pre-release whose assets are the blobs
 
 
 class Event(Strict):
@@ -58,38 +65,108 @@ class DirectoryLog:
 
     def events(self) -> list[Event]:
         """Return all events, the oldest first; a UserError names one that was tampered with."""
-        events, after = list[Event](), ""
-        for number, path in enumerate(sorted(self.folder.glob("[0-9]*.json")), start=1):
-            if path != self._path(number):
-                raise UserError(f"{self._path(number)}: event missing; the log was edited")
-            try:
-                event = Event.model_validate_json(path.read_bytes())
-            except ValidationError as error:
-                raise UserError(f"{path}: not an event; restore what it was: {error}") from error
-            if event.after != after:
-                raise UserError(f"{self._path(number - 1)}: event edited; restore what it was")
-            after = files.sha256_file(path)
-            events.append(event)
-        return events
+        return _checked(self._read()[1])[0]
 
     def append(self, decide: Callable[[Sequence[Event]], Event]) -> Event:
         """Append what `decide` makes of all events, asked again whenever others were faster.
 
         An event that is in the log already is not written twice.
         """
+        event, before, refused = None, "none", 0
         while True:
-            events = self.events()
-            event = decide(events)
-            if newest(events, id=event.id):
+            version, stored = self._read(fresh=True)
+            events, after = _checked(stored)
+            event = (event and newest(events, id=event.id)) or decide(events)
+            if newest(events, id=event.id):  # or a write that was said to have failed
                 return event
-            after = files.sha256_file(self._path(len(events))) if events else ""
             text = event.model_copy(update={"after": after}).model_dump_json(indent=1)
-            with suppress(FileExistsError):  # another writer was faster
-                files.write_atomic(self._path(len(events) + 1), f"{text}\n", exclusive=True)
+            try:
+                self._write(version, f"{len(events) + 1:06d}.json", f"{text}\n".encode())
                 return event
+            except (FileExistsError, UserError) as error:
+                refused, before = (refused + 1 if version == before else 1), version
+                if refused == 5:  # and no other writer was faster
+                    raise UserError(f"no event can be recorded: {error}") from error
+            time.sleep(SystemRandom().uniform(0, 0.1 * 2**refused))
 
-    def _path(self, number: int) -> Path:
-        return self.folder / f"{number:06d}.json"
+    def _read(self, fresh: bool = False) -> tuple[str, dict[str, bytes]]:
+        """Return a name for this version of the log, and its files; the newest if `fresh`."""
+        paths = sorted(self.folder.glob("[0-9]*.json"))
+        return str(len(paths)), {str(path): path.read_bytes() for path in paths}
+
+    def _write(self, version: str, name: str, content: bytes) -> None:
+        """Add a file to a version of the log; an error if that is not the newest."""
+        files.write_atomic(self.folder / name, content, exclusive=True)
+
+
+@dataclass(frozen=True)
+class GitLog(DirectoryLog):
+    """An event log as a branch of a remote, pushed without force; `.` is the repository itself."""
+
+    project: Project
+    remote: str
+
+    def _read(self, fresh: bool = False) -> tuple[str, dict[str, bytes]]:
+        seen = self._git("for-each-ref", "--format=%(objectname)", SEEN)
+        try:  # a branch that is gone comes back with the next event
+            version = self._git("ls-remote", self.remote, BRANCH).partition("\t")[0] or seen
+            if version != seen:
+                self._git("fetch", "--quiet", "--no-write-fetch-head", self.remote, BRANCH)
+        except UserError as error:
+            if fresh:
+                raise UserError(f"the event log is out of reach: {error}") from error
+            version = seen
+        if not version:  # what was written before there was a branch
+            return "", super()._read()[1]
+        history = "log", "-m", "--format=", "--name-only", "--no-renames", "--diff-filter=a"
+        edited = self._git(*history, version, "--", "events").splitlines()[-1:]
+        rewritten = seen and self._git("rev-list", "-1", seen, f"^{version}")
+        for name in ["history"] if rewritten else edited:
+            mend = f"`git push --force {self.remote} {SEEN}:{BRANCH}` where it was seen before"
+            raise UserError(f"{name}: event edited or removed on {BRANCH}; to mend it, {mend}")
+        rows = [row.split() for row in self._git("ls-tree", version, "events/").splitlines()]
+        batch = self._git("cat-file", "--batch", given="\n".join(row[2] for row in rows))
+        texts = re.split(r"(?m)(?:^|\n)[0-9a-f]{40,} \w+ \d+\n", batch)[1:]
+        stored = {row[3]: text.encode() for row, text in zip(rows, texts, strict=True)}
+        _checked(stored)  # else it does not count as seen
+        git(self.project, "update-ref", SEEN, version)  # unless another process here is at it
+        return version, stored
+
+    def _write(self, version: str, name: str, content: bytes) -> None:
+        rows = self._git("ls-tree", f"{version}:events").splitlines() if version else []
+        for path, data in (({} if version else super()._read()[1]) | {name: content}).items():
+            blob = self._git("hash-object", "-w", "--stdin", given=data.decode())
+            rows.append(f"100644 blob {blob}\t{Path(path).name}")
+        events = self._git("mktree", given="\n".join(rows))
+        tree = self._git("mktree", given=f"040000 tree {events}\tevents")
+        who = "-c", "user.name=ml", "-c", "user.email=ml@localhost"
+        parent = ("-p", version) if version else ()
+        commit = self._git(*who, "commit-tree", "-m", name, *parent, tree)
+        self._git("push", "--quiet", "--no-verify", self.remote, f"{commit}:{BRANCH}")
+        self._git("update-ref", SEEN, commit)
+
+    def _git(self, *command: str, given: str = "") -> str:
+        options = {"env": os.environ | {"GIT_TERMINAL_PROMPT": "0"}, "timeout": 30}
+        form = {"input": given, "encoding": "utf-8", "errors": "replace"}
+        return run(["git", *command], self.project.root, **options, **form).removesuffix("\n")
+
+
+def _checked(stored: dict[str, bytes]) -> tuple[list[Event], str]:
+    """Return the events of all files, and the hash of the newest; or name what is wrong."""
+    events, after = list[Event](), ""
+    for number, (name, content) in enumerate(stored.items(), start=1):
+        before, path = (Path(name).with_name(f"{n:06d}.json") for n in (number - 1, number))
+        if name != str(path):
+            raise UserError(f"{path}: event missing; the log was edited")
+        try:
+            event = Event.model_validate_json(content)
+        except ValidationError as error:
+            raise UserError(f"{path}: not an event; restore what it was: {error}") from error
+        if event.after != after:
+            raise UserError(f"{before}: event edited, or {path} inserted; restore what it was")
+        after = sha256(content).hexdigest()
+        events.append(event)
+    return events, after
 
 
 def newest(events: Sequence[Event], **fields: str) -> Event | None:
@@ -110,7 +187,7 @@ class DirectoryBlobs:
         return path.exists() and files.sha256_file(path) == checksum
 
     def put(self, digest: str, folder: Path) -> str:
-        """Store a candidate's folder, but for images; return the SHA-256 of the stored bytes."""
+        """Store a candidate's folder; return the SHA-256 of the stored bytes."""
         files.write_atomic(self._path(digest), pack(folder))
         return files.sha256_file(self._path(digest))
 
@@ -119,9 +196,8 @@ class DirectoryBlobs:
         if destination.exists():
             return
         path = self._path(digest)
-        if not self.has(digest, checksum):
-            what = "missing or tampered with; run `ml deploy` where the candidate was trained"
-            raise UserError(f"{path}: {what}")
+        if not DirectoryBlobs.has(self, digest, checksum) and not self.has(digest, checksum):
+            raise UserError(f"{path}: missing or tampered with; run `ml deploy` where it was made")
         with files.temporary_folder(destination.parent) as folder:
             unpack(path, folder)
             files.verify(folder / "ship", digest)
@@ -131,14 +207,56 @@ class DirectoryBlobs:
         return self.folder / f"{digest}.tar.xz"
 
 
+@dataclass(frozen=True)
+class GithubBlobs(DirectoryBlobs):
+    """Candidates as assets of a pre-release on GitHub; `folder` keeps what was here once."""
+
+    root: Path
+
+    def has(self, digest: str, checksum: str) -> bool:
+        path = self._path(digest)
+        with files.temporary_folder(self.folder) as folder:
+            got = folder / path.name
+            known = self._gh("download", STORE, f"--pattern={path.name}", f"--dir={folder}")
+            if whole := known and files.sha256_file(got) == checksum:
+                got.replace(path)
+        return whole
+
+    def put(self, digest: str, folder: Path) -> str:
+        checksum, path = super().put(digest, folder), str(self._path(digest))
+        if not self.has(digest, checksum) and not self._gh("upload", STORE, path, "--clobber"):
+            self._gh("create", STORE, path, "--prerelease", "--notes=Models, kept by `ml`.")
+        if not self.has(digest, checksum):
+            raise UserError(f"{path}: did not arrive in release {STORE}; run it again")
+        return checksum
+
+    def _gh(self, *command: str) -> bool:
+        """Run a command on releases; return whether what it needs is there."""
+        try:
+            run(["gh", "release", *command], self.root, timeout=300)
+        except UserError as error:
+            if not re.search("release not found|no assets", str(error)):
+                raise
+            return False
+        return True
+
+
 def event_log(project: Project) -> DirectoryLog:
-    """Return what happened to a project's releases."""
-    return DirectoryLog(project.work / "registry" / "events")
+    """Return what happened to a project's releases; on a branch where it is a git repository."""
+    folder, remote = project.work / "registry" / "events", "origin" if _shared(project) else "."
+    here = (project.root / ".git").exists()
+    return GitLog(folder, project, remote) if here else DirectoryLog(folder)
 
 
 def blob_store(project: Project) -> DirectoryBlobs:
     """Return the bytes it happened to."""
-    return DirectoryBlobs(project.work / "registry" / "blobs")
+    folder = project.work / "registry" / "blobs"
+    return GithubBlobs(folder, project.root) if _shared(project) else DirectoryBlobs(folder)
+
+
+def _shared(project: Project) -> bool:
+    """Return whether both are shared: by workflows. What a laptop tries is its own affair."""
+    return os.environ.get("GITHUB_ACTIONS") == "true" and bool(git(project, "remote"))
 
 
 def champion(project: Project, environment: str = "production") -> Candidate | None:
