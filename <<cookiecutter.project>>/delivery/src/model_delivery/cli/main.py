@@ -11,6 +11,7 @@ from typing import Annotated, Final
 
 import typer
 
+from model_delivery import history as past
 from model_delivery.bundle import launch
 from model_delivery.bundle.candidate import current_candidate
 from model_delivery.cli import screen, stages
@@ -47,6 +48,13 @@ Until = Annotated[stages.Stage, typer.Option(help="The last stage to run.")]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")]
 Stop = Annotated[bool, typer.Option("--stop", help="Stop service and proxy; it stays deployed.")]
 Release = Annotated[str | None, typer.Argument(help="An installed one; default: the one before.")]
+Lineage = Annotated[str | None, typer.Option(metavar="RELEASE", help="All of one release.")]
+Compare = Annotated[
+    tuple[str, str] | None, typer.Option(help="Two releases: the first less the second.")
+]
+Mirror = Annotated[bool, typer.Option("--mirror", help="Replay it at MLFLOW_TRACKING_URI.")]
+Ui = Annotated[bool, typer.Option("--ui", help="Show it in MLflow's UI until Ctrl-C.")]
+FreePort = Annotated[int, typer.Option(min=0, max=65535, help="Of the UI; 0 takes a free one.")]
 PRODUCTION: Final = "production"
 UNHEALTHY = 20
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -163,16 +171,35 @@ def status(as_json: Json = False) -> None:
 
 
 @app.command()
-def history(as_json: Json = False) -> None:
+def history(
+    lineage: Lineage = None,
+    compare: Compare = None,
+    mirror: Mirror = False,
+    ui: Ui = False,
+    port: FreePort = 0,
+    as_json: Json = False,
+) -> None:
     """Say what was registered, judged, promoted and rolled back, when and by whom."""
-    events = event_log(find_project()).events()
-    lines = []
-    for it in events:
-        judged = ", ".join(f"{gate} {outcome}" for gate, outcome in it.verdicts.items())
-        what = f"{it.release}  {it.digest[:12]}  {it.type:11}  {it.environment or judged}"
-        lines.append(f"{it.time[:19]}  {what}  ({it.who}, {it.trigger})")
-    shown = [event.model_dump(mode="json") for event in events]
-    screen.show(shown, as_json, "\n".join(lines) or "nothing registered yet")
+    project = find_project()
+    events = event_log(project).events()
+    if lineage is not None or compare:
+        facts, table = past.describe(events, *(compare or (lineage or "",)))
+        screen.show(facts, as_json, table)
+    elif mirror:
+        past.replay(project, os.environ.get(past.SERVER, ""))
+        screen.show(len(events), as_json, f"MLflow shows the log's {len(events)} events")
+    elif ui and events:
+        with suppress(KeyboardInterrupt):
+            said = "MLflow shows the log at {} until Ctrl-C"
+            past.browse(project, port, lambda url: screen.show(url, as_json, said.format(url)))
+    else:
+        lines = []
+        for it in events:
+            judged = ", ".join(f"{gate} {outcome}" for gate, outcome in it.verdicts.items())
+            what = f"{it.release}  {it.digest[:12]}  {it.type:11}  {it.environment or judged}"
+            lines.append(f"{it.time[:19]}  {what}  ({it.who}, {it.trigger})")
+        shown = [event.model_dump(mode="json") for event in events]
+        screen.show(shown, as_json, "\n".join(lines) or past.EMPTY)
 
 
 @app.command()
