@@ -16,7 +16,6 @@ nothing does, so that the last one leaves it right. A run that is finished is wh
 import json
 import os
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -59,14 +58,18 @@ def finish(client: MlflowClient, run: str, event: Event) -> None:
     client.set_terminated(run, "FINISHED", event["time"])
 
 
-def one_each(found: list[Any], name_of: Callable[[Any], Any], delete: Callable[[Any], None]) -> Any:
-    """Return what was found by name; of several the first stays, and what has none does not."""
-    kept: dict[str, Any] = {}
-    for it in found:
-        name = name_of(it)
-        if name is None or kept.setdefault(name, it) is not it:
-            delete(it)
-    return kept
+def one_each(client: MlflowClient, found: list[Any], models: list[Any]) -> tuple[Event, Event]:
+    """Return runs and their versions by digest, after all that are there twice were deleted."""
+    runs, versions = dict[str, Any](), dict[str, Any]()
+    for run in sorted(found, key=lambda run: str(run.info.run_id)):  # the first one stays
+        if runs.setdefault(run.data.tags["digest"], run) is not run:
+            client.delete_run(run.info.run_id)
+    owners = {(run.info.run_id, digest): digest for digest, run in runs.items()}
+    for model in sorted(models, key=lambda model: int(model.version)):
+        owner = owners.get((model.run_id, model.tags.get("digest")))
+        if owner is None or versions.setdefault(owner, model) is not model:
+            client.delete_model_version(model.name, model.version)
+    return runs, versions
 
 
 def mend(client: MlflowClient, project: str, releases: dict[str, Event], aliases: Event) -> str:
@@ -80,18 +83,7 @@ def mend(client: MlflowClient, project: str, releases: dict[str, Event], aliases
     found = client.search_runs([experiment], "tags.digest != ''", max_results=50_000)
     models = client.search_model_versions(f"name='{project}'")
     named = {k: str(v) for k, v in client.get_registered_model(project).aliases.items()}
-    found.sort(key=lambda run: str(run.info.run_id))
-    models.sort(key=lambda model: int(model.version))
-    runs = one_each(
-        found, lambda run: run.data.tags["digest"], lambda run: client.delete_run(run.info.run_id)
-    )
-    # Of another run, or made by hand, a version is not the release's.
-    owners = {(run.info.run_id, digest): digest for digest, run in runs.items()}
-    versions = one_each(
-        models,
-        lambda model: owners.get((model.run_id, model.tags.get("digest"))),
-        lambda model: client.delete_model_version(project, model.version),
-    )
+    runs, versions = one_each(client, found, models)
     for digest, event in releases.items():
         tags, name = labels(event, releases.get(event["against"])), event["release"]
         run = runs.get(digest) or client.create_run(experiment, event["time"], tags, name)
