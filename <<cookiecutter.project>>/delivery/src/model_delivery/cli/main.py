@@ -49,9 +49,8 @@ Port = Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")]
 Stop = Annotated[bool, typer.Option("--stop", help="Stop service and proxy; it stays deployed.")]
 Release = Annotated[str | None, typer.Argument(help="An installed one; default: the one before.")]
 Lineage = Annotated[str | None, typer.Option(metavar="RELEASE", help="All of one release.")]
-Compare = Annotated[
-    tuple[str, str] | None, typer.Option(help="Two releases: the first less the second.")
-]
+_TWO = "Two releases side by side, and the first less the second."
+Compare = Annotated[tuple[str, str] | None, typer.Option(metavar="A B", help=_TWO)]
 Mirror = Annotated[bool, typer.Option("--mirror", help="Replay it at MLFLOW_TRACKING_URI.")]
 Ui = Annotated[bool, typer.Option("--ui", help="Show it in MLflow's UI until Ctrl-C.")]
 FreePort = Annotated[int, typer.Option(min=0, max=65535, help="Of the UI; 0 takes a free one.")]
