@@ -37,6 +37,19 @@ def run(command: list[str], cwd: Path, **options: Any) -> str:
         raise UserError(f"`{name}` failed:\n{tail}") from None
 
 
+def program_python(program: Path, cwd: Path) -> str:
+    """Return the Python of the environment that a program's first block describes.
+
+    It is made on first use, from uv's cache if it can be, else from the index.
+    """
+    script = ["--script", str(program)]
+    try:
+        run(["uv", "sync", "--offline", *script], cwd)
+    except UserError:
+        run(["uv", "sync", *script], cwd)
+    return run(["uv", "python", "find", *script], cwd).strip()
+
+
 def export(project: Project, *form: str) -> str:
     """Return the service's part of the lock as uv writes it: every version with its hashes."""
     scope = ["--locked", "--no-default-groups", "--no-emit-workspace"]

@@ -11,6 +11,7 @@ from typing import Annotated, Final
 
 import typer
 
+from model_delivery import history as past
 from model_delivery.bundle import launch
 from model_delivery.bundle.candidate import current_candidate
 from model_delivery.cli import screen, stages
@@ -49,6 +50,12 @@ Where = Annotated[EnvironmentName, typer.Option("--to", help="Which environment.
 Of = Annotated[EnvironmentName, typer.Option("--in", help="Which environment.")]
 Watch = Annotated[bool, typer.Option("--watch", help="Look again every second, until Ctrl-C.")]
 Release = Annotated[str | None, typer.Argument(help="An installed one; default: the one before.")]
+Lineage = Annotated[str | None, typer.Option(metavar="RELEASE", help="All of one release.")]
+_TWO = "Two releases side by side, and the first less the second."
+Compare = Annotated[tuple[str, str] | None, typer.Option(metavar="A B", help=_TWO)]
+Mirror = Annotated[bool, typer.Option("--mirror", help="Replay it at MLFLOW_TRACKING_URI.")]
+Ui = Annotated[bool, typer.Option("--ui", help="Show it in MLflow's UI until Ctrl-C.")]
+FreePort = Annotated[int, typer.Option(min=0, max=65535, help="Of the UI; 0 takes a free one.")]
 PRODUCTION: Final = "production"
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -155,6 +162,7 @@ def rollback(release: Release = None, of: Of = PRODUCTION, as_json: Json = False
     """Make an environment serve an installed release again: seconds, no registry, no network."""
     with screen.step("rollback"):
         host.rollback(find_project(), of, release)
+    past.mirror(find_project())
     status(of, as_json=as_json)
 
 
@@ -170,16 +178,35 @@ def status(of: Of = PRODUCTION, watch: Watch = False, as_json: Json = False) -> 
 
 
 @app.command()
-def history(as_json: Json = False) -> None:
+def history(
+    lineage: Lineage = None,
+    compare: Compare = None,
+    mirror: Mirror = False,
+    ui: Ui = False,
+    port: FreePort = 0,
+    as_json: Json = False,
+) -> None:
     """Say what was registered, judged, promoted and rolled back, when and by whom."""
-    events = event_log(find_project()).events()
-    lines = []
-    for it in events:
-        judged = ", ".join(f"{gate} {outcome}" for gate, outcome in it.verdicts.items())
-        what = f"{it.release}  {it.digest[:12]}  {it.type:11}  {it.environment or judged}"
-        lines.append(f"{it.time[:19]}  {what}  ({it.who}, {it.trigger})")
-    shown = [event.model_dump(mode="json") for event in events]
-    screen.show(shown, as_json, "\n".join(lines) or "nothing registered yet")
+    project = find_project()
+    events = event_log(project).events()
+    if lineage is not None or compare:
+        facts, table = past.describe(events, *(compare or (lineage or "",)))
+        screen.show(facts, as_json, table)
+    elif mirror:
+        past.replay(project, os.environ.get(past.SERVER, ""))
+        screen.show(len(events), as_json, f"MLflow shows the log's {len(events)} events")
+    elif ui and events:
+        with suppress(KeyboardInterrupt):
+            said = "MLflow shows the log at {} until Ctrl-C"
+            past.browse(project, port, lambda url: screen.show(url, as_json, said.format(url)))
+    else:
+        lines = []
+        for it in events:
+            judged = ", ".join(f"{gate} {outcome}" for gate, outcome in it.verdicts.items())
+            what = f"{it.release}  {it.digest[:12]}  {it.type:11}  {it.environment or judged}"
+            lines.append(f"{it.time[:19]}  {what}  ({it.who}, {it.trigger})")
+        shown = [event.model_dump(mode="json") for event in events]
+        screen.show(shown, as_json, "\n".join(lines) or past.EMPTY)
 
 
 @app.command()

@@ -21,6 +21,7 @@ from model_delivery.gates.data import check_data
 from model_delivery.gates.load import check_load
 from model_delivery.gates.model import check_model
 from model_delivery.gates.package import check_package
+from model_delivery.history import mirror
 from model_delivery.project import Project
 from model_delivery.registry import champion
 from model_delivery.report.render import render
@@ -98,7 +99,9 @@ def deploy(run: Run) -> Verdict:
     """Make an environment serve the current candidate, as far as its rollout allows it."""
     candidate, target = current_candidate(run.project), Target(run.project, run.environment)
     with step(f"rollout of {candidate.short} to {run.environment}"):
-        return supervise(target, candidate.digest, run.event, say)
+        verdict = supervise(target, candidate.digest, run.event, say)
+    mirror(run.project)
+    return verdict
 
 
 def gate(run: Run, name: str) -> Verdict:

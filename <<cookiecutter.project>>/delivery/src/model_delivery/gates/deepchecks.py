@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from model_delivery.bundle.candidate import Candidate
-from model_delivery.bundle.environment import run
+from model_delivery.bundle.environment import program_python, run
 from model_delivery.contract.settings import Limit
 from model_delivery.errors import UserError
 from model_delivery.files import read_json, write_json
@@ -59,12 +59,7 @@ def ask(folder: Path, request: dict[str, Any]) -> dict[str, dict[str, float]]:
     """
     asked, answered = (folder / f"{request['suite']}-{end}.json" for end in ("request", "answer"))
     write_json(asked, request)
-    script = ["--script", str(PROGRAM)]
-    try:  # from uv's cache if it can be, else from the index
-        run(["uv", "sync", "--offline", *script], folder)
-    except UserError:
-        run(["uv", "sync", *script], folder)
-    python = run(["uv", "python", "find", *script], folder).strip()
+    python = program_python(PROGRAM, folder)
     # Without compiled modules every start would take 20 seconds more.
     env = os.environ | {"PYTHONDONTWRITEBYTECODE": ""}
     try:

@@ -1,0 +1,129 @@
+# /// script
+# requires-python = ">=3.11,<3.14"
+# # The full package: the UI of mlflow-skinny never answers. 3.18.0 does not install.
+# dependencies = ["mlflow==3.17.2"]
+# [tool.uv]
+# exclude-newer = "2026-11-20T00:00:00Z"
+# ///
+"""Make the store at MLFLOW_TRACKING_URI show what a log of events says.
+
+    uv run --script mlflow_view.py PROJECT < EVENTS.json
+
+Several programs may do so at once: each mends what differs until it has read twice in a row that
+nothing does, so that the last one leaves it right. A run that is finished is whole.
+"""
+
+import json
+import os
+import sys
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+
+# Before the import. A server that is away would be waited for over minutes.
+os.environ |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+
+from mlflow import MlflowClient, entities
+from mlflow.exceptions import MlflowException
+
+Event = dict[str, Any]
+ROUNDS = 10
+
+
+def labels(event: Event, champion: Event | None) -> dict[str, str]:
+    """Return the tags of a release's run."""
+    names = ("digest", "release", "commit", "as_of", "against", "id")
+    tags = {name: event[name] or "none" for name in names}
+    tags |= {f"verdict.{gate}": outcome for gate, outcome in event["verdicts"].items()}
+    if champion:
+        tags["champion"] = champion["release"]
+        tags |= {f"champion.{name}": str(it[0]) for name, it in champion["metrics"].items()}
+    return tags
+
+
+def finish(client: MlflowClient, run: str, event: Event) -> None:
+    """Log what a release is made of; what is there already stays as it is."""
+    metrics = [
+        entities.Metric(f"{name}{part}", value, event["time"], 0)
+        for name, found in event["metrics"].items()
+        for part, value in zip(("", "_low", "_high"), found, strict=True)
+        if value is not None
+    ]
+    parameters = [entities.Param(name, str(value)) for name, value in event["parameters"].items()]
+    client.log_batch(run, metrics, parameters)
+    if name := event["snapshot"]:  # by day and content
+        data = entities.Dataset(name, name.rpartition("-")[2], "snapshot", "{}")
+        client.log_inputs(run, [entities.DatasetInput(data)])
+    client.set_terminated(run, "FINISHED", event["time"])
+
+
+def one_each(client: MlflowClient, found: list[Any], models: list[Any]) -> tuple[Event, Event]:
+    """Return runs and their versions by digest, after all that are there twice were deleted."""
+    runs, versions = dict[str, Any](), dict[str, Any]()
+    for run in sorted(found, key=lambda run: str(run.info.run_id)):  # the first one stays
+        if runs.setdefault(run.data.tags["digest"], run) is not run:
+            client.delete_run(run.info.run_id)
+    owners = {(run.info.run_id, digest): digest for digest, run in runs.items()}
+    for model in sorted(models, key=lambda model: int(model.version)):
+        owner = owners.get((model.run_id, model.tags.get("digest")))
+        if owner is None or versions.setdefault(owner, model) is not model:
+            client.delete_model_version(model.name, model.version)
+    return runs, versions
+
+
+def mend(client: MlflowClient, project: str, releases: dict[str, Event], aliases: Event) -> str:
+    """Make the store what the log says; return what was read of it before."""
+    if not client.search_registered_models(f"name='{project}'"):
+        client.create_registered_model(project)
+    known = client.get_experiment_by_name(project)
+    experiment = known.experiment_id if known else client.create_experiment(project)
+    if known and known.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment)
+    found = client.search_runs([experiment], "tags.digest != ''", max_results=50_000)
+    models = client.search_model_versions(f"name='{project}'")
+    named = {k: str(v) for k, v in client.get_registered_model(project).aliases.items()}
+    runs, versions = one_each(client, found, models)
+    for digest, event in releases.items():
+        tags, name = labels(event, releases.get(event["against"])), event["release"]
+        run = runs.get(digest) or client.create_run(experiment, event["time"], tags, name)
+        own, ours = run.info.run_id, {"digest": digest, "release": name}
+        if run.info.status != "FINISHED":
+            finish(client, own, event)
+        if digest not in versions:
+            source = f"runs:/{own}/{digest}"
+            made = client.create_model_version(project, source, own, ours, description=name)
+            versions[digest] = made
+    wanted = {
+        k: str(versions[digest].version) for k, digest in aliases.items() if digest in versions
+    }
+    for alias in named.keys() - wanted.keys():
+        client.delete_registered_model_alias(project, alias)
+    for alias, version in wanted.items() - named.items():
+        client.set_registered_model_alias(project, alias, version)
+    return f"{found}{models}{named}"
+
+
+def replay(client: MlflowClient, project: str, events: list[Event]) -> None:
+    """Mend the store until nothing differs from the log."""
+    releases, aliases, seen = dict[str, Event](), dict[str, str](), ""
+    for event in events:
+        event["time"] = int(datetime.fromisoformat(event["time"]).timestamp() * 1000)
+        if event["type"] == "registered":
+            releases.setdefault(event["digest"], event)
+        else:
+            aliases[event["environment"]] = event["digest"]
+    champion, newest = aliases.get("production"), next(reversed(releases), None)
+    aliases |= {"champion": champion} if champion else {}
+    aliases |= {"challenger": newest} if newest and newest != champion else {}
+    client.search_experiments(max_results=1)  # raises where no server is
+    for left in reversed(range(ROUNDS)):
+        with suppress(*[MlflowException] if left else []):  # others may make the same meanwhile
+            before, seen = seen, mend(client, project, releases, aliases)
+            if before == seen:
+                return
+    raise TimeoutError(f"MLflow differs from the log after {ROUNDS} rounds")
+
+
+if __name__ == "__main__":
+    replay(MlflowClient(), sys.argv[1], json.load(sys.stdin))
