@@ -22,7 +22,7 @@ HERE = Path(__file__).parent / "canary"
 RATE = 100
 STEPS = ((0.1, 5), (0.5, 5))
 WORST = sum(weight * RATE * 2 * seconds for weight, seconds in STEPS)
-"""Weight × rate × time, over both steps up to their deadlines: what a bad release may cost."""
+"""Weight times rate times time, over both steps up to their deadlines: what a bad release may cost."""
 CONFIG = """
 environments:
   production:
@@ -148,25 +148,27 @@ def wait_for_canary(scene: Scene, digest: str) -> None:
 TURNS = [0, *(pytest.param(turn, marks=pytest.mark.exhaustive) for turn in range(1, 5))]
 
 
+FAULTS = {
+    "raises": ("error_share", WORST),
+    "fifth": ("error_share", WORST),
+    "slow": ("p95_ms", WORST),
+    "nan": ("shadow_answers", 0),
+    "constant": ("score_distance", 0),
+    "schema": ("shadow_answers", 0),
+    "crash": ("ready", 0),
+    "never-ready": ("ready", 0),
+    "memory": ("memory_mb", 0),
+    "kill": ("alive", 0),
+}
+"""By fault: what finds it, and how many requests it may cost."""
+
+
 @pytest.mark.parametrize("turn", TURNS)
-@pytest.mark.parametrize(
-    ("fault", "check", "most"),
-    [
-        ("raises", "error_share", WORST),
-        ("fifth", "error_share", WORST),
-        ("slow", "p95_ms", WORST),
-        ("nan", "shadow_answers", 0),
-        ("constant", "score_distance", 0),
-        ("schema", "shadow_answers", 0),
-        ("crash", "ready", 0),
-        ("never-ready", "ready", 0),
-        ("memory", "memory_mb", 0),
-        ("kill", "alive", 0),
-    ],
-)
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_bad_release_is_rolled_back(
-    scene: Scene, traffic: Traffic, fault: str, check: str, most: float, turn: int
+    scene: Scene, traffic: Traffic, fault: str, turn: int
 ) -> None:
+    check, most = FAULTS[fault]
     champion = scene.state()["moves"][0]["digest"]
     seeded = "none" if fault == "kill" else fault
     bad = scene.challenger(seeded, f"{fault} {turn} {time.time()}")
@@ -239,7 +241,9 @@ def test_a_rollback_ends_a_canary_and_reaches_the_last_three(
     assert time.monotonic() - begun <= 10
     assert "ended by another command" in deploy.communicate(timeout=30)[0]
     assert deploy.returncode == 2
-    (scene.project.path / ".ml" / "registry").rename(scene.project.path / ".ml" / "away")
+    registry, away = (scene.project.path / ".ml" / name for name in ("registry", "away"))
+    registry.rename(away)
+    registry.write_text("not a folder")
     try:
         for move in scene.state()["moves"][1:4]:
             for _ in range(2):
@@ -249,7 +253,8 @@ def test_a_rollback_ends_a_canary_and_reaches_the_last_three(
                 assert time.monotonic() - begun <= 10
                 assert scene.state()["moves"][0]["digest"] == move["digest"]
     finally:
-        (scene.project.path / ".ml" / "away").rename(scene.project.path / ".ml" / "registry")
+        registry.unlink()
+        away.rename(registry)
     scene.project.ml("rollback", champion[:12])
     answers = traffic.answers()
     assert failed(answers) == []

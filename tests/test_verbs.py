@@ -28,7 +28,8 @@ def project(
     copy = trained.copy(tmp_path_factory.mktemp("verbs"))
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    change(copy, "delivery", lambda it: it["environments"]["production"].update(port=port))
+    at_once = {"port": port, "canary": []}  # tests/test_canary.py is about the steps
+    change(copy, "delivery", lambda it: it["environments"]["production"].update(at_once))
     change(copy, "gates", lambda it: it["load"].update(loosened(it["load"])))
     yield copy
     copy.ml("deploy", "--stop")

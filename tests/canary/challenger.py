@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from pathlib import Path
 
 from model_delivery.bundle.candidate import CURRENT, Candidate, candidate_folder, current_candidate
 from model_delivery.contract.draw import draw_rows

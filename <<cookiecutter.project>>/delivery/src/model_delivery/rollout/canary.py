@@ -107,6 +107,7 @@ def compare(limits: RolloutLimits, own: list[Answer], old: list[Answer]) -> list
     """Judge one arm's failures, latency and scores beside the other's."""
     counts = f"{len(own)} answers beside {len(old)} of the champion"
     enough = min(len(own), len(old)) >= limits.min_requests
+    counts += "" if enough else f", and {limits.min_requests} of each are needed"
     found = {
         "error_share": (_failed(own, old), "share of failed answers, less the champion's"),
         "p95_ms": (_slower(own, old), "ms that 95 % of answers took at most, less the champion's"),
