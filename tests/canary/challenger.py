@@ -52,7 +52,7 @@ FAULTS = {
     "raises": {"after": "raise RuntimeError('seeded')"},
     "fifth": {"after": "assert random.random() > 0.2, 'seeded'"},
     "slow": {"after": "time.sleep(0.3)"},
-    "nan": {"always": "scores = scores * np.nan"},
+    "nan": {"always": "scores = scores * (np.nan if self.asked > 1 else 1)"},
     "constant": {"after": "scores = np.full(len(scores), 0.5)"},
     "crash": {
         "more": "\n    def load(self, folder: Path) -> None:\n        raise OSError('seeded')\n"
@@ -60,7 +60,7 @@ FAULTS = {
     "never-ready": {
         "more": "\n    def load(self, folder: Path) -> None:\n        time.sleep(3600)\n"
     },
-    "memory": {"after": "self.kept = [*getattr(self, 'kept', []), np.ones(4_000_000)]"},
+    "memory": {"after": "self.kept = [*getattr(self, 'kept', []), np.ones(2_000_000)]"},
     "schema": {},
 }
 
