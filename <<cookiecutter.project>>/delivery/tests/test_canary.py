@@ -149,6 +149,14 @@ def clients(project: Project) -> Iterator[list[str]]:
         thread.join()
 
 
+def wait_for_canary(project: Project) -> None:
+    """Wait until clients are led to a release."""
+    deadline = time.monotonic() + 30
+    while Target(project, "production").state().weight == 0:
+        assert time.monotonic() < deadline, "no canary began"
+        time.sleep(0.05)
+
+
 def test_a_good_release_gets_more_and_more_clients_and_then_all(
     stepped: Project, a: Candidate
 ) -> None:
@@ -173,7 +181,7 @@ def test_a_bad_one_is_taken_back_and_the_log_says_why(stepped: Project, a: Candi
     assert (served(stepped), test_rollout.running(stepped)) == (a.digest, [a.digest])
     last = event_log(stepped).events()[-1]
     assert (last.type, last.digest, last.previous) == ("rolled_back", a.digest, b.digest)
-    assert re.match(r"score_distance 0\.\d+ \(limit ≤ 0\.4\) at 30%", last.reason)
+    assert re.match(r"score_distance \(0\.\d+, limit ≤ 0\.4\) at 30%", last.reason)
     with pytest.raises(UserError, match="was rolled back"):
         deploy(stepped, b)
 
@@ -194,8 +202,7 @@ def test_a_champion_that_dies_under_a_rollout_is_started_again(
     b, killed = make_candidate(stepped, "b", against=a), list[int]()
 
     def kill() -> None:
-        while Target(stepped, "production").state().weight == 0:
-            time.sleep(0.05)
+        wait_for_canary(stepped)
         [home] = [s.home for s in Target(stepped, "production").services() if s.digest == a.digest]
         for process in processes(home):
             killed.append(process.pid)
@@ -219,10 +226,10 @@ def test_a_rollback_ends_a_rollout_and_twice_is_once(stepped: Project, a: Candid
     child = os.fork()
     if child == 0:  # marked as a supervisor is, by its home
         os.environ["TMPDIR"] = str(target.supervisor.resolve())
+        os.environ["PYTHONPATH"] = str(Path(__file__).parent)
         os.execv(sys.executable, [sys.executable, "-c", SUPERVISOR, str(slow.root), b.digest])
     with clients(slow) as answers:
-        while target.state().weight == 0:
-            time.sleep(0.05)
+        wait_for_canary(slow)
         found = host.status(slow, "production")
         assert (found["rollout"], len(found["arms"])) == ("under way", 2)
         begun = time.monotonic()

@@ -105,15 +105,15 @@ def watch(
 
 def compare(limits: RolloutLimits, own: list[Answer], old: list[Answer]) -> list[Check]:
     """Judge one arm's failures, latency and scores beside the other's."""
-    counts = f"{len(own)} answers beside {len(old)} of the champion"
-    enough = min(len(own), len(old)) >= limits.min_requests
-    counts += "" if enough else f", and {limits.min_requests} of each are needed"
+    fewest, counts = min(len(own), len(old)), f"{len(own)} answers, {len(old)} of the champion"
+    enough, most = fewest >= limits.min_requests, f"≥ {limits.min_requests}"
+    outcome = Outcome.PASS if enough else Outcome.INCONCLUSIVE
+    checks = [Check(name="requests", outcome=outcome, sentence=counts, value=fewest, limit=most)]
     found = {
         "error_share": (_failed(own, old), "share of failed answers, less the champion's"),
         "p95_ms": (_slower(own, old), "ms that 95 % of answers took at most, less the champion's"),
         "score_distance": (_distance(own, old), "distance of scores (Kolmogorov-Smirnov)"),
     }
-    checks = []
     for name, (value, what) in found.items():
         limit = getattr(limits, name)
         check = judge(name, limit, value, f"{what}; {counts}")

@@ -17,6 +17,7 @@ from model_delivery.files import changed_files
 from model_delivery.gates import COMPARED, GATES, limits_hash
 from model_delivery.project import Project
 from model_delivery.registry import Event, register
+from model_delivery.report.render import value_of
 from model_delivery.report.verdict import Check, Outcome, Verdict, allows_promotion, fixed
 from model_delivery.report.verdict import Event as Trigger
 from model_delivery.rollout import canary
@@ -55,9 +56,8 @@ def deploy(
             if verdict.outcome in canary.GOOD:
                 _settle(target, move)
             elif current:
-                why = verdict.decisive
-                told = f"{why.name} {why.value} (limit {why.limit or 'none'}) {why.sentence}"
-                facts = {"previous": move.digest, "reason": told, "trigger": trigger}
+                why = _told(verdict.decisive)
+                facts = {"previous": move.digest, "reason": why, "trigger": trigger}
                 _settle(target, _event(target, current, type="rolled_back", **facts))
         _converge(target)
         return verdict
@@ -177,8 +177,13 @@ def status(project: Project, environment: EnvironmentName) -> dict[str, Any]:
         "untold": len(state.untold),
         "arms": arms,
         "rollout": going if state.trying else "",
-        "decided": f"{verdict.outcome} {verdict.decisive.sentence}" if verdict else "",
+        "decided": f"{verdict.outcome}: {_told(verdict.decisive)}" if verdict else "",
     }
+
+
+def _told(check: Check) -> str:
+    limit = f" ({value_of(check)[0]}, limit {check.limit})" if check.limit else ""
+    return f"{check.name}{limit} {check.sentence}"
 
 
 def _event(target: Target, goal: Event, **facts: Any) -> Event:
@@ -197,7 +202,7 @@ def _try(target: Target, move: Event) -> Verdict:
         verdict = verdict.model_copy(update={"checks": checks})
         target.save(target.state(), verdict=verdict)
         why = Verdict(gate="rollout", checks=found).decisive
-        log.info("%s %s: %s", why.outcome, why.name, why.sentence)
+        log.info("%s: %s", why.outcome, _told(why))
         if verdict.outcome not in canary.GOOD:
             break
     return verdict
