@@ -159,6 +159,7 @@ CONFIG = {
         ":21: `keep_release`",
     ),
     "delivery.yaml type": ("delivery.yaml", "port: 3000", "port: 80", ":7: `environments.prod"),
+    "delivery.yaml step": ("delivery.yaml", "weight: 0.1", "weight: 0.01", "gets 12 requests"),
     "delivery.yaml ports": ("delivery.yaml", "port: 3010", "port: 3020", "share a port"),
     "a key twice": ("model.yaml", "patience: 40", "seed: 1", "`seed` stands twice", "line 8"),
     "no YAML": ("model.yaml", "seed: 20130801", "seed: [", "model.yaml:", "not YAML"),

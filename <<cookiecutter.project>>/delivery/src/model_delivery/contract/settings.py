@@ -179,6 +179,10 @@ class Gates(Strict):
     load: LoadLimits
 
 
+PATIENCE = 2.0
+"""A canary step's deadline, in multiples of its time."""
+
+
 class Step(Strict, allow_inf_nan=False):
     """A step of a canary: the share of requests that the new release gets, and for how long."""
 
@@ -217,7 +221,11 @@ class Delivery(Strict):
     variables: list[str] = []
 
     @model_validator(mode="after")
-    def _ports_differ(self) -> Self:
+    def _can_work(self) -> Self:
+        for step in (step for place in self.environments.values() for step in place.canary):
+            most = step.weight * self.rollout.requests_per_second * step.seconds * PATIENCE
+            if most < self.rollout.min_requests:
+                raise ValueError(f"a step of {step.weight:.0%} gets {most:.0f} requests: too few")
         ports = [environment.port for environment in self.environments.values()]
         if len(set(ports)) < len(ports):
             raise ValueError(f"two environments share a port ({ports}): give each its own")

@@ -19,7 +19,7 @@ from scipy.stats import binom, binomtest, ks_2samp
 
 from model_delivery.bundle.launch import Running, megabytes
 from model_delivery.contract.draw import draw_rows
-from model_delivery.contract.settings import Delivery, RolloutLimits, Step
+from model_delivery.contract.settings import PATIENCE, Delivery, RolloutLimits, Step
 from model_delivery.errors import UserError
 from model_delivery.gates import judge
 from model_delivery.project import Project
@@ -30,8 +30,6 @@ from model_delivery.training.metrics import Estimate
 
 SIGNIFICANCE = 0.001
 """Of a failure: it is looked for every second, and a false alarm costs a release."""
-PATIENCE = 2.0
-"""A step's deadline, in multiples of its time."""
 GOOD = (Outcome.PASS, Outcome.WARN)
 
 

@@ -11,14 +11,14 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from model_delivery.bundle.candidate import Candidate
-from model_delivery.bundle.launch import NotReadyError, Running, end, processes
+from model_delivery.bundle.launch import NotReadyError, Running, end, identity, processes
 from model_delivery.errors import UserError
 from model_delivery.files import changed_files
 from model_delivery.gates import COMPARED, GATES, limits_hash
 from model_delivery.project import Project
 from model_delivery.registry import Event, register
 from model_delivery.report.render import value_of
-from model_delivery.report.verdict import Check, Outcome, Verdict, allows_promotion, fixed
+from model_delivery.report.verdict import Check, Outcome, Verdict, allows_promotion, fixed, worst
 from model_delivery.report.verdict import Event as Trigger
 from model_delivery.rollout import canary
 from model_delivery.rollout.target import EnvironmentName, Target
@@ -156,7 +156,7 @@ def status(project: Project, environment: EnvironmentName) -> dict[str, Any]:
         health, problem = "stopped", "nothing runs"
     elif not any(service.answers() for service in mine):
         health, problem = "unhealthy", f"the service of {current.release} does not answer"
-    elif not any(service.answers(target.url) for service in mine):
+    elif identity(target.url) not in [(one.digest, one.launch) for one in services]:
         health, problem = "unhealthy", f"the proxy does not lead to {current.release}"
     well = {service.digest for service in services if service.answers()}
     arms = {
@@ -201,8 +201,8 @@ def _try(target: Target, move: Event) -> Verdict:
         checks += found
         verdict = verdict.model_copy(update={"checks": checks})
         target.save(target.state(), verdict=verdict)
-        why = Verdict(gate="rollout", checks=found).decisive
-        log.info("%s: %s", why.outcome, _told(why))
+        values = ", ".join(f"{check.name} {value_of(check)[0]}" for check in found)
+        log.info("%s: %s", worst([check.outcome for check in found]), values)
         if verdict.outcome not in canary.GOOD:
             break
     return verdict
@@ -223,6 +223,7 @@ def _stages(target: Target, move: Event) -> Iterator[list[Check]]:
         return
     log.info(canary.damage(settings, target.settings.canary))
     for step in target.settings.canary:
+        log.info("%.0f%% of the requests for %g s", 100 * step.weight, step.seconds)
         target.save(target.state(), weight=step.weight)
         traffic = canary.Traffic(target.proxy.answers, target.proxy.answers.stat().st_size)
         target.proxy.route(current.release, champion.address, challenger.address, step.weight)
