@@ -30,6 +30,7 @@ def project(
         port = probe.getsockname()[1]
     at_once = {"port": port, "canary": []}  # tests/test_canary.py is about the steps
     change(copy, "delivery", lambda it: it["environments"]["production"].update(at_once))
+    change(copy, "delivery", lambda it: it["environments"]["staging"].update(port=port + 1))
     change(copy, "gates", lambda it: it["load"].update(loosened(it["load"])))
     yield copy
     copy.ml("deploy", "--stop")
@@ -126,10 +127,14 @@ def test_production_is_shipped_seen_replaced_and_rolled_back(project: BakedProje
     status = json.loads(project.ml("status", "--json").stdout)
     assert (status["state"], status["digest"][:12]) == ("serving", second)
     assert len(status["installed"]) == 2
+    project.ml("deploy", "--to", "staging")
+    staged = json.loads(project.ml("status", "--in", "staging", "--json").stdout)
+    assert (staged["digest"], staged["release"]) == (status["digest"], status["release"])
+    project.ml("deploy", "--to", "staging", "--stop")
     back = json.loads(project.ml("rollback", "--json").stdout)
     assert (back["digest"][:12], served(project)) == (first, first)
     told = [event["type"] for event in json.loads(project.ml("history", "--json").stdout)]
-    assert told == ["registered", "promoted", "registered", "promoted", "rolled_back"]
+    assert told == ["registered", "promoted"] * 2 + ["promoted", "rolled_back"]
     refused = project.ml("deploy", check=False)
     assert (refused.returncode, "was rolled back at" in refused.stderr) == (2, True)
 

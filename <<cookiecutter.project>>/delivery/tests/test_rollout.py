@@ -116,10 +116,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project
 def make_project(root: Path) -> Project:
     (root / "config").mkdir(parents=True)
     (root / "config" / "delivery.yaml").write_text(
-        f"environments: {{production: {{target: host, port: {free_port()}, canary: []}}}}\n"
+        f"environments: {{production: {{target: host, port: {free_port()}, canary: []}}, "
+        f"staging: {{target: host, port: {free_port()}}}}}\n"
         "rollout: {shadow_rows: 10, requests_per_second: 100, min_requests: 20, "
         "shadow_distance: {max: 0.9, outcome: stop}, error_share: {max: 0.01, outcome: stop}, "
-        "p95_ms: {max: 50, outcome: stop}, score_distance: {max: 0.4, outcome: stop}, "
+        "p95_ms: {max: 900, outcome: stop}, score_distance: {max: 0.4, outcome: stop}, "
         "memory_mb: {max: 500, outcome: stop}}\n"
         "keep_releases: 2\nstart_timeout_seconds: 20\n"
     )
@@ -302,6 +303,26 @@ def test_only_good_verdicts_let_through(project: Project) -> None:
             deploy(project, bad)
     assert deploy(project, make_candidate(project, "a", data="retrain", model="warn"))
     assert event_log(project).events()[-1].verdicts["data"] is Outcome.RETRAIN
+
+
+def test_environments_live_side_by_side(project: Project, a: Candidate) -> None:
+    b = make_candidate(project, "b", against=a)
+    assert host.deploy(project, "staging", b).outcome is Outcome.PASS
+    found = [host.status(project, name) for name in ("staging", "production")]
+    assert [one["digest"] for one in found] == [b.digest, a.digest]
+    assert [one["state"] for one in found] == ["serving"] * 2
+    assert deploy(project, b).outcome is Outcome.PASS  # the same bytes
+    newest = champion(project)
+    assert newest is not None
+    assert newest.digest == b.digest
+    rollback(project)
+    assert served(project) == a.digest
+    assert host.status(project, "staging")["digest"] == b.digest
+    releases = [e.release for e in event_log(project).events() if e.digest == b.digest]
+    assert len(set(releases)) == 1
+    with pytest.raises(UserError, match="there is no environment `test`"):
+        host.deploy(project, "test", b)
+    host.stop(project, "staging")
 
 
 def test_data_older_than_the_champions_is_refused(project: Project, a: Candidate) -> None:
