@@ -62,6 +62,9 @@ FAULTS = {
     },
     "memory": {"after": "self.kept = [*getattr(self, 'kept', []), np.ones(2_000_000)]"},
     "schema": {},
+    # The worker dies with the request, and is started again.
+    "drops": {"after": "random.random() < 0.2 and __import__('os')._exit(1)"},
+    "hangs": {"after": "random.random() < 0.1 and time.sleep(60)"},
 }
 
 

@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 import test_rollout
 from model_delivery.bundle.candidate import Candidate
-from model_delivery.bundle.launch import processes
+from model_delivery.bundle.launch import Running, processes
 from model_delivery.contract.settings import Delivery, RolloutLimits
 from model_delivery.errors import UserError
 from model_delivery.project import Project
-from model_delivery.registry import event_log
+from model_delivery.registry import event_log, register
 from model_delivery.report.verdict import Outcome
 from model_delivery.rollout import canary, host
 from model_delivery.rollout.canary import Answer, Traffic, compare
@@ -62,7 +62,7 @@ def arm(n: int, failing: float = 0, wait: float = 5, score: float | None = None)
 
     def answer() -> Answer:
         value = draw.random() if score is None else score
-        return Answer("d", draw.random() < failing, draw.expovariate(1 / wait), value)
+        return Answer("a", draw.random() < failing, "d", draw.expovariate(1 / wait), value)
 
     return [answer() for _ in range(n)]
 
@@ -71,11 +71,12 @@ def arm(n: int, failing: float = 0, wait: float = 5, score: float | None = None)
     ("own", "old", "expected"),
     [
         (arm(500), arm(501), {}),
-        (arm(500, failing=0.2), arm(500, failing=0.2), {}),  # callers' own mistakes
-        (arm(4, failing=1), arm(300), {"error_share": STOP}),  # sure after four
-        (arm(500, failing=0.02), arm(500), {"error_share": UNDECIDED}),
+        (arm(5000, failing=0.2), arm(5001, failing=0.2), {}),  # callers' own mistakes
+        (arm(4, failing=1), arm(300), {"error_share": STOP}),
+        (arm(1, failing=1), arm(300), {}),  # one is not sure
+        (arm(500, failing=0.02), arm(501), {"error_share": UNDECIDED}),
         (arm(60, wait=300), arm(300), {"p95_ms": STOP, "error_share": UNDECIDED}),
-        (arm(500, wait=25), arm(500), {"p95_ms": UNDECIDED}),
+        (arm(500, wait=25), arm(501), {"p95_ms": UNDECIDED}),
         (arm(200, score=0.5), arm(800), {"score_distance": STOP}),
         (arm(99), arm(800), dict.fromkeys(("error_share", "p95_ms", "score_distance"), UNDECIDED)),
         ([], arm(800), dict.fromkeys(("error_share", "p95_ms", "score_distance"), UNDECIDED)),
@@ -92,28 +93,38 @@ def test_each_metric_fails_alone_and_only_when_it_is_sure(
 
 
 def test_equal_releases_hardly_ever_fail() -> None:
-    pairs = [(arm(100 + n, failing=0.01), arm(900 + n, failing=0.01)) for n in range(200)]
-    looks = [compare(LIMITS, own, old) for own, old in pairs]
-    assert sum(any(check.outcome is STOP for check in checks) for checks in looks) <= 2
+    """Looked at every second, from the first answer on, half of the rollouts with failures."""
+    stopped = 0
+    for n in range(100):
+        own, old = (arm(size + n, failing=0.03 * (n % 2)) for size in (100, 900))
+        looks = [compare(LIMITS, own[: 5 * t], old[: 45 * t]) for t in range(1, 21)]
+        stopped += any(check.outcome is STOP for checks in looks for check in checks)
+    assert stopped <= 1
 
 
 def test_the_log_is_read_on_whole_lines_only_and_after_it_rolled_over(tmp_path: Path) -> None:
-    def line(digest: str, status: int = 200) -> str:
-        headers = {"X-Model-Digest": [digest], "X-Score": ["0.25"]}
-        return json.dumps({"status": status, "duration": 0.002, "resp_headers": headers}) + "\n"
+    def line(arm: str, status: int = 200, digest: str = "") -> str:
+        headers = {"X-Model-Digest": [digest or arm], "X-Score": ["0.25"]}
+        logged = {"status": status, "duration": 0.002, "resp_headers": headers, "arm": arm}
+        return json.dumps(logged) + "\n"
+
+    def failed(arm: str) -> list[bool]:
+        service = Running(f"http://{arm}", arm, "launch", tmp_path)
+        return [answer.failed for answer in traffic.arm(service)]
 
     log = tmp_path / "access.log"
     log.write_text(line("old"))
     traffic = Traffic(log, log.stat().st_size)
-    assert traffic.arm("old") == []
+    assert failed("old") == []
     with log.open("a") as stream:
-        stream.write(line("new", 502) + line("old") + line("new")[:20])
-    assert traffic.arm("new") == [Answer("new", True, 2.0, 0.25)]
+        stream.write(line("new", 499) + line("old") + line("new")[:20])
+    assert failed("new") == [True]
     with log.open("a") as stream:
-        stream.write(line("new")[20:])
-    assert [answer.failed for answer in traffic.arm("new")] == [True, False]
+        stream.write(line("new")[20:] + line("new", digest="old"))  # led on to the champion
+    assert (failed("new"), failed("old")) == ([True, False, True], [False])
     log.write_text(line("new"))
-    assert len(traffic.arm("new")) == 3
+    assert failed("new") == [True, False, True, False]
+    assert traffic.answers[0] == Answer("new", True, "new", 2.0, 0.25)
 
 
 def test_what_a_bad_release_may_cost_is_said_with_its_numbers() -> None:
@@ -184,6 +195,32 @@ def test_a_bad_one_is_taken_back_and_the_log_says_why(stepped: Project, a: Candi
     assert re.match(r"score_distance \(0\.\d+, limit ≤ 0\.4\) at 30%", last.reason)
     with pytest.raises(UserError, match="was rolled back"):
         deploy(stepped, b)
+
+
+def test_a_release_that_drops_requests_is_caught_though_no_client_sees_it(
+    stepped: Project, a: Candidate
+) -> None:
+    b = make_candidate(stepped, "b", against=a, fault="drop")
+    with clients(stepped) as answers:
+        verdict = deploy(stepped, b)
+    assert (verdict.outcome, verdict.decisive.name) == (STOP, "error_share")
+    assert set(answers) <= {a.digest, b.digest}
+    assert served(stepped) == a.digest
+
+
+def test_a_canary_that_nobody_looks_after_ends_by_itself(stepped: Project, a: Candidate) -> None:
+    target, goal = (
+        Target(stepped, "production"),
+        register(stepped, make_candidate(stepped, "b"), {}, "local"),
+    )
+    one, two = target.services()[0], target.serve(goal)
+    target.proxy.route("v", one.address, two.address, weight=0.9, until=time.time() + 2)
+    assert {served(stepped) for _ in range(30)} == {a.digest, goal.digest}
+    assert {test_rollout.ask(stepped, "/readyz")[1]["x-model-digest"] for _ in range(9)} == {
+        a.digest
+    }
+    time.sleep(3)
+    assert {served(stepped) for _ in range(30)} == {a.digest}
 
 
 def test_without_clients_it_is_inconclusive_and_may_try_again(

@@ -46,8 +46,13 @@ port, digest, launch, fault, release = sys.argv[1:]
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    asked = 0
 
     def do_GET(self):
+        Handler.asked += self.path == "/predict"
+        if fault == "drop" and Handler.asked > 12 and random.random() < 0.3:
+            self.close_connection = True
+            return
         self.rfile.read(int(self.headers.get("content-length") or 0))
         time.sleep(1.5 if self.path == "/slow" else 0)
         score = 0.95 if fault == "constant" and self.path == "/predict" else random.random()

@@ -153,8 +153,8 @@ def deploy(
     verdict = stages.deploy(run)
     if not as_json:
         screen.show_verdicts([verdict], run.event, False)
-    code = exit_code([verdict.outcome], run.event)
-    raise typer.Exit(code or screen.show_status(host.status(run.project, to), as_json))
+    health = screen.show_status(host.status(run.project, to), as_json)
+    raise typer.Exit(exit_code([verdict.outcome], run.event) or health)
 
 
 @app.command()
@@ -162,7 +162,6 @@ def rollback(release: Release = None, of: Of = PRODUCTION, as_json: Json = False
     """Make an environment serve an installed release again: seconds, no registry, no network."""
     with screen.step("rollback"):
         host.rollback(find_project(), of, release)
-    past.mirror(find_project())
     status(of, as_json=as_json)
 
 

@@ -186,7 +186,7 @@ PATIENCE = 2.0
 class Step(Strict, allow_inf_nan=False):
     """A step of a canary: the share of requests that the new release gets, and for how long."""
 
-    weight: Annotated[float, Field(gt=0, le=1)]
+    weight: Annotated[float, Field(gt=0, le=0.9)]  # the champion keeps some, to compare with
     seconds: PositiveFloat
 
 
@@ -198,17 +198,23 @@ class Environment(Strict):
     canary: list[Step] = []
 
 
+class Most(Ceiling):
+    """A limit of a rollout, in which there is nothing to train."""
+
+    outcome: Literal["stop", "warn"]
+
+
 class RolloutLimits(Strict, allow_inf_nan=False):
     """How a release is judged on its way; `requests_per_second` only tells what it may cost."""
 
     shadow_rows: PositiveInt
     requests_per_second: PositiveFloat
     min_requests: PositiveInt
-    shadow_distance: Ceiling
-    error_share: Ceiling
-    p95_ms: Ceiling
-    score_distance: Ceiling
-    memory_mb: Ceiling
+    shadow_distance: Most
+    error_share: Most
+    p95_ms: Most
+    score_distance: Most
+    memory_mb: Most
 
 
 class Delivery(Strict):

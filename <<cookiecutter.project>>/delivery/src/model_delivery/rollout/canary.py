@@ -30,14 +30,21 @@ from model_delivery.training.metrics import Estimate
 
 SIGNIFICANCE = 0.001
 """Of a failure: it is looked for every second, and a false alarm costs a release."""
+FEW = 3
+"""Wrong answers to drawn rows after which no more are asked for: each may take its timeout."""
 GOOD = (Outcome.PASS, Outcome.WARN)
 
 
 class Answer(NamedTuple):
-    """One answer to a client, as the proxy logged it; one without a score has not-a-number."""
+    """An answer to a client, as the proxy logged it, by the release that the client was led to.
 
-    digest: str
+    It failed, too, if the client gave up or had to be led to another release. Without a score
+    that is not-a-number.
+    """
+
+    arm: str
     failed: bool
+    digest: str
     milliseconds: float
     score: float
 
@@ -50,8 +57,8 @@ class Traffic:
     offset: int
     answers: list[Answer] = field(default_factory=list)
 
-    def arm(self, digest: str) -> list[Answer]:
-        """Read on, whole lines only, and return what one release answered."""
+    def arm(self, service: Running) -> list[Answer]:
+        """Read on, whole lines only, and return what clients got who were led to a service."""
         if self.log.stat().st_size < self.offset:  # rolled over
             self.offset = 0
         with self.log.open("rb") as stream:
@@ -60,7 +67,11 @@ class Traffic:
         whole = content[: content.rfind(b"\n") + 1]
         self.offset += len(whole)
         self.answers += map(_answer, whole.splitlines())
-        return [answer for answer in self.answers if answer.digest == digest]
+        return [
+            answer._replace(failed=answer.failed or answer.digest != service.digest)
+            for answer in self.answers
+            if answer.arm == service.address
+        ]
 
 
 def shadow(project: Project, challenger: Running, champion: Running | None) -> list[Check]:
@@ -69,7 +80,7 @@ def shadow(project: Project, challenger: Running, champion: Running | None) -> l
     rows = draw_rows(project.contract, limits.shadow_rows, seed=1)
     scores, slips = _ask(challenger, rows)
     first = f"; first: {slips[0]}" if slips else ""
-    said = f"{len(rows) - len(slips)} of {len(rows)} drawn rows got a probability{first}"
+    said = f"{np.isfinite(scores).sum()} of {len(rows)} drawn rows got a probability{first}"
     checks = [fixed("shadow_answers", not slips, said, len(slips))]
     old, strange = _ask(champion, rows) if champion and not slips else (scores, ["none"])
     if not strange:  # else the champion takes other requests, of which clients will tell
@@ -80,18 +91,23 @@ def shadow(project: Project, challenger: Running, champion: Running | None) -> l
 
 
 def watch(
-    limits: RolloutLimits, step: Step, traffic: Traffic, challenger: Running, champion: Running
+    limits: RolloutLimits,
+    step: Step,
+    traffic: Traffic,
+    url: str,
+    challenger: Running,
+    champion: Running,
 ) -> list[Check]:
     """Look every second at what clients get in one step; return the checks that decide it."""
     start = time.monotonic()
     while True:
         time.sleep(1)
-        arms = traffic.arm(challenger.digest), traffic.arm(champion.digest)
+        arms = traffic.arm(challenger), traffic.arm(champion)
         memory, waited = megabytes(challenger.home), time.monotonic() - start
-        if not champion.answers():
-            raise UserError("the champion does not answer, so nothing can be compared with it")
+        if not any(champion.answers(url) for _ in range(2)):
+            raise UserError("the champion does not answer any more, or the proxy before it")
         checks = [
-            fixed("alive", memory != 0, "the release's service runs"),
+            fixed("alive", memory != 0, "a process of the release's service is left"),
             judge("memory_mb", limits.memory_mb, memory, "MB of memory in use"),
             *compare(limits, *arms),
         ]
@@ -137,7 +153,8 @@ def _answer(line: bytes) -> Answer:
     headers = {name.lower(): values[0] for name, values in logged["resp_headers"].items()}
     failed = logged["status"] >= 400  # what callers do wrong falls on both arms alike
     score = float(headers.get(SCORE, "nan"))
-    return Answer(headers.get("x-model-digest", ""), failed, 1e3 * logged["duration"], score)
+    digest = headers.get("x-model-digest", "")
+    return Answer(logged.get("arm", ""), failed, digest, 1e3 * logged["duration"], score)
 
 
 def _ask(service: Running, rows: list[dict[str, Any]]) -> tuple[Floats, list[str]]:
@@ -150,15 +167,17 @@ def _ask(service: Running, rows: list[dict[str, Any]]) -> tuple[Floats, list[str
                 [scores[place]] = Prediction.model_validate_json(answer.content).probability
             except (httpx.HTTPError, ValueError) as error:
                 slips.append(f"{type(error).__name__}: {error}".splitlines()[0][:200])
+                if len(slips) == FEW:
+                    break
     return scores, slips
 
 
 def _failed(own: list[Answer], old: list[Answer]) -> Estimate:
-    """Return the difference of failed shares (interval: Newcombe 1998, method 10)."""
+    """Return the difference of failed shares (Newcombe 1998, with exact intervals)."""
     if not own or not old:
         return Estimate(math.nan, math.nan, math.nan)
     counts = [(sum(answer.failed for answer in arm), len(arm)) for arm in (own, old)]
-    ends = [binomtest(*one).proportion_ci(1 - SIGNIFICANCE, "wilson") for one in counts]
+    ends = [binomtest(*one).proportion_ci(1 - SIGNIFICANCE, "exact") for one in counts]
     (p, q), (a, b) = (part / whole for part, whole in counts), ends
     down, up = math.hypot(p - a.low, b.high - q), math.hypot(a.high - p, q - b.low)
     return Estimate(p - q, p - q - down, p - q + up)

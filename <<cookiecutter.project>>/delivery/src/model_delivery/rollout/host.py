@@ -6,12 +6,14 @@ what the state says: it ends every move, undoes every failed one, and mends afte
 """
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.launch import NotReadyError, Running, end, identity, processes
+from model_delivery.contract.settings import PATIENCE
 from model_delivery.errors import UserError
 from model_delivery.files import changed_files
 from model_delivery.gates import COMPARED, GATES, limits_hash
@@ -38,11 +40,15 @@ def deploy(
     with target.lock():
         target.tell()  # gates judge beside the champion that the log knows
         target.proxy.check_port()
+        if target.state().trying:  # by a supervisor that was killed
+            _converge(target)
         state, current = target.state(), target.state().current
         if current is not None and current.digest == candidate.digest:
             _converge(target)
             served = fixed("served", True, f"{environment} serves {current.release} already")
-            return Verdict(gate="rollout", subject=current.digest, checks=[served])
+            verdict = Verdict(gate="rollout", subject=current.digest, checks=[served])
+            target.save(target.state(), verdict=verdict)
+            return verdict
         back = current and (current.type, current.previous) == ("rolled_back", candidate.digest)
         undecided = state.verdict and state.verdict.outcome is Outcome.INCONCLUSIVE
         if current and back and not undecided:
@@ -108,10 +114,9 @@ def rollback(project: Project, environment: EnvironmentName, release: str | None
     """
     target = Target(project, environment)
     end(target.supervisor)  # it can be killed anywhere
-    with target.lock():
+    with target.lock(), _undone(target):
         state = target.state()
         if state.current is None:
-            _converge(target)
             raise UserError(f"{environment}: nothing deployed, nothing to roll back")
         target.proxy.check_port()
         stays = state.trying or state.current.type == "rolled_back"
@@ -127,8 +132,7 @@ def rollback(project: Project, environment: EnvironmentName, release: str | None
             if state.trying:
                 told = f"by hand, when {state.weight:.0%} of the requests went to it"
                 facts |= {"previous": state.trying.digest, "reason": told}
-            with _undone(target):
-                _settle(target, _event(target, found[0], **facts))
+            _settle(target, _event(target, found[0], **facts))
         _converge(target)
         return target.state().moves[0]
 
@@ -226,8 +230,10 @@ def _stages(target: Target, move: Event) -> Iterator[list[Check]]:
         log.info("%.0f%% of the requests for %g s", 100 * step.weight, step.seconds)
         target.save(target.state(), weight=step.weight)
         traffic = canary.Traffic(target.proxy.answers, target.proxy.answers.stat().st_size)
-        target.proxy.route(current.release, champion.address, challenger.address, step.weight)
-        yield canary.watch(settings.rollout, step, traffic, challenger, champion)
+        until = time.time() + PATIENCE * step.seconds + 5
+        arms = champion.address, challenger.address
+        target.proxy.route(current.release, *arms, weight=step.weight, until=until)
+        yield canary.watch(settings.rollout, step, traffic, target.url, challenger, champion)
 
 
 def _settle(target: Target, move: Event) -> None:

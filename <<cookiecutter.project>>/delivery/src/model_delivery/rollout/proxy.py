@@ -48,17 +48,20 @@ class Caddy:
         if not self.listens():
             free_port(self.port)
 
-    def route(self, release: str, service: str, challenger: str = "", weight: float = 0) -> None:
+    def route(
+        self, release: str, service: str, challenger: str = "", weight: float = 0, until: float = 0
+    ) -> None:
         """Send clients to a service (host:port) from now on, in one step; start if it is down.
 
-        A `weight` from 0 to 1 is the share that a challenger gets: of the requests' random ids,
-        those below a hexadecimal threshold.
+        A `weight` below 1 is the share that a challenger gets: of the requests' random ids, those
+        below a hexadecimal threshold. It ends at a time, in seconds since 1970, by itself: a
+        supervisor may be killed.
         """
         self.check_port()
         if not self.listens():
             self.stop()
-        below = f"{round(weight * 0x10000):04x}" if weight < 1 else "g"
-        write_atomic(self.folder / "route", f"{release} {service} {challenger or service} {below}")
+        share = f"{challenger or service} {round(weight * 0x10000):04x} {until:.0f}"
+        write_atomic(self.folder / "route", f"{release} {service} {share}")
         if not self.listens():
             self._start()
 

@@ -25,7 +25,7 @@ def supervise(target: Target, digest: str, trigger: Event, show: Callable[[str],
 
     A UserError has its last words if it refused, or was ended, as by `ml rollback`.
     """
-    log = target.folder / "rollouts" / f"{digest[:12]}.log"
+    log = target.folder / "rollouts" / f"{digest[:12]}-{os.getpid()}.log"
     for folder in (target.supervisor, log.parent):
         folder.mkdir(parents=True, exist_ok=True)
     # GitHub's runner ends, with a job, whatever carries its mark.
@@ -40,12 +40,16 @@ def supervise(target: Target, digest: str, trigger: Event, show: Callable[[str],
             stderr=STDOUT,
             start_new_session=True,
         )
-    said = _follow(process, log, show)
+    try:
+        said = _follow(process, log, show)
+    except KeyboardInterrupt:
+        show("it goes on: `ml status --watch` follows it, `ml rollback` ends it")
+        raise
     if process.returncode == 0 and (verdict := target.state().verdict):
         return verdict
     if process.returncode == USAGE:
         raise UserError(said[-1])
-    why = "ended by another command" if process.returncode < 0 else "crashed"
+    why = f"ended with code {process.returncode}"  # -15: by `ml rollback`
     raise UserError(f"the rollout {why}; see {log} and `ml status`")
 
 

@@ -88,7 +88,7 @@ class Target:
                     time.sleep(patience)
             else:
                 busy = f"{self.name} is busy: process {path.read_text()} changes it"
-                what = "wait for it, or end it: the next command mends what it leaves undone"
+                what = "wait for it, or end it by `ml rollback`"
                 raise UserError(f"{busy}; {what}")
             with suppress(OSError):  # a full disk must not keep anyone from stopping
                 path.write_text(str(os.getpid()))
