@@ -5,7 +5,6 @@ import json
 import lzma
 import shutil
 import tarfile
-import tomllib
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -79,8 +78,8 @@ def model_card(project: Project, candidate: Candidate) -> str:
         branch=lineage["branch"] or "",
         data=lineage["data"] | {"snapshot": lineage["snapshot"]},
     )
-    about = tomllib.loads((project.root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return render("card.md", report, about=about, contract=project.contract, lineage=lineage)
+    known = {"about": project.about, "contract": project.contract, "lineage": lineage}
+    return render("card.md", report, **known)
 
 
 def _write_bento(project: Project, candidate: Candidate, final: Path) -> None:

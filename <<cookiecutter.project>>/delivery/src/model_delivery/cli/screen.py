@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from model_delivery.report.render import clean, value_of
@@ -32,7 +31,7 @@ def say(line: str) -> None:
     progress.print(f"         {line}", markup=False, soft_wrap=True)
 
 
-def show(value: Any, as_json: bool, text: str | Table) -> None:
+def show(value: Any, as_json: bool, text: str) -> None:
     """Print a result as JSON or as text."""
     if as_json:
         sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
