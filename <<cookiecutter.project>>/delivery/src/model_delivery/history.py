@@ -9,14 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 from signal import SIGTERM
 from socket import socket
-from subprocess import Popen
 from time import sleep
 from typing import Any
 
 import pandas as pd
 
 from model_delivery.bundle.environment import program_python, run
-from model_delivery.bundle.launch import HOST, free_port
+from model_delivery.bundle.launch import HOST, free_port, spawn
 from model_delivery.errors import UserError
 from model_delivery.project import Project
 from model_delivery.registry import Event, event_log, newest
@@ -114,8 +113,7 @@ def browse(project: Project, port: int, tell: Callable[[str], None]) -> None:
     command += ["--host", HOST, "--port", str(port), "--workers", "1"]
     env = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
     env["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # eight processes with nothing to do
-    with log.open("wb") as out:
-        ui = Popen(command, cwd=folder, env=env, stdout=out, stderr=out, start_new_session=True)
+    ui = spawn(command, folder, env, log)
     try:
         while ui.poll() is None and socket().connect_ex((HOST, port)):
             sleep(0.2)

@@ -53,20 +53,6 @@ def finish(client: MlflowClient, run: str, event: Event, champion: Event | None)
     client.set_terminated(run, "FINISHED", event["time"])
 
 
-def one_each(client: MlflowClient, found: list[Any], models: list[Any]) -> tuple[Event, Event]:
-    """Return runs and their versions by digest, after all that are there twice were deleted."""
-    runs, versions = dict[str, Any](), dict[str, Any]()
-    for run in sorted(found, key=lambda run: str(run.info.run_id)):  # the first one stays
-        if runs.setdefault(run.data.tags["digest"], run) is not run:
-            client.delete_run(run.info.run_id)
-    owners = {(run.info.run_id, digest): digest for digest, run in runs.items()}
-    for model in sorted(models, key=lambda model: int(model.version)):
-        owner = owners.get((model.run_id, model.tags.get("digest")))
-        if owner is None or versions.setdefault(owner, model) is not model:
-            client.delete_model_version(model.name, model.version)
-    return runs, versions
-
-
 def mend(client: MlflowClient, project: str, releases: dict[str, Event], aliases: Event) -> str:
     """Make the store what the log says; return what was read of it before."""
     if not client.search_registered_models(f"name='{project}'"):
@@ -78,7 +64,16 @@ def mend(client: MlflowClient, project: str, releases: dict[str, Event], aliases
     found = client.search_runs([experiment], "tags.digest != ''", max_results=50_000)
     models = client.search_model_versions(f"name='{project}'")
     named = {k: str(v) for k, v in client.get_registered_model(project).aliases.items()}
-    runs, versions = one_each(client, found, models)
+    found.sort(key=lambda run: str(run.info.run_id), reverse=True)
+    runs = {run.data.tags["digest"]: run for run in found}  # of two the one with the smaller id
+    for run in [run for run in found if run is not runs[run.data.tags["digest"]]]:
+        client.delete_run(run.info.run_id)
+    own = {(run.info.run_id, digest) for digest, run in runs.items()}
+    models.sort(key=lambda model: int(model.version), reverse=True)
+    owned = [model for model in models if (model.run_id, model.tags.get("digest")) in own]
+    versions = {model.tags["digest"]: model for model in owned}
+    for model in [model for model in models if model not in versions.values()]:
+        client.delete_model_version(project, model.version)
     for digest, event in releases.items():
         name, tags = event["release"], {"digest": digest, "release": event["release"]}
         run = runs.get(digest) or client.create_run(experiment, event["time"], tags, name)
@@ -87,7 +82,7 @@ def mend(client: MlflowClient, project: str, releases: dict[str, Event], aliases
         if digest not in versions:
             about = f"runs:/{run.info.run_id}/{digest}", run.info.run_id, tags
             versions[digest] = client.create_model_version(project, *about, description=name)
-    wanted = {k: str(versions[digest].version) for k, digest in aliases.items()}
+    wanted = {alias: str(versions[digest].version) for alias, digest in aliases.items()}
     for alias in named.keys() - wanted.keys():
         client.delete_registered_model_alias(project, alias)
     for alias, version in wanted.items() - named.items():

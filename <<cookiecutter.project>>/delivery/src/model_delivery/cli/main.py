@@ -6,7 +6,6 @@ import signal
 import sys
 import time
 from contextlib import suppress
-from functools import partial
 from typing import Annotated, Final
 
 import typer
@@ -87,10 +86,8 @@ def check(
 ) -> None:
     """Ask gates for their verdicts on the current data and candidate."""
     run = _run(event, force=force)
-    if seeded:
-        verdicts = iter([prove(run.project, current_snapshot(run.project))])
-    else:
-        verdicts = map(partial(stages.gate, run), [gate] if gate else GATES)
+    asked = (stages.gate(run, name) for name in ([gate] if gate else GATES))
+    verdicts = [prove(run.project, current_snapshot(run.project))] if seeded else asked
     raise typer.Exit(screen.show_verdicts(verdicts, run.event, as_json))
 
 
