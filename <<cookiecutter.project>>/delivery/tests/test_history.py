@@ -104,9 +104,9 @@ def test_nothing_in_the_log_is_markup_or_a_control_character(project: Project) -
 def test_a_prefix_must_name_one_release(project: Project) -> None:
     events = event_log(project).events()
     assert history.find(events, "bc").release == "v3"
-    with pytest.raises(UserError, match=r"more than one release `b`; .* v3 \(bccc"):
+    with pytest.raises(UserError, match="more than one release `b`; `ml history` names"):
         history.find(events, "b")
-    with pytest.raises(UserError, match=r"no release `v9`; the newest: v3 .*, v2 .*, v1 "):
+    with pytest.raises(UserError, match="no release `v9`; `ml history` names"):
         history.find(events, "v9")
 
 
@@ -116,7 +116,7 @@ def test_an_empty_log_is_said(project: Project) -> None:
     for options in ((), ("--ui",)):
         assert run(*options).strip() == history.EMPTY
     assert json.loads(run("--json")) == []
-    with pytest.raises(UserError, match="nothing registered yet"):
+    with pytest.raises(UserError, match="no release `v1`"):
         run("--lineage", "v1")
 
 

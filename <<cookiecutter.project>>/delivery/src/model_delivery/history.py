@@ -31,9 +31,8 @@ def find(events: Sequence[Event], wanted: str) -> Event:
     releases = {e.digest: e for e in reversed(events) if e.type == "registered"}
     found = [e for e in releases.values() if e.release == wanted or e.digest.startswith(wanted)]
     if len(found) != 1:
-        names = ", ".join(f"{e.release} ({e.digest[:12]})" for e in [*releases.values()][:20])
         many = "more than one" if found else "no"
-        raise UserError(f"{many} release `{wanted}`; the newest: {names}" if names else EMPTY)
+        raise UserError(f"{many} release `{wanted}`; `ml history` names all of them")
     return found[0]
 
 

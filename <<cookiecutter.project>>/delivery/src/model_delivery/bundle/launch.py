@@ -72,9 +72,10 @@ def start(
     """
     digest, python = verify(ship), service_environment(project, ship)
     launch, port = secrets.token_hex(8), free_port(port)
-    home = log.with_name(f"{log.stem}-{launch}").resolve()
+    home = log.with_name(f"{log.stem}-{launch}")
     env = clean_variables(project) | {NOOP: "1" if noop else "", RELEASE: release, LAUNCH: launch}
-    env |= {"PYTHONPATH": f"{ship.resolve()}/src", "BENTOML_HOME": f"{home}", "TMPDIR": f"{home}"}
+    env |= {"PYTHONPATH": str((ship / "src").resolve())}
+    env |= dict.fromkeys(("BENTOML_HOME", "TMPDIR"), str(home.resolve()))
     command = [str(python.absolute()), "-m", "bentoml", "serve", "service:service", "--host", HOST]
     command += ["--working-dir", str(ship.resolve()), "--port", str(port)]
     answers = f"{TWIN_MARK}{digest}" if noop else digest

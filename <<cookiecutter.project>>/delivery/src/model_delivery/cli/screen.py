@@ -74,9 +74,8 @@ def _line(outcome: Outcome, event: Event, said: str, indent: str = "") -> None:
     decided = decide(outcome, event)
     raw = f" ({outcome})" if decided is not outcome else ""
     colour = {"pass": "green", "warn": "yellow"}.get(decided, "red")
-    results.print(
-        Text.assemble(indent, (f"{decided}{raw}", colour), " ", clean(said)), soft_wrap=True
-    )
+    text = Text.assemble(indent, (f"{decided}{raw}", colour), " ", clean(said))
+    results.print(text, soft_wrap=True)
 
 
 def _found(check: Check) -> str:
