@@ -1,8 +1,10 @@
 """A user's project as every verb sees it: its root, its four config files, its work folder."""
 
+import tomllib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from model_delivery.contract.config import Config, load
 from model_delivery.contract.settings import DataContract, Delivery, Gates
@@ -23,6 +25,12 @@ class Project:
     @property
     def package(self) -> str:
         return user_package()
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """The table `project` of pyproject.toml: name, version and the like."""
+        text = (self.root / "pyproject.toml").read_text(encoding="utf-8")
+        return dict(tomllib.loads(text)["project"])
 
     @cached_property
     def contract(self) -> DataContract:

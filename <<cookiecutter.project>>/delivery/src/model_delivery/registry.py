@@ -8,7 +8,6 @@ import getpass
 import os
 import re
 import time
-import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -274,9 +273,8 @@ def register(
     """Store a candidate's bytes, name it, and say so; return the event that did, now or before."""
     blobs, digest = blob_store(project), candidate.digest
     as_of, model = str(candidate.lineage["data"]["as_of"]), candidate.verdict("model")
-    settings = tomllib.loads((project.root / "pyproject.toml").read_text(encoding="utf-8"))
     checks = model.checks if model else []
-    prefix = f"v{settings['project']['version']}+data.{as_of.replace('-', '')}"
+    prefix = f"v{project.about['version']}+data.{as_of.replace('-', '')}"
 
     def decide(events: Sequence[Event]) -> Event:
         known = newest(events, type="registered", digest=digest)

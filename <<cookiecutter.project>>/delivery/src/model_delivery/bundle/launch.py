@@ -12,8 +12,8 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import DEVNULL, STDOUT, Popen
-from typing import Self
+from subprocess import DEVNULL, Popen
+from typing import Any, Self
 
 import httpx
 import psutil
@@ -73,16 +73,27 @@ def start(
     digest, python = verify(ship), service_environment(project, ship)
     launch, port = secrets.token_hex(8), free_port(port)
     home = log.with_name(f"{log.stem}-{launch}")
-    home.mkdir(parents=True)
+    env = clean_variables(project) | {NOOP: "1" if noop else "", RELEASE: release, LAUNCH: launch}
+    env |= {"PYTHONPATH": str((ship / "src").resolve())}
+    env |= dict.fromkeys(("BENTOML_HOME", "TMPDIR"), str(home.resolve()))
+    command = [str(python.absolute()), "-m", "bentoml", "serve", "service:service", "--host", HOST]
+    command += ["--working-dir", str(ship.resolve()), "--port", str(port)]
     answers = f"{TWIN_MARK}{digest}" if noop else digest
     service = Running(f"http://{HOST}:{port}", answers, launch, home)
+    home.mkdir(parents=True)
     try:
-        env = clean_variables(project) | {NOOP: "1" if noop else "", RELEASE: release}
-        _wait(service, _spawn(ship, python, log, service, env), log, timeout)
+        _wait(service, spawn(command, home, env, log), log, timeout)
     except BaseException:
         end(home)
         raise
     return service
+
+
+def spawn(command: list[str], cwd: Path, env: dict[str, str], log: Path) -> Popen[bytes]:
+    """Start a program in a session of its own; what it prints is in `log`."""
+    with log.open("wb") as output:
+        streams: dict[str, Any] = {"stdin": DEVNULL, "stdout": output, "stderr": output}
+        return Popen(command, cwd=cwd, env=env, start_new_session=True, **streams)
 
 
 def identity(url: str) -> tuple[str | None, str | None] | None:
@@ -130,25 +141,6 @@ def end(home: Path) -> None:
     shutil.rmtree(home, ignore_errors=True)
 
 
-def _spawn(
-    ship: Path, python: Path, log: Path, service: Running, env: dict[str, str]
-) -> Popen[bytes]:
-    home, source = str(service.home.resolve()), str((ship / "src").resolve())
-    env |= {"PYTHONPATH": source, "BENTOML_HOME": home, "TMPDIR": home, LAUNCH: service.launch}
-    where = ["--working-dir", str(ship.resolve()), "--host", HOST]
-    where += ["--port", service.url.rpartition(":")[2]]
-    with log.open("wb") as output:
-        return Popen(
-            [str(python.absolute()), "-m", "bentoml", "serve", "service:service", *where],
-            cwd=home,
-            env=env,
-            stdin=DEVNULL,
-            stdout=output,
-            stderr=STDOUT,
-            start_new_session=True,
-        )
-
-
 def _wait(service: Running, process: Popen[bytes], log: Path, timeout: float) -> None:
     """Return when the service has shown its identity; raise when it cannot any more."""
     deadline = time.monotonic() + timeout
@@ -159,10 +151,8 @@ def _wait(service: Running, process: Popen[bytes], log: Path, timeout: float) ->
         for refusal in (line for line in said if REFUSAL in line):
             raise NotReadyError(f"{refusal[refusal.index(REFUSAL) :]}; see {log}")
         tail = "\n".join(said[-8:])
-        if process.poll() is not None:
-            raise NotReadyError(
-                f"the service ended with code {process.returncode} at start:\n{tail}"
-            )
+        if (code := process.poll()) is not None:
+            raise NotReadyError(f"the service ended with code {code} at start:\n{tail}")
         if time.monotonic() > deadline:
             raise NotReadyError(f"the service was not ready within {timeout:g} s:\n{tail}")
         time.sleep(_POLL_SECONDS)

@@ -5,7 +5,6 @@ import json
 import lzma
 import shutil
 import tarfile
-import tomllib
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -70,17 +69,12 @@ def model_card(project: Project, candidate: Candidate) -> str:
     subject, lineage = candidate.digest, candidate.lineage
     data = find_snapshot(project, lineage["snapshot"]).verdict("data")
     found = {"data": data, "model": candidate.verdict("model")}
-    report = Report(
-        project=project.root.name,
-        subject=subject,
-        event="delivery",
-        verdicts=[v or Verdict(gate=gate, subject=subject) for gate, v in found.items()],
-        commit=lineage["commit"] or "",
-        branch=lineage["branch"] or "",
-        data=lineage["data"] | {"snapshot": lineage["snapshot"]},
-    )
-    about = tomllib.loads((project.root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return render("card.md", report, about=about, contract=project.contract, lineage=lineage)
+    verdicts = [v or Verdict(gate=gate, subject=subject) for gate, v in found.items()]
+    facts: dict[str, Any] = {name: lineage[name] or "" for name in ("commit", "branch")}
+    facts |= {"subject": subject, "data": lineage["data"] | {"snapshot": lineage["snapshot"]}}
+    report = Report(project=project.root.name, event="delivery", verdicts=verdicts, **facts)
+    known = {"about": project.about, "contract": project.contract, "lineage": lineage}
+    return render("card.md", report, **known)
 
 
 def _write_bento(project: Project, candidate: Candidate, final: Path) -> None:

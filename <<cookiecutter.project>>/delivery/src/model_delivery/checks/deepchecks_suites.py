@@ -86,14 +86,10 @@ def read_rows(request: Request, part: str) -> pd.DataFrame:
 
 def dataset(request: Request, rows: pd.DataFrame) -> Dataset:
     """Return rows with the roles of their columns."""
-    features, label = [*request["numeric"], *request["categorical"]], request["label"]
-    return Dataset(
-        rows[[*features, label]],
-        label=label,
-        features=features,
-        cat_features=request["categorical"],
-        label_type="binary",
-    )
+    label, categorical = request["label"], request["categorical"]
+    roles = {"features": [*request["numeric"], *categorical], "cat_features": categorical}
+    columns = rows[[*roles["features"], label]]
+    return Dataset(columns, label=label, label_type="binary", **roles)
 
 
 def measure(request: Request, name: str, before: pd.DataFrame, after: pd.DataFrame) -> pd.Series:

@@ -31,19 +31,14 @@ Event = dict[str, Any]
 ROUNDS = 10
 
 
-def labels(event: Event, champion: Event | None) -> dict[str, str]:
-    """Return the tags of a release's run."""
+def finish(client: MlflowClient, run: str, event: Event, champion: Event | None) -> None:
+    """Log what a release is made of and how it was judged; what is there already stays as it is."""
     names = ("digest", "release", "commit", "as_of", "against", "id")
     tags = {name: event[name] or "none" for name in names}
     tags |= {f"verdict.{gate}": outcome for gate, outcome in event["verdicts"].items()}
     if champion:
         tags["champion"] = champion["release"]
         tags |= {f"champion.{name}": str(it[0]) for name, it in champion["metrics"].items()}
-    return tags
-
-
-def finish(client: MlflowClient, run: str, event: Event) -> None:
-    """Log what a release is made of; what is there already stays as it is."""
     metrics = [
         entities.Metric(f"{name}{part}", value, event["time"], 0)
         for name, found in event["metrics"].items()
@@ -51,25 +46,11 @@ def finish(client: MlflowClient, run: str, event: Event) -> None:
         if value is not None
     ]
     parameters = [entities.Param(name, str(value)) for name, value in event["parameters"].items()]
-    client.log_batch(run, metrics, parameters)
+    client.log_batch(run, metrics, parameters, [entities.RunTag(*tag) for tag in tags.items()])
     if name := event["snapshot"]:  # by day and content
         data = entities.Dataset(name, name.rpartition("-")[2], "snapshot", "{}")
         client.log_inputs(run, [entities.DatasetInput(data)])
     client.set_terminated(run, "FINISHED", event["time"])
-
-
-def one_each(client: MlflowClient, found: list[Any], models: list[Any]) -> tuple[Event, Event]:
-    """Return runs and their versions by digest, after all that are there twice were deleted."""
-    runs, versions = dict[str, Any](), dict[str, Any]()
-    for run in sorted(found, key=lambda run: str(run.info.run_id)):  # the first one stays
-        if runs.setdefault(run.data.tags["digest"], run) is not run:
-            client.delete_run(run.info.run_id)
-    owners = {(run.info.run_id, digest): digest for digest, run in runs.items()}
-    for model in sorted(models, key=lambda model: int(model.version)):
-        owner = owners.get((model.run_id, model.tags.get("digest")))
-        if owner is None or versions.setdefault(owner, model) is not model:
-            client.delete_model_version(model.name, model.version)
-    return runs, versions
 
 
 def mend(client: MlflowClient, project: str, releases: dict[str, Event], aliases: Event) -> str:
@@ -83,20 +64,25 @@ def mend(client: MlflowClient, project: str, releases: dict[str, Event], aliases
     found = client.search_runs([experiment], "tags.digest != ''", max_results=50_000)
     models = client.search_model_versions(f"name='{project}'")
     named = {k: str(v) for k, v in client.get_registered_model(project).aliases.items()}
-    runs, versions = one_each(client, found, models)
+    found.sort(key=lambda run: str(run.info.run_id), reverse=True)
+    runs = {run.data.tags["digest"]: run for run in found}  # of two the one with the smaller id
+    for run in [run for run in found if run is not runs[run.data.tags["digest"]]]:
+        client.delete_run(run.info.run_id)
+    own = {(run.info.run_id, digest) for digest, run in runs.items()}
+    models.sort(key=lambda model: int(model.version), reverse=True)
+    owned = [model for model in models if (model.run_id, model.tags.get("digest")) in own]
+    versions = {model.tags["digest"]: model for model in owned}
+    for model in [model for model in models if model not in versions.values()]:
+        client.delete_model_version(project, model.version)
     for digest, event in releases.items():
-        tags, name = labels(event, releases.get(event["against"])), event["release"]
+        name, tags = event["release"], {"digest": digest, "release": event["release"]}
         run = runs.get(digest) or client.create_run(experiment, event["time"], tags, name)
-        own, ours = run.info.run_id, {"digest": digest, "release": name}
         if run.info.status != "FINISHED":
-            finish(client, own, event)
+            finish(client, run.info.run_id, event, releases.get(event["against"]))
         if digest not in versions:
-            source = f"runs:/{own}/{digest}"
-            made = client.create_model_version(project, source, own, ours, description=name)
-            versions[digest] = made
-    wanted = {
-        k: str(versions[digest].version) for k, digest in aliases.items() if digest in versions
-    }
+            about = f"runs:/{run.info.run_id}/{digest}", run.info.run_id, tags
+            versions[digest] = client.create_model_version(project, *about, description=name)
+    wanted = {alias: str(versions[digest].version) for alias, digest in aliases.items()}
     for alias in named.keys() - wanted.keys():
         client.delete_registered_model_alias(project, alias)
     for alias, version in wanted.items() - named.items():

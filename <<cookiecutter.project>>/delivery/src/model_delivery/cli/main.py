@@ -6,7 +6,6 @@ import signal
 import sys
 import time
 from contextlib import suppress
-from functools import partial
 from typing import Annotated, Final
 
 import typer
@@ -44,18 +43,17 @@ Day = Annotated[dt.datetime | None, typer.Option("--as-of", help=_DAY, formats=[
 One = Annotated[Gate | None, typer.Argument(help="Which gate; default: all.")]
 Prove = Annotated[bool, typer.Option("--prove", help="Break the data instead: is it noticed?")]
 Until = Annotated[stages.Stage, typer.Option(help="The last stage to run.")]
-Port = Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0 takes a free one.")]
 Stop = Annotated[bool, typer.Option("--stop", help="Stop service and proxy; it stays deployed.")]
 Where = Annotated[EnvironmentName, typer.Option("--to", help="Which environment.")]
 Of = Annotated[EnvironmentName, typer.Option("--in", help="Which environment.")]
 Watch = Annotated[bool, typer.Option("--watch", help="Look again every second, until Ctrl-C.")]
 Release = Annotated[str | None, typer.Argument(help="An installed one; default: the one before.")]
 Lineage = Annotated[str | None, typer.Option(metavar="RELEASE", help="All of one release.")]
-_TWO = "Two releases side by side, and the first less the second."
+_TWO = "What differs between two releases."
 Compare = Annotated[tuple[str, str] | None, typer.Option(metavar="A B", help=_TWO)]
-Mirror = Annotated[bool, typer.Option("--mirror", help="Replay it at MLFLOW_TRACKING_URI.")]
-Ui = Annotated[bool, typer.Option("--ui", help="Show it in MLflow's UI until Ctrl-C.")]
-FreePort = Annotated[int, typer.Option(min=0, max=65535, help="Of the UI; 0 takes a free one.")]
+_UI = "Show it in MLflow: at MLFLOW_TRACKING_URI if that is set, else here until Ctrl-C."
+Ui = Annotated[bool, typer.Option("--ui", help=_UI)]
 PRODUCTION: Final = "production"
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -88,10 +86,8 @@ def check(
 ) -> None:
     """Ask gates for their verdicts on the current data and candidate."""
     run = _run(event, force=force)
-    if seeded:
-        verdicts = iter([prove(run.project, current_snapshot(run.project))])
-    else:
-        verdicts = map(partial(stages.gate, run), [gate] if gate else GATES)
+    asked = (stages.gate(run, name) for name in ([gate] if gate else GATES))
+    verdicts = [prove(run.project, current_snapshot(run.project))] if seeded else asked
     raise typer.Exit(screen.show_verdicts(verdicts, run.event, as_json))
 
 
@@ -180,32 +176,21 @@ def status(of: Of = PRODUCTION, watch: Watch = False, as_json: Json = False) -> 
 def history(
     lineage: Lineage = None,
     compare: Compare = None,
-    mirror: Mirror = False,
     ui: Ui = False,
-    port: FreePort = 0,
+    port: Port = 0,
     as_json: Json = False,
 ) -> None:
     """Say what was registered, judged, promoted and rolled back, when and by whom."""
     project = find_project()
     events = event_log(project).events()
-    if lineage is not None or compare:
-        facts, table = past.describe(events, *(compare or (lineage or "",)))
-        screen.show(facts, as_json, table)
-    elif mirror:
-        past.replay(project, os.environ.get(past.SERVER, ""))
-        screen.show(len(events), as_json, f"MLflow shows the log's {len(events)} events")
-    elif ui and events:
+    if ui and events:
         with suppress(KeyboardInterrupt):
-            said = "MLflow shows the log at {} until Ctrl-C"
-            past.browse(project, port, lambda url: screen.show(url, as_json, said.format(url)))
-    else:
-        lines = []
-        for it in events:
-            judged = ", ".join(f"{gate} {outcome}" for gate, outcome in it.verdicts.items())
-            what = f"{it.release}  {it.digest[:12]}  {it.type:11}  {it.environment or judged}"
-            lines.append(f"{it.time[:19]}  {what}  ({it.who}, {it.trigger})")
-        shown = [event.model_dump(mode="json") for event in events]
-        screen.show(shown, as_json, "\n".join(lines) or past.EMPTY)
+            past.browse(project, port, lambda at: screen.show(at, as_json, f"the log is at {at}"))
+        return
+    text = "\n".join(map(past.line, events)) or past.EMPTY
+    if lineage is not None or compare:
+        events, text = past.describe(events, *(compare or (lineage or "",)))
+    screen.show([event.model_dump(mode="json") for event in events], as_json, text)
 
 
 @app.command()

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from model_delivery.report.render import clean, value_of
@@ -32,7 +31,7 @@ def say(line: str) -> None:
     progress.print(f"         {line}", markup=False, soft_wrap=True)
 
 
-def show(value: Any, as_json: bool, text: str | Table) -> None:
+def show(value: Any, as_json: bool, text: str) -> None:
     """Print a result as JSON or as text."""
     if as_json:
         sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
@@ -75,9 +74,8 @@ def _line(outcome: Outcome, event: Event, said: str, indent: str = "") -> None:
     decided = decide(outcome, event)
     raw = f" ({outcome})" if decided is not outcome else ""
     colour = {"pass": "green", "warn": "yellow"}.get(decided, "red")
-    results.print(
-        Text.assemble(indent, (f"{decided}{raw}", colour), " ", clean(said)), soft_wrap=True
-    )
+    text = Text.assemble(indent, (f"{decided}{raw}", colour), " ", clean(said))
+    results.print(text, soft_wrap=True)
 
 
 def _found(check: Check) -> str:

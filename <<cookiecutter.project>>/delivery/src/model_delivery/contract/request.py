@@ -58,12 +58,8 @@ def request_model(request: Mapping[str, Any]) -> type[Request]:
     row: Any = create_model("Row", __base__=Row, __doc__=Row.__doc__, **fields)
     example = {name: spec["example"] for name, spec in request.items()}
     rows = Field(min_length=1, max_length=MOST_ROWS, description="The rows, scored in their order.")
-    return create_model(
-        "Request",
-        __base__=Request,
-        __doc__=Request.__doc__,
-        rows=(Annotated[list[row], FailFast(), rows], Field(examples=[[example]])),
-    )
+    listed: Any = Annotated[list[row], FailFast(), rows], Field(examples=[[example]])
+    return create_model("Request", __base__=Request, __doc__=Request.__doc__, rows=listed)
 
 
 def to_columns(rows: Sequence[Row], request: Mapping[str, Any]) -> Columns:

@@ -130,14 +130,9 @@ def _environment(plain: Callable[[Any], Any], name: Callable[[Any], Any]) -> Env
         parts = re.split(r"`([^`]+)`", clean(text))
         return Markup("").join(name(p) if i % 2 else plain(p) for i, p in enumerate(parts))
 
-    found = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        finalize=lambda value: value if isinstance(value, Markup) else plain(value),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
+    found = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    found.loader, found.undefined = FileSystemLoader(Path(__file__).parent), StrictUndefined
+    found.finalize = lambda value: value if isinstance(value, Markup) else plain(value)
     found.filters |= {"code": name, "sentence": sentence, "clean": clean, "grid": grid}
     found.tests["finite"] = finite
     shared = (change_of, columns_of, decide, lines_of, scale, value_of)

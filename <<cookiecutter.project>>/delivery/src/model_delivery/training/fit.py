@@ -46,14 +46,11 @@ def fit(project: Project, snapshot: Snapshot) -> Trained:
     matrix = _checked(features.transform(later), test.num_rows, features.names)
     scores, ones = _checked(model.predict(matrix), test.num_rows), np.ones(test.num_rows)
     clock.append(time.perf_counter())
-    return Trained(
-        features,
-        model,
-        train.take(rows).append_column(SCORE, pa.array(known)),
-        test.append_column(SCORE, pa.array(scores)),
-        {"roc_auc": roc_auc(truth, scores, ones), "log_loss": log_loss(truth, scores, ones)},
-        dict(zip(("features", "fit", "score"), np.diff(clock).round(2).tolist(), strict=True)),
-    )
+    sample = train.take(rows).append_column(SCORE, pa.array(known))
+    judged = test.append_column(SCORE, pa.array(scores))
+    metrics = {"roc_auc": roc_auc(truth, scores, ones), "log_loss": log_loss(truth, scores, ones)}
+    seconds = dict(zip(("features", "fit", "score"), np.diff(clock).round(2).tolist(), strict=True))
+    return Trained(features, model, sample, judged, metrics, seconds)
 
 
 def _checked(values: Floats, rows: int, names: tuple[str, ...] = ()) -> Floats:
