@@ -219,9 +219,11 @@ def test_a_rollback_ends_a_rollout_and_twice_is_once(stepped: Project, a: Candid
     child = os.fork()
     if child == 0:  # marked as a supervisor is, by its home
         os.environ["TMPDIR"] = str(target.supervisor.resolve())
+        os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # wherever pytest was started
         os.execv(sys.executable, [sys.executable, "-c", SUPERVISOR, str(slow.root), b.digest])
     with clients(slow) as answers:
         while target.state().weight == 0:
+            assert os.waitpid(child, os.WNOHANG) == (0, 0)
             time.sleep(0.05)
         found = host.status(slow, "production")
         assert (found["rollout"], len(found["arms"])) == ("under way", 2)
