@@ -206,6 +206,26 @@ def test_an_action_without_a_stand_in_is_recorded(tmp_path: Path) -> None:
     assert run.calls == [{"action": "owner/name", "job": "first", "inputs": {"some": "value"}}]
 
 
+def test_git_and_gh_reach_the_repository_after_a_login_and_as_far_as_the_token_may(
+    tmp_path: Path,
+) -> None:
+    login = "GH_TOKEN=${{ github.token }} gh auth setup-git"
+    run = carry_out(
+        tmp_path,
+        job("stranger", "git ls-remote origin"),
+        job("tokenless", "gh auth setup-git"),
+        job("reads", f"{login} && git ls-remote origin"),
+        job("pushes", f"{login} && git push origin HEAD:refs/heads/new"),
+        job("uploads", "GH_TOKEN=${{ github.token }} gh release create new"),
+    )
+    assert "'/no-login/" in run.jobs["stranger"].log
+    assert "set the GH_TOKEN env variable" in run.jobs["tokenless"].log
+    assert "Permission to this repository denied" in run.jobs["pushes"].log
+    assert "Resource not accessible by integration" in run.jobs["uploads"].log
+    assert run.results == dict.fromkeys(run.jobs, "failure") | {"reads": "success"}
+    assert FakeGitHub(tmp_path / "github").registry == {}
+
+
 def test_a_job_that_outlives_its_time_is_ended_and_fails_the_scenario(tmp_path: Path) -> None:
     name = f"slow-{os.getpid()}"
     slow = job("slow", f'bash -c "exec -a {name} sleep 300"')

@@ -7,6 +7,7 @@ the job is taken over from the green run instead of being run again.
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,12 @@ HOSTILE = PullRequest(
     branch="hostile/$(touch${IFS}hostile)`id`|@everyone",
 )
 SHIP = "Ship up to the load test"
+WHO = ("-c", "user.name=tester", "-c", "user.email=tester@example.org")
+QUICK: dict[str, dict[str, dict[str, object]]] = {
+    "gates.yaml": {"deepchecks": {"data": {}, "model": {}}, "load": {"rounds": 4, "seconds": 0.2}},
+    "delivery.yaml": {"rollout": {"shadow_rows": 20}},
+}
+"""What is not about the champion is left out where a test is about nothing else."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +76,7 @@ def propose(ready: BakedProject, tmp_path_factory: pytest.TempPathFactory) -> Pr
             file.write_text(text.replace(old, new) if text else new)
         loosen_load_limits(project / "config" / "gates.yaml")
         git(project, "add", ".")
-        who = ("-c", "user.name=tester", "-c", "user.email=tester@example.org")
-        git(project, *who, "commit", "--quiet", "--allow-empty", "-m", "A change")
+        git(project, *WHO, "commit", "--quiet", "--allow-empty", "-m", "A change")
         return Case(project, FakeGitHub(folder / "github"))
 
     return commit
@@ -93,6 +99,38 @@ def loosen_load_limits(file: Path) -> None:
 def green(propose: Propose) -> tuple[Case, Run]:
     case = propose({})
     return case, case.run()
+
+
+@pytest.fixture(scope="module")
+def delivered(propose: Propose) -> tuple[Case, str]:
+    """Return a pull request where a champion was delivered before, and that one's digest."""
+    case = propose({"config/model.yaml": ("learning_rate: 0.05", "learning_rate: 0.2")})
+    project, job = BakedProject(case.project), case.github.job()
+    for name, changes in QUICK.items():
+        file = case.project / "config" / name
+        settings = yaml.safe_load(file.read_text())
+        for part, change in changes.items():
+            settings[part].update(change)
+        file.write_text(yaml.safe_dump(settings))
+    settings["environments"]["production"]["port"] = free_port()
+    file.write_text(yaml.safe_dump(settings))
+    git(case.project, "remote", "set-url", "origin", str(case.github.origin))
+    project.run("uv", "sync", "--quiet")
+    try:
+        project.run("uv", "run", "ml", "ship", env=job)
+    finally:
+        project.ml("deploy", "--stop")
+    file = case.project / "config" / "model.yaml"
+    file.write_text(file.read_text().replace("learning_rate: 0.2", "learning_rate: 0.1"))
+    git(case.project, *WHO, "commit", "--quiet", "--all", "-m", "Learn more slowly")
+    state = json.loads((case.project / ".ml" / "production" / "state.json").read_text())
+    return case, state["moves"][0]["digest"]
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
 
 
 def expect(run: Run, **results: str) -> None:
@@ -127,7 +165,8 @@ def test_a_good_change_is_green_and_its_report_is_posted(green: tuple[Case, Run]
     assert (comment.number, comment.header, comment.updates) == (7, "report", 0)
     assert comment.body.startswith("✅ **This change may be merged: ")
     assert report(run)["subject"].removeprefix("sha256:")[:12] in comment.body
-    assert "first delivery" in comment.body
+    assert "first delivery" in comment.body  # there is no champion: the registry is empty
+    assert case.github.registry == {}
     assert comment.body == (run.artifact("report") / "report.md").read_text()
     assert comment.body.strip() in run.jobs["candidate"].summary
 
@@ -194,10 +233,42 @@ def test_a_renamed_column_stops_before_anything_is_trained(propose: Propose) -> 
     assert "miles" in case.comment
 
 
+def test_a_change_is_judged_beside_the_champion_and_the_registry_is_only_read(
+    delivered: tuple[Case, str], green: tuple[Case, Run]
+) -> None:
+    case, champion = delivered
+    before = case.github.registry
+    assert before.keys() == {"refs/heads/model-registry", f"{champion}.tar.xz"}
+    run = case.run(taken={"test": green[1]})  # the tests set a learning rate of their own
+    expect(run)
+    verdicts = {verdict["gate"]: verdict for verdict in report(run)["verdicts"]}
+    assert {v["against"] for gate, v in verdicts.items() if gate in ("model", "load")} == {champion}
+    assert report(run)["subject"] != champion
+    assert "champion_difference" in {check["name"] for check in verdicts["model"]["checks"]}
+    assert "qps_to_champion" in {check["name"] for check in verdicts["load"]["checks"]}
+    assert "champion_difference" in case.comment
+    assert champion[:12] in case.comment
+    assert case.github.registry == before
+
+
+def test_a_champion_whose_asset_is_gone_is_named(
+    delivered: tuple[Case, str], green: tuple[Case, Run]
+) -> None:
+    case, champion = delivered
+    (case.github.folder / "releases" / "model-store" / f"{champion}.tar.xz").unlink()
+    run = case.run(PullRequest(fork=True), taken={"test": green[1]})  # its token reads, too
+    expect(run, candidate="failure", comment="skipped", gates="failure")
+    said = f"{champion}.tar.xz: missing or tampered with; run `ml deploy` where it was made"
+    assert said in run.jobs["candidate"].log
+    assert outcomes(run) == {"data": "pass"} | dict.fromkeys(
+        ("model", "package", "api", "load"), "inconclusive"
+    )
+
+
 def test_without_a_lock_every_job_says_what_to_do(propose: Propose) -> None:
     case = propose({})
     git(case.project, "rm", "--quiet", "uv.lock")
-    git(case.project, *("-c", "user.name=t", "-c", "user.email=t@e"), "commit", "-qm", "No lock")
+    git(case.project, *WHO, "commit", "-qm", "No lock")
     run = case.run()
     expect(run, test="failure", candidate="failure", comment="skipped", gates="failure")
     for job in ("test", "candidate"):

@@ -1,12 +1,21 @@
-"""The part of GitHub that outlives a run: a repository's name, its comments, and its events."""
+"""The part of GitHub that outlives a run: a repository, its comments, its releases, and events."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+HOOK = """#!/bin/sh
+case $STANDIN_PERMISSIONS in *'"contents": "write"'*) exit 0 ;; esac
+echo "Permission to this repository denied" >&2
+exit 1
+"""
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,40 @@ class FakeGitHub:
         """Every comment, oldest first."""
         file = self.folder / "comments.json"
         return [Comment(**c) for c in json.loads(file.read_text())] if file.exists() else []
+
+    @property
+    def origin(self) -> Path:
+        """The bare repository: only a token that may write contents may push to it."""
+        bare = self.folder / "origin.git"
+        if not bare.exists():
+            bare.mkdir(parents=True)
+            git(bare, "init", "--quiet", "--bare", "--initial-branch", "main")
+            hook = bare / "hooks" / "pre-receive"
+            hook.parent.mkdir(exist_ok=True)
+            hook.write_text(HOOK)
+            hook.chmod(0o755)
+        return bare
+
+    @property
+    def registry(self) -> Mapping[str, str]:
+        """The commit of each branch and the SHA-256 of each asset, by name."""
+        form = "--format=%(objectname) %(refname)"
+        rows = [row.split() for row in git(self.origin, "for-each-ref", form).splitlines()]
+        assets = self.folder.glob("releases/*/*")
+        return {name: commit for commit, name in rows} | {
+            file.name: sha256(file.read_bytes()).hexdigest() for file in assets
+        }
+
+    def job(self) -> dict[str, str]:
+        """Return the variables of a job that may write, for commands outside of a workflow."""
+        return {
+            "GITHUB_ACTIONS": "true",
+            "GITHUB_REPOSITORY": self.repository,
+            "GH_TOKEN": "of-a-stand-in",
+            "STANDIN_GITHUB": str(self.folder),
+            "STANDIN_PERMISSIONS": json.dumps({"contents": "write"}),
+            "PATH": f"{Path(__file__).with_name('standins')}:{os.environ['PATH']}",
+        }
 
     def next_run(self) -> Path:
         """Make the folder of the next run; its name is the run's number."""

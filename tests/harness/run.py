@@ -28,6 +28,8 @@ PASSED = (
 )
 """What a job keeps of this machine's environment: how to reach a registry, and to compute right."""
 
+NO_LOGIN = '[url "file:///no-login/"]\n\tinsteadOf = https://github.com/\n'
+
 
 @dataclass(frozen=True)
 class _Scenario:
@@ -60,7 +62,7 @@ def run_workflow(
     event
         What starts it; see `PullRequest.event`.
     github
-        What outlives the run: the comments.
+        What outlives the run: the comments, the repository that is `origin`, its releases.
     taken
         Jobs not to run again but to take over, with result, outputs and artifacts, from an
         earlier run whose inputs were the same.
@@ -152,6 +154,7 @@ def _checkout(scenario: _Scenario, job: str, scratch: Path) -> Path:
     subprocess.run(command, check=True, capture_output=True)
     git(folder, "checkout", "--quiet", "--detach")
     git(folder, "remote", "set-url", "origin", f"https://github.com/{scenario.github.repository}")
+    _ = scenario.github.origin  # it is there before anyone logs in
     return folder
 
 
@@ -174,6 +177,7 @@ def _command(scenario: _Scenario, scratch: Path) -> list[str]:
     command += ["--concurrent-jobs", "1", "--use-gitignore=false"]
     for flag in ("--env-file", "--input-file", "--secret-file", "--var-file"):
         command += [flag, str(seen(nothing))]
+    command += ["--secret", "GITHUB_TOKEN=of-a-stand-in"]
     for label in LABELS:
         command += ["--platform", f"{label}=-self-hosted"]
     for (slug, ref), folder in scenario.actions.items():
@@ -216,6 +220,9 @@ def _environment(scratch: Path) -> dict[str, str]:
         python.chmod(0o755)
         for name in ("uv", "uvx"):
             (programs / name).symlink_to(seen(_program(name)))
+        shutil.copy(standins.GH, programs / "gh")
+        # A private repository that nobody logged in to, and no way out to GitHub.
+        (scratch / "home" / ".gitconfig").write_text(NO_LOGIN)
     return {
         **{key: os.environ[key] for key in PASSED if key in os.environ},
         "PATH": f"{seen(programs)}:{SYSTEM_PATH}",

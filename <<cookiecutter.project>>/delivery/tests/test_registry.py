@@ -347,6 +347,10 @@ def test_without_origin_in_reach_the_log_is_what_was_seen_and_takes_nothing(
     written = add(event_log(project))
     assert len(event_log(project).events()) == 1
     (tmp_path / "origin.git").rename(tmp_path / "away")
+    git(tmp_path, "clone", "--quiet", str(project.root), "other")  # here it was never seen
+    git(tmp_path / "other", "remote", "set-url", "origin", "../origin.git")
+    with pytest.raises(UserError, match=r"out of reach(.|\n)*`gh auth setup-git`"):
+        champion(Project(tmp_path / "other"))
     assert newest(event_log(project).events(), id=written.id)
     with pytest.raises(UserError, match="out of reach"):
         add(event_log(project))

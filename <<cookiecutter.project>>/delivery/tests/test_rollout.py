@@ -441,6 +441,56 @@ def test_what_died_is_seen_and_started_by_the_next_verb(
     assert state(project) == "serving"
 
 
+def test_start_serves_again_what_the_state_says(project: Project) -> None:
+    def start() -> Any:
+        host.start(project, "production")
+        return state(project)
+
+    assert start() == "nothing deployed"
+    assert processes(project.work) == []
+    a = make_candidate(project, "a")
+    deploy(project, a)
+    (before,) = Target(project, "production").services()
+    assert start() == "serving"
+    assert Target(project, "production").services() == [before]  # what is well is left alone
+    for folder in ("proxy", "services", "."):  # the last as a reboot: nothing runs
+        for process in processes(project.work / "production" / folder):
+            process.kill()
+            process.wait()
+        found = host.status(project, "production")
+        assert found["state"] == "unhealthy"
+        assert "`ml deploy --start --to production`" in found["problem"]
+        assert start() == "serving"
+        assert served(project) == a.digest
+    host.stop(project, "production")
+    found = host.status(project, "production")
+    assert found["problem"] == "nothing runs; run `ml deploy --start --to production`"
+    assert start() == "serving"
+    assert running(project) == [a.digest]
+    assert len(event_log(project).events()) == 2
+
+
+def test_start_leaves_a_rollout_alone_and_mends_one_that_was_killed(
+    project: Project, a: Candidate
+) -> None:
+    stepped = configured(project, "canary: []", "canary: [{weight: 0.5, seconds: 30}]")
+    b = make_candidate(project, "b", against=a)
+    rollout = in_child(10_000, die, lambda: deploy(stepped, b))
+    while Target(project, "production").state().weight == 0:
+        assert os.waitpid(rollout, os.WNOHANG) == (0, 0)
+        time.sleep(0.05)
+    host.start(project, "production")
+    now = Target(project, "production").state()
+    assert (now.trying and now.trying.digest, now.weight) == (b.digest, 0.5)
+    assert sorted(running(project)) == sorted([a.digest, b.digest])
+    assert os.waitpid(rollout, os.WNOHANG) == (0, 0)
+    os.kill(rollout, signal.SIGKILL)
+    os.waitpid(rollout, 0)
+    host.start(project, "production")
+    assert Target(project, "production").state().trying is None
+    assert (served(project), running(project)) == (a.digest, [a.digest])
+
+
 def test_a_changed_port_moves_the_proxy(project: Project, a: Candidate) -> None:
     old = project.delivery.environments["production"].port
     moved = configured(project, old, free_port())

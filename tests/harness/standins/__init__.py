@@ -2,7 +2,7 @@
 
 A folder `owner__name` holds one for an action of that name, in Python, with the action's own
 inputs; any other action gets a recorder, which writes its inputs to the run's `calls.jsonl`.
-`actions/checkout` is built into act.
+`actions/checkout` is built into act. The program `gh` has a stand-in too.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from ..workflow import remote_actions
 
 _HERE = Path(__file__).parent
+GH = _HERE / "gh"
 
 
 def prepare(project: Path, workflow: dict[str, Any], folder: Path) -> dict[tuple[str, str], Path]:

@@ -112,8 +112,9 @@ class GitLog(DirectoryLog):
             if version != seen:
                 self._git("fetch", "--quiet", "--no-write-fetch-head", self.remote, BRANCH)
         except UserError as error:
-            if fresh:
-                raise UserError(f"the event log is out of reach: {error}") from error
+            if fresh or not seen:
+                mend = "in a job: is GH_TOKEN set, and did `gh auth setup-git` run before?"
+                raise UserError(f"the event log is out of reach: {error}\n{mend}") from error
             version = seen
         if not version:  # what was written before there was a branch
             return "", super()._read()[1]

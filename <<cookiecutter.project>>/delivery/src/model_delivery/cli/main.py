@@ -45,6 +45,8 @@ Prove = Annotated[bool, typer.Option("--prove", help="Break the data instead: is
 Until = Annotated[stages.Stage, typer.Option(help="The last stage to run.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0 takes a free one.")]
 Stop = Annotated[bool, typer.Option("--stop", help="Stop service and proxy; it stays deployed.")]
+_AGAIN = "Serve again what is deployed, after a reboot or a crash."
+Start = Annotated[bool, typer.Option("--start", help=_AGAIN)]
 Where = Annotated[EnvironmentName, typer.Option("--to", help="Which environment.")]
 Of = Annotated[EnvironmentName, typer.Option("--in", help="Which environment.")]
 Watch = Annotated[bool, typer.Option("--watch", help="Look again every second, until Ctrl-C.")]
@@ -138,13 +140,17 @@ def ship(
 
 @app.command()
 def deploy(
-    to: Where = PRODUCTION, stop: Stop = False, event: Why = None, as_json: Json = False
+    to: Where = PRODUCTION,
+    start: Start = False,
+    stop: Stop = False,
+    event: Why = None,
+    as_json: Json = False,
 ) -> None:
     """Make an environment serve the current candidate, if gates and rollout allow it."""
     run = _run(event)
     run.environment = to
-    if stop:
-        host.stop(run.project, to)
+    if start or stop:
+        (host.stop if stop else host.start)(run.project, to)
         status(to, as_json=as_json)
     verdict = stages.deploy(run)
     if not as_json:

@@ -23,7 +23,7 @@ from model_delivery.report.render import value_of
 from model_delivery.report.verdict import Check, Outcome, Verdict, allows_promotion, fixed, worst
 from model_delivery.report.verdict import Event as Trigger
 from model_delivery.rollout import canary
-from model_delivery.rollout.target import EnvironmentName, Target
+from model_delivery.rollout.target import BusyError, EnvironmentName, Target
 from model_delivery.training.snapshot import find_snapshot
 
 log = logging.getLogger(__name__)
@@ -137,8 +137,15 @@ def rollback(project: Project, environment: EnvironmentName, release: str | None
         return target.state().moves[0]
 
 
+def start(project: Project, environment: EnvironmentName) -> None:
+    """Serve again what is deployed; to a command at work, as a rollout, it is left."""
+    target = Target(project, environment)
+    with suppress(BusyError), target.lock():
+        _converge(target)
+
+
 def stop(project: Project, environment: EnvironmentName) -> None:
-    """Stop services and proxy; `deploy` starts them again."""
+    """Stop services and proxy; `start` starts them again."""
     target = Target(project, environment)
     with target.lock():
         _halt(target)
@@ -172,7 +179,7 @@ def status(project: Project, environment: EnvironmentName) -> dict[str, Any]:
     return {
         "environment": environment,
         "state": health,
-        "problem": f"{problem}; run `ml rollback {current.release}`" if problem else "",
+        "problem": f"{problem}; run `ml deploy --start --to {environment}`" if problem else "",
         "release": current.release,
         "digest": current.digest,
         "since": f"{current.time}, {current.type} by {current.who}",

@@ -9,10 +9,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from subprocess import DEVNULL, STDOUT, Popen
+from subprocess import Popen
 from typing import cast
 
 from model_delivery.bundle.candidate import load_candidate
+from model_delivery.bundle.launch import spawn
 from model_delivery.errors import UserError
 from model_delivery.project import find_project
 from model_delivery.report.verdict import USAGE, Event, Verdict
@@ -30,16 +31,9 @@ def supervise(target: Target, digest: str, trigger: Event, show: Callable[[str],
         folder.mkdir(parents=True, exist_ok=True)
     # GitHub's runner ends, with a job, whatever carries its mark.
     env = {k: v for k, v in os.environ.items() if k != "RUNNER_TRACKING_ID"}
-    with log.open("wb") as output:
-        process = Popen(
-            [sys.executable, "-m", __name__, target.name, digest, trigger],
-            cwd=target.project.root,
-            env=env | {"TMPDIR": str(target.supervisor.resolve())},
-            stdin=DEVNULL,
-            stdout=output,
-            stderr=STDOUT,
-            start_new_session=True,
-        )
+    env |= {"TMPDIR": str(target.supervisor.resolve())}
+    command = [sys.executable, "-m", __name__, target.name, digest, trigger]
+    process = spawn(command, target.project.root, env, log)
     try:
         said = _follow(process, log, show)
     except KeyboardInterrupt:

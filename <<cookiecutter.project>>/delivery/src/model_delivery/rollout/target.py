@@ -31,6 +31,10 @@ from model_delivery.rollout.proxy import Caddy
 EnvironmentName = Literal["test", "staging", "production"]
 
 
+class BusyError(UserError):
+    """Another command changes the target."""
+
+
 class State(Strict):
     """The move after which an environment serves what it serves, and what is around it."""
 
@@ -89,7 +93,7 @@ class Target:
             else:
                 busy = f"{self.name} is busy: process {path.read_text()} changes it"
                 what = "wait for it, or end it by `ml rollback`"
-                raise UserError(f"{busy}; {what}")
+                raise BusyError(f"{busy}; {what}")
             with suppress(OSError):  # a full disk must not keep anyone from stopping
                 path.write_text(str(os.getpid()))
             yield
