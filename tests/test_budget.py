@@ -27,11 +27,18 @@ def limits() -> dict[str, int]:
     """Read the table of docs/budget.md; a row about "its" belongs to the part named above it."""
     found: dict[str, int] = {}
     part = ""
-    text = (ROOT / "docs" / "budget.md").read_text()
+    text = (ROOT / "docs" / "budget.md").read_text().partition("## Debt")[0]
     for what, limit in re.findall(r"^\| (.+?) \| (\d+) \|$", text, re.MULTILINE):
         part = what if " its " not in what else part
         found[what if part == what else f"{part}: {what}"] = int(limit)
     return found
+
+
+def debt() -> dict[str, int]:
+    """Read the second table of docs/budget.md: limits that are passed today, and by how much."""
+    text = (ROOT / "docs" / "budget.md").read_text().partition("## Debt")[2]
+    rows = re.findall(r"^\| (.+?) \| (\d+) \|$", text, re.MULTILINE)
+    return {what: int(count) for what, count in rows}
 
 
 def lines(project: BakedProject, file: Path) -> int:
@@ -89,11 +96,18 @@ def test_every_limit_is_counted(counted: dict[str, int]) -> None:
     assert counted.keys() | {MEGABYTES} == limits().keys()
 
 
-@pytest.mark.parametrize("what", sorted(limits().keys() - {MEGABYTES}))
+@pytest.mark.parametrize("what", sorted(limits().keys() - {MEGABYTES} - debt().keys()))
 def test_a_default_project_keeps_the_limit(counted: dict[str, int], what: str) -> None:
     print(f"{counted[what]:6} of {limits()[what]:6}  {what}")
     assert counted[what] > 0, "nothing was counted"
     assert counted[what] <= limits()[what]
+
+
+@pytest.mark.parametrize("what", sorted(debt()))
+def test_debt_is_real_and_does_not_grow(counted: dict[str, int], what: str) -> None:
+    """A limit that is passed today is held where it stands; once kept, it leaves the table."""
+    print(f"{counted[what]:6} of {limits()[what]:6}  {what}, at most {debt()[what]} today")
+    assert limits()[what] < counted[what] <= debt()[what]
 
 
 def test_the_environment_keeps_the_limit(ready: BakedProject) -> None:
