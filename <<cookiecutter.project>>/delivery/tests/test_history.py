@@ -75,7 +75,9 @@ def test_a_lineage_names_the_champion_beside_and_what_came_after(project: Projec
     assert all(line.endswith("(ann, local)") for line in told)
     assert re.search("v2  b{12}  registered   model warn", told[0])
     assert re.search("v2  b{12}  promoted     production", told[1])
-    assert re.search("v1  a{12}  rolled_back  production  error_share 0.2 > 0.01", told[2])
+    assert re.search(
+        "v1  a{12}  rolled_back  production from b{12}  error_share 0.2 > 0.01", told[2]
+    )
 
 
 def test_a_first_release_was_judged_beside_nobody(project: Project) -> None:

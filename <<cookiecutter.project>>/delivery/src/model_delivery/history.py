@@ -40,6 +40,7 @@ def line(event: Event) -> str:
     """Return an event as one line."""
     judged = ", ".join(f"{gate} {outcome}" for gate, outcome in event.verdicts.items())
     what = f"{event.release}  {event.digest[:12]}  {event.type:11}  {event.environment or judged}"
+    what += f" from {event.previous[:12]}" if event.previous else ""
     return clean(f"{event.time[:19]}  {what}  {event.reason}  ({event.who}, {event.trigger})")
 
 

@@ -23,6 +23,7 @@ from model_delivery.registry import event_log
 from model_delivery.report.verdict import USAGE, Event, exit_code
 from model_delivery.rollout import host
 from model_delivery.rollout.target import EnvironmentName, Target
+from model_delivery.rollout.target import status as rollout_status
 from model_delivery.training.snapshot import current_snapshot
 
 HELP = (
@@ -43,7 +44,8 @@ Day = Annotated[dt.datetime | None, typer.Option("--as-of", help=_DAY, formats=[
 One = Annotated[Gate | None, typer.Argument(help="Which gate; default: all.")]
 Prove = Annotated[bool, typer.Option("--prove", help="Break the data instead: is it noticed?")]
 Until = Annotated[stages.Stage, typer.Option(help="The last stage to run.")]
-Port = Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0 takes a free one.")]
+Port = Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")]
+FreePort = Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0 takes a free one.")]
 Stop = Annotated[bool, typer.Option("--stop", help="Stop service and proxy; it stays deployed.")]
 _AGAIN = "Serve again what is deployed, after a reboot or a crash."
 Start = Annotated[bool, typer.Option("--start", help=_AGAIN)]
@@ -149,21 +151,27 @@ def deploy(
     """Make an environment serve the current candidate, if gates and rollout allow it."""
     run = _run(event)
     run.environment = to
+    if start and stop:
+        raise UserError("--start or --stop: one of them")
     if start or stop:
         (host.stop if stop else host.start)(run.project, to)
         status(to, as_json=as_json)
     verdict = stages.deploy(run)
     if not as_json:
         screen.show_verdicts([verdict], run.event, False)
-    health = screen.show_status(host.status(run.project, to), as_json)
+    health = screen.show_status(rollout_status(run.project, to), as_json)
     raise typer.Exit(exit_code([verdict.outcome], run.event) or health)
 
 
 @app.command()
 def rollback(release: Release = None, of: Of = PRODUCTION, as_json: Json = False) -> None:
     """Make an environment serve an installed release again: seconds, no registry, no network."""
+    target = Target(find_project(), of)
+    before = target.state().current
     with screen.step("rollback"):
-        host.rollback(find_project(), of, release)
+        after = host.rollback(target.project, of, release)
+    if after == before:
+        screen.say(f"it served {after.release} already; `ml rollback RELEASE` names another")
     status(of, as_json=as_json)
 
 
@@ -173,9 +181,9 @@ def status(of: Of = PRODUCTION, watch: Watch = False, as_json: Json = False) -> 
     project = find_project()
     while watch:
         screen.results.clear()
-        screen.show_status(host.status(project, of), as_json)
+        screen.show_status(rollout_status(project, of), as_json)
         time.sleep(1)
-    raise typer.Exit(screen.show_status(host.status(project, of), as_json))
+    raise typer.Exit(screen.show_status(rollout_status(project, of), as_json))
 
 
 @app.command()
@@ -183,7 +191,7 @@ def history(
     lineage: Lineage = None,
     compare: Compare = None,
     ui: Ui = False,
-    port: Port = 0,
+    port: FreePort = 0,
     as_json: Json = False,
 ) -> None:
     """Say what was registered, judged, promoted and rolled back, when and by whom."""

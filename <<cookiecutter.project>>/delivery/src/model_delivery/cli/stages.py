@@ -184,6 +184,8 @@ def _found(project: Project) -> tuple[list[Verdict], dict[str, Any]]:
     candidate = current_candidate(project) if (project.work / CURRENT).exists() else None
     if candidate and candidate.lineage["snapshot"] == snapshot.name:
         found += [candidate.verdict(gate) for gate in GATES if gate != "data"]
+        tried = Target(project, "production").state().verdict
+        found += [tried if tried and tried.subject == candidate.digest else None]
         about, changed = candidate.lineage, candidate.lineage["changed_files"]
         more = f" (not committed: {changed} files)" if changed else ""
         facts["commit"] = f"{about['commit'] or 'no commit'}{more}"

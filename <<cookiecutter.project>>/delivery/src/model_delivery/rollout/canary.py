@@ -32,6 +32,8 @@ SIGNIFICANCE = 0.001
 """Of a failure: it is looked for every second, and a false alarm costs a release."""
 FEW = 3
 """Wrong answers to drawn rows after which no more are asked for: each may take its timeout."""
+DISTINCT = 10
+"""Different scores of the champion; with fewer, clients send too few different rows to compare."""
 GOOD = (Outcome.PASS, Outcome.WARN)
 
 
@@ -80,8 +82,8 @@ def shadow(project: Project, challenger: Running, champion: Running | None) -> l
     rows = draw_rows(project.contract, limits.shadow_rows, seed=1)
     scores, slips = _ask(challenger, rows)
     first = f"; first: {slips[0]}" if slips else ""
-    said = f"{np.isfinite(scores).sum()} of {len(rows)} drawn rows got a probability{first}"
-    checks = [fixed("shadow_answers", not slips, said, len(slips))]
+    good = f"{np.isfinite(scores).sum()} of {len(rows)}"
+    checks = [fixed("shadow_answers", not slips, f"drawn rows got a probability{first}", good)]
     old, strange = _ask(champion, rows) if champion and not slips else (scores, ["none"])
     if not strange:  # else the champion takes other requests, of which clients will tell
         value = float(ks_2samp(scores, old).statistic)
@@ -120,13 +122,18 @@ def watch(
 def compare(limits: RolloutLimits, own: list[Answer], old: list[Answer]) -> list[Check]:
     """Judge one arm's failures, latency and scores beside the other's."""
     fewest, counts = min(len(own), len(old)), f"{len(own)} answers, {len(old)} of the champion"
+    few = "; send more, lower `min_requests`, or set `canary: []` to switch at once"
     enough, most = fewest >= limits.min_requests, f"≥ {limits.min_requests}"
     outcome = Outcome.PASS if enough else Outcome.INCONCLUSIVE
-    checks = [Check(name="requests", outcome=outcome, sentence=counts, value=fewest, limit=most)]
+    said = counts if enough else counts + few
+    checks = [Check(name="requests", outcome=outcome, sentence=said, value=fewest, limit=most)]
     found = {
         "error_share": (_failed(own, old), "share of failed answers, less the champion's"),
         "p95_ms": (_slower(own, old), "ms that 95 % of answers took at most, less the champion's"),
-        "score_distance": (_distance(own, old), "distance of scores (Kolmogorov-Smirnov)"),
+        "score_distance": (
+            _distance(own, old),
+            "distance of different rows' scores (Kolmogorov-Smirnov)",
+        ),
     }
     for name, (value, what) in found.items():
         limit = getattr(limits, name)
@@ -200,7 +207,7 @@ def _quantile(arm: list[Answer]) -> Estimate:
 def _distance(own: list[Answer], old: list[Answer]) -> Estimate:
     """Return the largest difference of distribution functions, within the band of its test."""
     a, b = ([x.score for x in arm if math.isfinite(x.score)] for arm in (own, old))
-    if not a or not b:
+    if not a or len(set(b)) < DISTINCT:
         return Estimate(math.nan, math.nan, math.nan)
     value = float(ks_2samp(a, b, method="asymp").statistic)
     band = math.sqrt(-math.log(SIGNIFICANCE / 2) / 2 * (1 / len(a) + 1 / len(b)))

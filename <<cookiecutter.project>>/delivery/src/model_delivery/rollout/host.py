@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from model_delivery.bundle.candidate import Candidate
-from model_delivery.bundle.launch import NotReadyError, Running, end, identity, processes
+from model_delivery.bundle.launch import NotReadyError, Running, end
 from model_delivery.contract.settings import PATIENCE
 from model_delivery.errors import UserError
 from model_delivery.files import changed_files
@@ -23,7 +23,7 @@ from model_delivery.report.render import value_of
 from model_delivery.report.verdict import Check, Outcome, Verdict, allows_promotion, fixed, worst
 from model_delivery.report.verdict import Event as Trigger
 from model_delivery.rollout import canary
-from model_delivery.rollout.target import BusyError, EnvironmentName, Target
+from model_delivery.rollout.target import BusyError, EnvironmentName, Target, told
 from model_delivery.training.snapshot import find_snapshot
 
 log = logging.getLogger(__name__)
@@ -42,29 +42,29 @@ def deploy(
         target.proxy.check_port()
         if target.state().trying:  # by a supervisor that was killed
             _converge(target)
-        state, current = target.state(), target.state().current
+        current = target.state().current
         if current is not None and current.digest == candidate.digest:
             _converge(target)
-            served = fixed("served", True, f"{environment} serves {current.release} already")
+            said = f"{environment} serves it already"
+            served = fixed("served", True, said, current.release)
             verdict = Verdict(gate="rollout", subject=current.digest, checks=[served])
             target.save(target.state(), verdict=verdict)
             return verdict
         back = current and (current.type, current.previous) == ("rolled_back", candidate.digest)
-        undecided = state.verdict and state.verdict.outcome is Outcome.INCONCLUSIVE
-        if current and back and not undecided:
+        if current and back and not current.reason:  # by hand, after it had served
             again = "train another candidate, or name its release in `ml rollback`"
             raise UserError(f"{candidate.short} was rolled back at {current.time}: {again}")
-        said = admit(project, environment, candidate, trigger, current)
-        goal = register(project, candidate, said, trigger)
-        move = _event(target, goal, type="promoted", verdicts=said, trigger=trigger)
+        judged = admit(project, environment, candidate, trigger, current)
+        goal = register(project, candidate, judged, trigger)
+        facts: dict[str, Any] = {"type": "promoted", "verdicts": judged, "trigger": trigger}
         with _undone(target):
-            verdict = _try(target, move)
+            verdict = _try(target, _event(target, goal, **facts))
             if verdict.outcome in canary.GOOD:
-                _settle(target, move)
+                _settle(target, _event(target, goal, **facts))  # of now
             elif current:
-                why = _told(verdict.decisive)
-                facts = {"previous": move.digest, "reason": why, "trigger": trigger}
-                _settle(target, _event(target, current, type="rolled_back", **facts))
+                facts = {"previous": goal.digest, "reason": told(verdict.decisive)}
+                facts |= {"type": "rolled_back", "trigger": trigger}
+                _settle(target, _event(target, current, **facts))
         _converge(target)
         return verdict
 
@@ -152,51 +152,6 @@ def stop(project: Project, environment: EnvironmentName) -> None:
         target.tell()
 
 
-def status(project: Project, environment: EnvironmentName) -> dict[str, Any]:
-    """Return what an environment serves and how it is, asked of the machine; takes no lock.
-
-    `state` is `nothing deployed`, `stopped`, `serving`, or `unhealthy` with a `problem`.
-    """
-    target = Target(project, environment)
-    state, services = target.state(), target.services()
-    current, verdict, health, problem = state.current, state.verdict, "serving", ""
-    if current is None:
-        return {"environment": environment, "state": "nothing deployed"}
-    mine = [service for service in services if service.digest == current.digest]
-    if not services and not processes(target.folder):
-        health, problem = "stopped", "nothing runs"
-    elif not any(service.answers() for service in mine):
-        health, problem = "unhealthy", f"the service of {current.release} does not answer"
-    elif identity(target.url) not in [(one.digest, one.launch) for one in services]:
-        health, problem = "unhealthy", f"the proxy does not lead to {current.release}"
-    well = {service.digest for service in services if service.answers()}
-    arms = {
-        move.release: f"{share:.0%} of requests, {'answers' if move.digest in well else 'silent'}"
-        for move, share in ((current, 1 - state.weight), (state.trying, state.weight))
-        if move
-    }
-    going = "under way" if processes(target.supervisor) else "interrupted; run `ml rollback`"
-    return {
-        "environment": environment,
-        "state": health,
-        "problem": f"{problem}; run `ml deploy --start --to {environment}`" if problem else "",
-        "release": current.release,
-        "digest": current.digest,
-        "since": f"{current.time}, {current.type} by {current.who}",
-        "clients": f"{target.url}/predict",
-        "installed": [move.release for move in state.moves],
-        "untold": len(state.untold),
-        "arms": arms,
-        "rollout": going if state.trying else "",
-        "decided": f"{verdict.outcome}: {_told(verdict.decisive)}" if verdict else "",
-    }
-
-
-def _told(check: Check) -> str:
-    limit = f" ({value_of(check)[0]}, limit {check.limit})" if check.limit else ""
-    return f"{check.name}{limit} {check.sentence}"
-
-
 def _event(target: Target, goal: Event, **facts: Any) -> Event:
     """Return the move after which the target serves a release, from what it serves now."""
     known = goal.model_dump(include={"digest", "release", "as_of", "commit", "blob"})
@@ -207,7 +162,8 @@ def _event(target: Target, goal: Event, **facts: Any) -> Event:
 
 def _try(target: Target, move: Event) -> Verdict:
     """Let a release prove itself, stage by stage, until one is no pass; return the verdict."""
-    checks, verdict = list[Check](), Verdict(gate="rollout", subject=move.digest)
+    limits, checks = limits_hash(target.project, "rollout"), list[Check]()
+    verdict = Verdict(gate="rollout", subject=move.digest, limits=limits)
     for found in _stages(target, move):
         checks += found
         verdict = verdict.model_copy(update={"checks": checks})

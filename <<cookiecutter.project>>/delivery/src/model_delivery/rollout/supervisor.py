@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from signal import SIGTERM
 from subprocess import Popen
 from typing import cast
 
@@ -42,9 +43,11 @@ def supervise(target: Target, digest: str, trigger: Event, show: Callable[[str],
     if process.returncode == 0 and (verdict := target.state().verdict):
         return verdict
     if process.returncode == USAGE:
+        log.unlink()  # all of it is told here
         raise UserError(said[-1])
-    why = f"ended with code {process.returncode}"  # -15: by `ml rollback`
-    raise UserError(f"the rollout {why}; see {log} and `ml status`")
+    by_hand = process.returncode == -SIGTERM
+    why = "by `ml rollback`" if by_hand else f"with code {process.returncode}"
+    raise UserError(f"the rollout was ended {why}; see {log} and `ml status`")
 
 
 def _follow(process: Popen[bytes], log: Path, show: Callable[[str], None]) -> list[str]:

@@ -18,14 +18,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from model_delivery.bundle.launch import Running, end, start
+from model_delivery.bundle.launch import Running, end, identity, processes, start
 from model_delivery.contract.settings import Environment
 from model_delivery.errors import UserError
 from model_delivery.files import read_json, verify, write_atomic, write_json
 from model_delivery.project import Project
 from model_delivery.protocols import Strict
 from model_delivery.registry import Event, blob_store, event_log
-from model_delivery.report.verdict import Verdict
+from model_delivery.report.render import value_of
+from model_delivery.report.verdict import Check, Verdict
 from model_delivery.rollout.proxy import Caddy
 
 EnvironmentName = Literal["test", "staging", "production"]
@@ -145,3 +146,52 @@ class Target:
         for release in self.folder.glob("releases/*"):
             if release.name not in digests:
                 shutil.rmtree(release, ignore_errors=True)
+
+
+def status(project: Project, environment: EnvironmentName) -> dict[str, Any]:
+    """Return what an environment serves and how it is, asked of the machine; takes no lock.
+
+    `state` is `nothing deployed`, `stopped`, `serving`, or `unhealthy` with a `problem`.
+    """
+    target = Target(project, environment)
+    state, services = target.state(), target.services()
+    current, verdict, health, problem = state.current, state.verdict, "serving", ""
+    if current is None:
+        return {"environment": environment, "state": "nothing deployed"}
+    mine = [service for service in services if service.digest == current.digest]
+    if not services and not processes(target.folder):
+        health, problem = "stopped", "nothing runs"
+    elif not any(service.answers() for service in mine):
+        health, problem = "unhealthy", f"the service of {current.release} does not answer"
+    elif identity(target.url) not in [(one.digest, one.launch) for one in services]:
+        health, problem = "unhealthy", f"the proxy does not lead to {current.release}"
+    well = {service.digest for service in services if service.answers()}
+    arms = {
+        move.release: f"{share:.0%} of requests, {'answers' if move.digest in well else 'silent'}"
+        for move, share in ((current, 1 - state.weight), (state.trying, state.weight))
+        if move
+    }
+    decided = ""
+    if verdict:
+        decided = f"on {verdict.subject[:12]}: {verdict.outcome}, {told(verdict.decisive)}"
+    going = "under way" if processes(target.supervisor) else "interrupted; run `ml rollback`"
+    return {
+        "environment": environment,
+        "state": health,
+        "problem": f"{problem}; run `ml deploy --start --to {environment}`" if problem else "",
+        "release": current.release,
+        "digest": current.digest,
+        "since": f"{current.time}, {current.type} by {current.who}",
+        "clients": f"{target.url}/predict",
+        "installed": [move.release for move in state.moves],
+        "untold": len(state.untold),
+        "arms": arms,
+        "rollout": going if state.trying else "",
+        "so far" if state.trying else "decided": decided,
+    }
+
+
+def told(check: Check) -> str:
+    """Return a check with its value and limit."""
+    limit = f" ({value_of(check)[0]}, limit {check.limit})" if check.limit else ""
+    return f"{check.name}{limit} {check.sentence}"
