@@ -109,7 +109,7 @@ def watch(
         if not any(champion.answers(url) for _ in range(2)):
             raise UserError("the champion does not answer any more, or the proxy before it")
         checks = [
-            fixed("alive", memory != 0, "a process of the release's service is left"),
+            fixed("alive", memory != 0, "a process of its service is left", f"{memory > 0}"),
             judge("memory_mb", limits.memory_mb, memory, "MB of memory in use"),
             *compare(limits, *arms),
         ]
