@@ -26,11 +26,12 @@ def project(
 ) -> Iterator[BakedProject]:
     """Return a trained project of this module's own: a free port, and a load of few seconds."""
     copy = trained.copy(tmp_path_factory.mktemp("verbs"))
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    one, two = (socket.create_server(("127.0.0.1", 0)) for _ in range(2))
+    with one, two:
+        port, other = (probe.getsockname()[1] for probe in (one, two))
     at_once = {"port": port, "canary": []}  # tests/test_canary.py is about the steps
     change(copy, "delivery", lambda it: it["environments"]["production"].update(at_once))
-    change(copy, "delivery", lambda it: it["environments"]["staging"].update(port=port + 1))
+    change(copy, "delivery", lambda it: it["environments"]["staging"].update(port=other))
     change(copy, "gates", lambda it: it["load"].update(loosened(it["load"])))
     yield copy
     copy.ml("deploy", "--stop")

@@ -158,14 +158,13 @@ def status(project: Project, environment: EnvironmentName) -> dict[str, Any]:
     current, verdict, health, problem = state.current, state.verdict, "serving", ""
     if current is None:
         return {"environment": environment, "state": "nothing deployed"}
-    mine = [service for service in services if service.digest == current.digest]
+    well = {service.digest for service in services if service.answers()}
     if not services and not processes(target.folder):
         health, problem = "stopped", "nothing runs"
-    elif not any(service.answers() for service in mine):
+    elif current.digest not in well:
         health, problem = "unhealthy", f"the service of {current.release} does not answer"
     elif identity(target.url) not in [(one.digest, one.launch) for one in services]:
         health, problem = "unhealthy", f"the proxy does not lead to {current.release}"
-    well = {service.digest for service in services if service.answers()}
     arms = {
         move.release: f"{share:.0%} of requests, {'answers' if move.digest in well else 'silent'}"
         for move, share in ((current, 1 - state.weight), (state.trying, state.weight))
