@@ -158,7 +158,7 @@ FAULTS = {
     "crash": ("ready", 0),
     "never-ready": ("ready", 0),
     "memory": (("memory_mb", "p95_ms"), 0),
-    "kill": ("alive", 0),
+    "kill": (("alive", "error_share"), 0),
     "drops": ("error_share", 0),
     "hangs": (("error_share", "requests", "p95_ms"), WORST),
 }
