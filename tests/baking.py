@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,12 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """
     away = {"VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "GITHUB_EVENT_NAME"}
     return {k: v for k, v in os.environ.items() if k not in away} | dict(extra or {})
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
 
 
 @dataclass(frozen=True)

@@ -23,22 +23,25 @@ WORKFLOWS = "lines in workflows and actions, `.github/`"
 README = "lines in the README"
 
 
+def table(part: int) -> list[tuple[str, str]]:
+    """Return the rows of docs/budget.md before (0) or after (2) the heading of the debt."""
+    text = (ROOT / "docs" / "budget.md").read_text().partition("## Debt")[part]
+    return re.findall(r"^\| (.+?) \| (\d+) \|$", text, re.MULTILINE)
+
+
 def limits() -> dict[str, int]:
-    """Read the table of docs/budget.md; a row about "its" belongs to the part named above it."""
+    """Return the limits; a row about "its" belongs to the part named above it."""
     found: dict[str, int] = {}
     part = ""
-    text = (ROOT / "docs" / "budget.md").read_text().partition("## Debt")[0]
-    for what, limit in re.findall(r"^\| (.+?) \| (\d+) \|$", text, re.MULTILINE):
+    for what, limit in table(0):
         part = what if " its " not in what else part
         found[what if part == what else f"{part}: {what}"] = int(limit)
     return found
 
 
 def debt() -> dict[str, int]:
-    """Read the second table of docs/budget.md: limits that are passed today, and by how much."""
-    text = (ROOT / "docs" / "budget.md").read_text().partition("## Debt")[2]
-    rows = re.findall(r"^\| (.+?) \| (\d+) \|$", text, re.MULTILINE)
-    return {what: int(count) for what, count in rows}
+    """Return the limits that are passed today, and by how much."""
+    return {what: int(count) for what, count in table(2)}
 
 
 def lines(project: BakedProject, file: Path) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.baking import BakedProject, environment
+from tests.baking import BakedProject, environment, free_port
 
 HERE = Path(__file__).parent / "canary"
 RATE = 100
@@ -51,7 +50,7 @@ class Scene:
 
     def challenger(self, fault: str, seed: str) -> str:
         """Make a release the current candidate; return its digest."""
-        script = str(HERE / "challenger.py")
+        script = str(HERE.with_name("bench") / "challenger.py")
         return self.project.run("uv", "run", "python", script, fault, seed).stdout
 
     def state(self) -> dict[str, Any]:
@@ -75,8 +74,7 @@ class Traffic:
 @pytest.fixture(scope="module")
 def scene(trained: BakedProject, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     project = trained.copy(tmp_path_factory.mktemp("canary"))
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     settings = project.path / "config" / "delivery.yaml"
     rest = settings.read_text().partition("start_timeout_seconds: 60")[2].partition("\n")[2]
     settings.write_text(CONFIG.format(port=port) + rest)

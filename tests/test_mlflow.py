@@ -13,7 +13,6 @@ import os
 import resource
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -26,7 +25,7 @@ from typing import Any
 
 import pytest
 
-from tests.baking import BakedProject, environment
+from tests.baking import BakedProject, environment, free_port
 from tests.conftest import missing_packages
 
 PROGRAM = "delivery/src/model_delivery/checks/mlflow_view.py"
@@ -199,11 +198,6 @@ class Viewer:
         for program in [self.start(store, events) for _ in range(at_once)]:
             said = program.communicate(timeout=120)[1]
             assert program.returncode == 0, said
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def status(url: str) -> int | None:

@@ -17,10 +17,10 @@ COMMAND = re.compile(r"(?<=^ExecStart=)(/srv/ml/late-departures/\.venv/bin/ml) (
 
 def verify(folder: Path, **changes: str) -> str:
     """Return what systemd finds in the units when lines are changed, given as `Key="Key=value"`."""
+    lines = {"ExecStart": "ExecStart=/bin/true deploy --start", **changes}
     for name, text in UNITS.items():
-        for key, line in {"ExecStart": "ExecStart=/bin/true deploy --start", **changes}.items():
-            text = re.sub(rf"^{key}=.*$", line, text, flags=re.MULTILINE)  # noqa: PLW2901
-        (folder / name).write_text(text)
+        changed = re.sub(r"(?m)^(\w+)=.*$", lambda found: lines.get(found[1], found[0]), text)
+        (folder / name).write_text(changed)
     command = ["systemd-analyze", "verify", *(str(folder / name) for name in UNITS)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     said = (done.stdout + done.stderr).splitlines()

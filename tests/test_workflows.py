@@ -7,7 +7,6 @@ the job is taken over from the green run instead of being run again.
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.baking import BakedProject
+from tests.baking import BakedProject, free_port
 from tests.harness import FakeGitHub, PullRequest, Run, run_workflow
 from tests.harness.github import git
 
@@ -125,12 +124,6 @@ def delivered(propose: Propose) -> tuple[Case, str]:
     git(case.project, *WHO, "commit", "--quiet", "--all", "-m", "Learn more slowly")
     state = json.loads((case.project / ".ml" / "production" / "state.json").read_text())
     return case, state["moves"][0]["digest"]
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def expect(run: Run, **results: str) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from model_delivery.bundle.candidate import Candidate, candidate_folder, current_candidate
@@ -36,13 +37,22 @@ FAULTS = {
 def faulty(project: Project, good: Candidate, fault: str) -> Candidate:
     """Return a sealed copy of a candidate with one seeded fault."""
     pattern, old, new = FAULTS[fault]
-    with temporary_folder(project.work / "candidates") as folder:
-        shutil.copytree(good.folder, folder, dirs_exist_ok=True)
-        source = folder / "ship" / "src"
+
+    def seed(ship: Path) -> None:
+        source = ship / "src"
         file = source / pattern if "*" not in pattern else user_service(source, pattern)
         text, count = re.subn(old, new, file.read_text(), count=1, flags=re.DOTALL)
         assert count == 1, f"{file}: nowhere to seed the fault"
         file.write_text(text)
+
+    return altered(project, good, seed)
+
+
+def altered(project: Project, good: Candidate, alter: Callable[[Path], None]) -> Candidate:
+    """Return a sealed copy of a candidate after `alter` changed what ships of it."""
+    with temporary_folder(project.work / "candidates") as folder:
+        shutil.copytree(good.folder, folder, dirs_exist_ok=True)
+        alter(folder / "ship")
         digest = seal(folder / "ship")
         settle(folder, candidate_folder(project, digest))
     return Candidate(candidate_folder(project, digest))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
@@ -11,7 +10,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,7 +24,7 @@ from model_delivery.report.verdict import Outcome
 from model_delivery.rollout import canary
 from model_delivery.rollout.canary import Answer, Traffic, compare
 from model_delivery.rollout.target import Target, status
-from test_rollout import configured, deploy, make_candidate, rollback, served
+from test_rollout import clients, configured, deploy, make_candidate, rollback, served
 
 project, a = test_rollout.project, test_rollout.a  # fixtures
 SUPERVISOR = """
@@ -110,8 +108,8 @@ def test_the_log_is_read_on_whole_lines_only_and_after_it_rolled_over(tmp_path: 
         return json.dumps(logged) + "\n"
 
     def failed(arm: str) -> list[bool]:
-        service = Running(f"http://{arm}", arm, "launch", tmp_path)
-        return [answer.failed for answer in traffic.arm(service)]
+        [own] = traffic.read(Running(f"http://{arm}", arm, "launch", tmp_path))
+        return [answer.failed for answer in own]
 
     log = tmp_path / "access.log"
     log.write_text(line("old"))
@@ -138,27 +136,6 @@ def test_what_a_bad_release_may_cost_is_said_with_its_numbers() -> None:
 def stepped(project: Project, a: Candidate) -> Project:
     """Return a project whose next release has to pass two steps."""
     return configured(project, "canary: []", f"canary: [{test_rollout.STEPS}]")
-
-
-@contextlib.contextmanager
-def clients(project: Project) -> Iterator[list[str]]:
-    """Ask from four threads until the block ends; yield what they get."""
-    answers, done = list[str](), threading.Event()
-
-    def ask() -> None:
-        while not done.wait(0.01):
-            try:
-                answers.append(served(project))
-            except OSError as error:
-                answers.append(repr(error))
-
-    threads = [threading.Thread(target=ask, daemon=True) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    yield answers
-    done.set()
-    for thread in threads:
-        thread.join()
 
 
 def wait_for_canary(project: Project) -> None:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -46,8 +47,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
         event(C, "v3", parameters={"[bold]odd": "\x1b[31m"}),
     ]
     for it in log:
-        event_log(Project(tmp_path)).append(lambda _, it=it: it)  # type: ignore[misc]
+        event_log(Project(tmp_path)).append(partial(same, it))
     return Project(tmp_path)
+
+
+def same(event: Event, _: object) -> Event:
+    return event
 
 
 def run(*arguments: str) -> str:

@@ -236,8 +236,8 @@ def test_an_answer_that_was_lost_is_not_written_twice(
     log = DirectoryLog(tmp_path / "events")
     write = DirectoryLog._write
 
-    def cut(*arguments: object) -> None:
-        write(*arguments)  # type: ignore[arg-type]
+    def cut(log: DirectoryLog, version: str, name: str, content: bytes) -> None:
+        write(log, version, name, content)
         raise UserError("the connection broke")
 
     monkeypatch.setattr(DirectoryLog, "_write", cut)

@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -247,30 +248,38 @@ def test_every_answer_names_release_and_request_errors_included(
         assert code != 200 or json.loads(body)["id"] == headers["x-request-id"]
 
 
-def test_switches_under_traffic_fail_no_request(project: Project, a: Candidate) -> None:
-    b = make_candidate(project, "b", against=a)
-    answers: list[str] = []
-    done = threading.Event()
+@contextlib.contextmanager
+def clients(project: Project, pause: float = 0.01) -> Iterator[list[str]]:
+    """Ask from four threads, with pauses in seconds, until the block ends; yield what they get."""
+    answers, done = list[str](), threading.Event()
 
-    def client() -> None:
-        while not done.is_set():
+    def ask() -> None:
+        while not done.wait(pause):
             try:
                 answers.append(served(project))
             except (OSError, http.client.HTTPException) as error:
                 answers.append(repr(error))
 
-    clients = [threading.Thread(target=client, daemon=True) for _ in range(4)]
-    slow = threading.Thread(target=lambda: answers.append(f"slow {ask(project, '/slow')[1]}"))
-    for thread in (*clients, slow):
+    threads = [threading.Thread(target=ask, daemon=True) for _ in range(4)]
+    for thread in threads:
         thread.start()
-    time.sleep(0.3)
-    deploy(project, b)
-    for _ in range(2):
-        rollback(project)
-        rollback(project, b.short)
+    yield answers
     done.set()
-    for thread in (*clients, slow):
+    for thread in threads:
         thread.join()
+
+
+def test_switches_under_traffic_fail_no_request(project: Project, a: Candidate) -> None:
+    b = make_candidate(project, "b", against=a)
+    with clients(project, pause=0) as answers:
+        slow = threading.Thread(target=lambda: answers.append(f"slow {ask(project, '/slow')[1]}"))
+        slow.start()
+        time.sleep(0.3)
+        deploy(project, b)
+        for _ in range(2):
+            rollback(project)
+            rollback(project, b.short)
+    slow.join()
     [of_slow] = [answer for answer in answers if answer.startswith("slow")]
     assert a.digest in of_slow  # answered by the release that took it
     assert {*answers} == {a.digest, b.digest, of_slow}
@@ -564,7 +573,7 @@ def test_old_state_or_new_after_a_fault_at_each_durable_write(
     codes, moves, states = [], [a.digest], set()
     for step in itertools.count(1, STRIDE):
         b = make_candidate(project, f"b{step}", against=a)
-        child = in_child(step, act, lambda b=b: deploy(stepped, b))  # type: ignore[misc]
+        child = in_child(step, act, partial(deploy, stepped, b))
         while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):
             assert served(project) in (a.digest, b.digest)
         codes.append(os.waitstatus_to_exitcode(ended[1]))

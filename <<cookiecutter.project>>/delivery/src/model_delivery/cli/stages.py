@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 from model_delivery.bundle.candidate import CURRENT, Candidate, current_candidate, make_candidate
 from model_delivery.bundle.package import build_package
 from model_delivery.cli.screen import say, step
+from model_delivery.contract.settings import EnvironmentName
 from model_delivery.errors import UserError
 from model_delivery.files import write_atomic
 from model_delivery.gates import COMPARED, GATES, limits_hash
@@ -27,7 +28,7 @@ from model_delivery.registry import champion
 from model_delivery.report.render import render
 from model_delivery.report.verdict import Check, Event, Outcome, Report, Verdict, allows_promotion
 from model_delivery.rollout.supervisor import supervise
-from model_delivery.rollout.target import EnvironmentName, Target
+from model_delivery.rollout.target import Target
 from model_delivery.training import snapshot as data
 from model_delivery.training.snapshot import BrokenStructureError, Judged
 

@@ -179,8 +179,7 @@ class Gates(Strict):
     load: LoadLimits
 
 
-PATIENCE = 2.0
-"""A canary step's deadline, in multiples of its time."""
+EnvironmentName = Literal["test", "staging", "production"]
 
 
 class Step(Strict, allow_inf_nan=False):
@@ -188,6 +187,15 @@ class Step(Strict, allow_inf_nan=False):
 
     weight: Annotated[float, Field(gt=0, le=0.9)]  # the champion keeps some, to compare with
     seconds: PositiveFloat
+
+    @property
+    def deadline(self) -> float:
+        """The seconds after which it is inconclusive, if it is nothing else."""
+        return 2 * self.seconds
+
+    def most(self, rate: float) -> float:
+        """Return how many requests it can get, at a rate in requests a second."""
+        return self.weight * rate * self.deadline
 
 
 class Environment(Strict):
@@ -220,7 +228,7 @@ class RolloutLimits(Strict, allow_inf_nan=False):
 class Delivery(Strict):
     """The whole of `config/delivery.yaml`."""
 
-    environments: dict[Literal["test", "staging", "production"], Environment]
+    environments: dict[EnvironmentName, Environment]
     rollout: RolloutLimits
     keep_releases: Annotated[int, Field(ge=2)]
     start_timeout_seconds: PositiveFloat
@@ -229,7 +237,7 @@ class Delivery(Strict):
     @model_validator(mode="after")
     def _can_work(self) -> Self:
         for step in (step for place in self.environments.values() for step in place.canary):
-            most = step.weight * self.rollout.requests_per_second * step.seconds * PATIENCE
+            most = step.most(self.rollout.requests_per_second)
             if most < self.rollout.min_requests:
                 raise ValueError(f"a step of {step.weight:.0%} gets {most:.0f} requests: too few")
         ports = [environment.port for environment in self.environments.values()]

@@ -25,7 +25,7 @@ from model_delivery.gates import judge
 from model_delivery.project import Project
 from model_delivery.report.verdict import Check, Outcome, Table, Verdict, finite
 from model_delivery.serving import TWIN_MARK
-from model_delivery.training.metrics import Estimate
+from model_delivery.training.metrics import UNKNOWN, Estimate
 
 CANDIDATE, TWIN, CHAMPION = "candidate", "twin", "champion"
 Round = dict[str, dict[str, Any]]
@@ -35,7 +35,6 @@ TIMEOUT = 5.0
 """Seconds after which a request failed."""
 _SLACK_SECONDS = 60
 """How much longer than planned Locust may take, to start and for last answers, before it hangs."""
-_UNKNOWN = Estimate(float("nan"), float("nan"), float("nan"))
 MEASURES = (
     ("qps", "qps", None, "answers a second to all users"),
     ("p95_ms", "p95", None, "ms that 95 % of the answers took at most"),
@@ -127,7 +126,7 @@ def _interval(rounds: list[Round], key: str, target: str, other: str | None = No
     if other is not None:
         values = values / [each[other].get(key) or np.nan for each in rounds]
     if not len(values) or not np.isfinite(values).all():
-        return _UNKNOWN
+        return UNKNOWN
     draws = np.random.default_rng(0).choice(values, (2_000, len(values)))
     low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
     return Estimate(float(np.median(values)), float(low), float(high))
@@ -136,7 +135,7 @@ def _interval(rounds: list[Round], key: str, target: str, other: str | None = No
 def _share(part: int, whole: int) -> Estimate:
     """Return a share with its 95 % interval (Wilson 1927), which is sound near zero."""
     if whole == 0:
-        return _UNKNOWN
+        return UNKNOWN
     interval = binomtest(part, whole).proportion_ci(method="wilson")
     return Estimate(part / whole, interval.low, interval.high)
 

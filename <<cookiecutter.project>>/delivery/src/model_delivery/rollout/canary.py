@@ -11,7 +11,7 @@ import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import httpx
 import numpy as np
@@ -19,14 +19,14 @@ from scipy.stats import binom, binomtest, ks_2samp
 
 from model_delivery.bundle.launch import Running, megabytes
 from model_delivery.contract.draw import draw_rows
-from model_delivery.contract.settings import PATIENCE, Delivery, RolloutLimits, Step
+from model_delivery.contract.settings import Delivery, RolloutLimits, Step
 from model_delivery.errors import UserError
 from model_delivery.gates import judge
 from model_delivery.project import Project
 from model_delivery.protocols import Floats
 from model_delivery.report.verdict import Check, Outcome, fixed, worst
 from model_delivery.serving import SCORE, Prediction
-from model_delivery.training.metrics import Estimate
+from model_delivery.training.metrics import UNKNOWN, Estimate
 
 SIGNIFICANCE = 0.001
 """Of a failure: it is looked for every second, and a false alarm costs a release."""
@@ -50,6 +50,10 @@ class Answer(NamedTuple):
     milliseconds: float
     score: float
 
+    def by(self, digest: str) -> Self:
+        """Return it as failed, if another release gave it."""
+        return self._replace(failed=self.failed or self.digest != digest)
+
 
 @dataclass
 class Traffic:
@@ -59,8 +63,8 @@ class Traffic:
     offset: int
     answers: list[Answer] = field(default_factory=list)
 
-    def arm(self, service: Running) -> list[Answer]:
-        """Read on, whole lines only, and return what clients got who were led to a service."""
+    def read(self, *services: Running) -> list[list[Answer]]:
+        """Read on, whole lines only; return what clients got who were led to each service."""
         if self.log.stat().st_size < self.offset:  # rolled over
             self.offset = 0
         with self.log.open("rb") as stream:
@@ -70,9 +74,7 @@ class Traffic:
         self.offset += len(whole)
         self.answers += map(_answer, whole.splitlines())
         return [
-            answer._replace(failed=answer.failed or answer.digest != service.digest)
-            for answer in self.answers
-            if answer.arm == service.address
+            [a.by(one.digest) for a in self.answers if a.arm == one.address] for one in services
         ]
 
 
@@ -93,28 +95,23 @@ def shadow(project: Project, challenger: Running, champion: Running | None) -> l
 
 
 def watch(
-    limits: RolloutLimits,
-    step: Step,
-    traffic: Traffic,
-    url: str,
-    challenger: Running,
-    champion: Running,
+    limits: RolloutLimits, step: Step, traffic: Traffic, url: str, arms: tuple[Running, Running]
 ) -> list[Check]:
     """Look every second at what clients get in one step; return the checks that decide it."""
-    start = time.monotonic()
+    start, (challenger, champion) = time.monotonic(), arms
     while True:
         time.sleep(1)
-        arms = traffic.arm(challenger), traffic.arm(champion)
+        answers = traffic.read(*arms)
         memory, waited = megabytes(challenger.home), time.monotonic() - start
         if not any(champion.answers(url) for _ in range(2)):
             raise UserError("the champion does not answer any more, or the proxy before it")
         checks = [
-            fixed("alive", memory != 0, "a process of its service is left", f"{memory > 0}"),
+            fixed("alive", memory != 0, "a process of its service is left", f"{memory != 0}"),
             judge("memory_mb", limits.memory_mb, memory, "MB of memory in use"),
-            *compare(limits, *arms),
+            *compare(limits, *answers),
         ]
         outcome = worst([check.outcome for check in checks])
-        if outcome is Outcome.STOP or waited > step.seconds * (1 if outcome in GOOD else PATIENCE):
+        if outcome is Outcome.STOP or waited > (step.seconds if outcome in GOOD else step.deadline):
             at = f"at {step.weight:.0%} after {waited:.0f} s"
             return [c.model_copy(update={"sentence": f"{at}: {c.sentence}"}) for c in checks]
 
@@ -130,10 +127,7 @@ def compare(limits: RolloutLimits, own: list[Answer], old: list[Answer]) -> list
     found = {
         "error_share": (_failed(own, old), "share of failed answers, less the champion's"),
         "p95_ms": (_slower(own, old), "ms that 95 % of answers took at most, less the champion's"),
-        "score_distance": (
-            _distance(own, old),
-            "distance of different rows' scores (Kolmogorov-Smirnov)",
-        ),
+        "score_distance": (_distance(own, old), "Kolmogorov-Smirnov distance of rows' scores"),
     }
     for name, (value, what) in found.items():
         limit = getattr(limits, name)
@@ -149,9 +143,8 @@ def damage(settings: Delivery, steps: list[Step]) -> str:
     """Return what a bad release can cost at most, step by step, with the numbers behind it."""
     rate, lines = settings.rollout.requests_per_second, list[str]()
     for step in steps:
-        longest = step.seconds * PATIENCE
-        cost = f"{step.weight:.0%} × {rate:g} requests/s × {longest:g} s"
-        lines.append(f"{cost} = {step.weight * rate * longest:.0f} requests at most")
+        cost = f"{step.weight:.0%} × {rate:g} requests/s × {step.deadline:g} s"
+        lines.append(f"{cost} = {step.most(rate):.0f} requests at most")
     return "\n".join(lines) or "no canary: all clients at once"
 
 
@@ -182,7 +175,7 @@ def _ask(service: Running, rows: list[dict[str, Any]]) -> tuple[Floats, list[str
 def _failed(own: list[Answer], old: list[Answer]) -> Estimate:
     """Return the difference of failed shares (Newcombe 1998, with exact intervals)."""
     if not own or not old:
-        return Estimate(math.nan, math.nan, math.nan)
+        return UNKNOWN
     counts = [(sum(answer.failed for answer in arm), len(arm)) for arm in (own, old)]
     ends = [binomtest(*one).proportion_ci(1 - SIGNIFICANCE, "exact") for one in counts]
     (p, q), (a, b) = (part / whole for part, whole in counts), ends
@@ -198,7 +191,7 @@ def _slower(own: list[Answer], old: list[Answer]) -> Estimate:
 
 def _quantile(arm: list[Answer]) -> Estimate:
     if not arm:
-        return Estimate(math.nan, math.nan, math.nan)
+        return UNKNOWN
     waits = [-math.inf, *sorted(answer.milliseconds for answer in arm), math.inf]
     places = binom.ppf([SIGNIFICANCE / 2, 1 - SIGNIFICANCE / 2], len(arm), 0.95).astype(int)
     return Estimate(waits[math.ceil(0.95 * len(arm))], waits[places[0]], waits[places[1] + 1])
@@ -208,7 +201,7 @@ def _distance(own: list[Answer], old: list[Answer]) -> Estimate:
     """Return the largest difference of distribution functions, within the band of its test."""
     a, b = ([x.score for x in arm if math.isfinite(x.score)] for arm in (own, old))
     if not a or len(set(b)) < DISTINCT:
-        return Estimate(math.nan, math.nan, math.nan)
+        return UNKNOWN
     value = float(ks_2samp(a, b, method="asymp").statistic)
     band = math.sqrt(-math.log(SIGNIFICANCE / 2) / 2 * (1 / len(a) + 1 / len(b)))
     return Estimate(value, value - band, value + band)

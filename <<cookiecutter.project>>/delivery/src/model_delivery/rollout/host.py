@@ -13,7 +13,7 @@ from typing import Any
 
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.launch import NotReadyError, Running, end
-from model_delivery.contract.settings import PATIENCE
+from model_delivery.contract.settings import EnvironmentName
 from model_delivery.errors import UserError
 from model_delivery.files import changed_files
 from model_delivery.gates import COMPARED, GATES, limits_hash
@@ -23,7 +23,7 @@ from model_delivery.report.render import value_of
 from model_delivery.report.verdict import Check, Outcome, Verdict, allows_promotion, fixed, worst
 from model_delivery.report.verdict import Event as Trigger
 from model_delivery.rollout import canary
-from model_delivery.rollout.target import BusyError, EnvironmentName, Target, told
+from model_delivery.rollout.target import BusyError, Target, told
 from model_delivery.training.snapshot import find_snapshot
 
 log = logging.getLogger(__name__)
@@ -45,8 +45,7 @@ def deploy(
         current = target.state().current
         if current is not None and current.digest == candidate.digest:
             _converge(target)
-            said = f"{environment} serves it already"
-            served = fixed("served", True, said, current.release)
+            served = fixed("served", True, f"{environment} serves it already", current.release)
             verdict = Verdict(gate="rollout", subject=current.digest, checks=[served])
             target.save(target.state(), verdict=verdict)
             return verdict
@@ -130,8 +129,8 @@ def rollback(project: Project, environment: EnvironmentName, release: str | None
         if state.trying or found[0] is not state.current:
             facts = {"type": "rolled_back", "trigger": "local"}
             if state.trying:
-                told = f"by hand, when {state.weight:.0%} of the requests went to it"
-                facts |= {"previous": state.trying.digest, "reason": told}
+                why = f"by hand, when {state.weight:.0%} of the requests went to it"
+                facts |= {"previous": state.trying.digest, "reason": why}
             _settle(target, _event(target, found[0], **facts))
         _converge(target)
         return target.state().moves[0]
@@ -193,10 +192,10 @@ def _stages(target: Target, move: Event) -> Iterator[list[Check]]:
         log.info("%.0f%% of the requests for %g s", 100 * step.weight, step.seconds)
         target.save(target.state(), weight=step.weight)
         traffic = canary.Traffic(target.proxy.answers, target.proxy.answers.stat().st_size)
-        until = time.time() + PATIENCE * step.seconds + 5
-        arms = champion.address, challenger.address
-        target.proxy.route(current.release, *arms, weight=step.weight, until=until)
-        yield canary.watch(settings.rollout, step, traffic, target.url, challenger, champion)
+        until = time.time() + step.deadline + 5
+        places = champion.address, challenger.address
+        target.proxy.route(current.release, *places, weight=step.weight, until=until)
+        yield canary.watch(settings.rollout, step, traffic, target.url, (challenger, champion))
 
 
 def _settle(target: Target, move: Event) -> None:

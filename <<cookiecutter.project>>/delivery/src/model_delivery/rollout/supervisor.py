@@ -15,11 +15,12 @@ from typing import cast
 
 from model_delivery.bundle.candidate import load_candidate
 from model_delivery.bundle.launch import spawn
+from model_delivery.contract.settings import EnvironmentName
 from model_delivery.errors import UserError
 from model_delivery.project import find_project
 from model_delivery.report.verdict import USAGE, Event, Verdict
 from model_delivery.rollout import host
-from model_delivery.rollout.target import EnvironmentName, Target
+from model_delivery.rollout.target import Target
 
 
 def supervise(target: Target, digest: str, trigger: Event, show: Callable[[str], None]) -> Verdict:
@@ -40,13 +41,13 @@ def supervise(target: Target, digest: str, trigger: Event, show: Callable[[str],
     except KeyboardInterrupt:
         show("it goes on: `ml status --watch` follows it, `ml rollback` ends it")
         raise
-    if process.returncode == 0 and (verdict := target.state().verdict):
+    code = process.returncode
+    if code == 0 and (verdict := target.state().verdict):
         return verdict
-    if process.returncode == USAGE:
+    if code == USAGE:
         log.unlink()  # all of it is told here
         raise UserError(said[-1])
-    by_hand = process.returncode == -SIGTERM
-    why = "by `ml rollback`" if by_hand else f"with code {process.returncode}"
+    why = "by `ml rollback`" if code == -SIGTERM else f"with code {code}"
     raise UserError(f"the rollout was ended {why}; see {log} and `ml status`")
 
 

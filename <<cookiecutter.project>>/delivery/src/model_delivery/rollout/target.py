@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from model_delivery.bundle.launch import Running, end, identity, processes, start
-from model_delivery.contract.settings import Environment
+from model_delivery.contract.settings import Environment, EnvironmentName
 from model_delivery.errors import UserError
 from model_delivery.files import read_json, verify, write_atomic, write_json
 from model_delivery.project import Project
@@ -28,8 +28,6 @@ from model_delivery.registry import Event, blob_store, event_log
 from model_delivery.report.render import value_of
 from model_delivery.report.verdict import Check, Verdict
 from model_delivery.rollout.proxy import Caddy
-
-EnvironmentName = Literal["test", "staging", "production"]
 
 
 class BusyError(UserError):
@@ -93,8 +91,7 @@ class Target:
                     time.sleep(patience)
             else:
                 busy = f"{self.name} is busy: process {path.read_text()} changes it"
-                what = "wait for it, or end it by `ml rollback`"
-                raise BusyError(f"{busy}; {what}")
+                raise BusyError(f"{busy}; wait for it, or end it by `ml rollback`")
             with suppress(OSError):  # a full disk must not keep anyone from stopping
                 path.write_text(str(os.getpid()))
             yield
@@ -155,7 +152,7 @@ def status(project: Project, environment: EnvironmentName) -> dict[str, Any]:
     """
     target = Target(project, environment)
     state, services = target.state(), target.services()
-    current, verdict, health, problem = state.current, state.verdict, "serving", ""
+    current, last, health, problem = state.current, state.verdict, "serving", ""
     if current is None:
         return {"environment": environment, "state": "nothing deployed"}
     well = {service.digest for service in services if service.answers()}
@@ -170,9 +167,7 @@ def status(project: Project, environment: EnvironmentName) -> dict[str, Any]:
         for move, share in ((current, 1 - state.weight), (state.trying, state.weight))
         if move
     }
-    decided = ""
-    if verdict:
-        decided = f"on {verdict.subject[:12]}: {verdict.outcome}, {told(verdict.decisive)}"
+    decided = f"on {last.subject[:12]}: {last.outcome}, {told(last.decisive)}" if last else ""
     going = "under way" if processes(target.supervisor) else "interrupted; run `ml rollback`"
     return {
         "environment": environment,

@@ -24,6 +24,9 @@ class Estimate(NamedTuple):
     high: float
 
 
+UNKNOWN = Estimate(float("nan"), float("nan"), float("nan"))
+
+
 def roc_auc(labels: Floats, scores: Floats, weights: Floats) -> float:
     """Return the weighted area under the ROC curve, in a seventh of scikit-learn's time."""
     values, places = np.unique(scores, return_inverse=True)

@@ -11,12 +11,13 @@ for the rollout to find. Most faults begin after the rollout's drawn rows were a
 from __future__ import annotations
 
 import json
-import shutil
 import sys
+from pathlib import Path
 
+from faults import altered  # its neighbour: this runs as a program
 from model_delivery.bundle.candidate import CURRENT, Candidate, candidate_folder, current_candidate
 from model_delivery.contract.draw import draw_rows
-from model_delivery.files import seal, settle, temporary_folder, write_atomic
+from model_delivery.files import write_atomic
 from model_delivery.gates import COMPARED, GATES, limits_hash
 from model_delivery.project import Project, find_project
 from model_delivery.report.verdict import Verdict, fixed
@@ -70,19 +71,17 @@ FAULTS = {
 
 def make(project: Project, base: Candidate, fault: str, seed: str) -> Candidate:
     """Return a sealed copy of the base, with a fault; a seed makes it another release."""
-    with temporary_folder(project.work / "candidates") as folder:
-        shutil.copytree(base.folder, folder, dirs_exist_ok=True)
+
+    def change(ship: Path) -> None:
         parts = {"after": "pass", "always": "pass", "more": ""} | FAULTS[fault]
-        service = folder / "ship" / "src" / project.package / "service.py"
+        service = ship / "src" / project.package / "service.py"
         service.write_text(f"{service.read_text()}\n# {seed}\n{HEAD.format(**parts)}")
         if fault == "schema":
-            request = folder / "ship" / "request.json"
+            request = ship / "request.json"
             more = {"gate": {"type": "number", "missing": False, "example": 1.0}}
             request.write_text(json.dumps(json.loads(request.read_text()) | more))
-        digest = seal(folder / "ship")
-        final = candidate_folder(project, digest)
-        settle(folder, final)
-    return Candidate(final)
+
+    return altered(project, base, change)
 
 
 def stamp(project: Project, candidate: Candidate) -> None:
