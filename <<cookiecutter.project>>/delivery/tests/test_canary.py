@@ -19,7 +19,8 @@ from model_delivery.bundle.launch import Running, processes
 from model_delivery.contract.settings import Delivery, RolloutLimits
 from model_delivery.errors import UserError
 from model_delivery.project import Project
-from model_delivery.registry import event_log, register
+from model_delivery.registry import event_log
+from model_delivery.releases import register
 from model_delivery.report.verdict import Outcome
 from model_delivery.rollout import canary
 from model_delivery.rollout.canary import Answer, Traffic, compare
@@ -37,7 +38,7 @@ from model_delivery.rollout import host, target
 
 target.start, host.limits_hash = test_rollout.fake_start, lambda *_: "limits"
 project = Project(Path(sys.argv[1]))
-host.deploy(project, "production", Candidate(candidate_folder(project, sys.argv[2])))
+test_rollout.deploy(project, Candidate(candidate_folder(project, sys.argv[2])))
 """
 STOP, PASS, UNDECIDED = Outcome.STOP, Outcome.PASS, Outcome.INCONCLUSIVE
 LIMITS = RolloutLimits.model_validate(

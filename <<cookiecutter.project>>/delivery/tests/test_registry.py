@@ -25,11 +25,10 @@ from model_delivery.registry import (
     Event,
     GitLog,
     blob_store,
-    champion,
     event_log,
     newest,
-    register,
 )
+from model_delivery.releases import champion, register
 
 
 def event(**fields: object) -> Event:
@@ -122,6 +121,7 @@ def make_candidate(
     for path, text in {"model/model.txt": name, "requirements.txt": "", **ship}.items():
         (staged / "ship" / path).write_text(text)
     lineage = {"data": {"as_of": as_of}, "commit": "c" * 40, "snapshot": "s", "parameters": {}}
+    lineage["key"] = f"key of {name[:20]}"
     (staged / "lineage.json").write_text(json.dumps(lineage))
     folder = candidate_folder(project, seal(staged / "ship"))
     folder.parent.mkdir(parents=True, exist_ok=True)

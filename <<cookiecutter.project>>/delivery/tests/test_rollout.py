@@ -29,7 +29,8 @@ from model_delivery.bundle.launch import NotReadyError, Running, end, free_port,
 from model_delivery.errors import UserError
 from model_delivery.files import SUMS, seal, sha256_file
 from model_delivery.project import Project
-from model_delivery.registry import Event, champion, event_log
+from model_delivery.registry import Event, event_log
+from model_delivery.releases import champion, register
 from model_delivery.report.verdict import Check, Outcome, Verdict
 from model_delivery.rollout import host, target
 from model_delivery.rollout.target import Target
@@ -170,8 +171,13 @@ def make_candidate(
     return candidate
 
 
+def recorded(project: Project, candidate: Candidate) -> Event:
+    """Return the event that a candidate is recorded by, with what the gates said of it."""
+    return register(project, candidate, host.judged(project, candidate, "local"), "local")
+
+
 def deploy(project: Project, candidate: Candidate) -> Verdict:
-    return host.deploy(project, "production", candidate)
+    return host.deploy(project, "production", recorded(project, candidate))
 
 
 def rollback(project: Project, release: str | None = None) -> Event:
@@ -321,7 +327,7 @@ def test_only_good_verdicts_let_through(project: Project) -> None:
 
 def test_environments_live_side_by_side(project: Project, a: Candidate) -> None:
     b = make_candidate(project, "b", against=a)
-    assert host.deploy(project, "staging", b).outcome is Outcome.PASS
+    assert host.deploy(project, "staging", recorded(project, b)).outcome is Outcome.PASS
     found = [target.status(project, name) for name in ("staging", "production")]
     assert [one["digest"] for one in found] == [b.digest, a.digest]
     assert [one["state"] for one in found] == ["serving"] * 2
@@ -335,7 +341,7 @@ def test_environments_live_side_by_side(project: Project, a: Candidate) -> None:
     releases = [e.release for e in event_log(project).events() if e.digest == b.digest]
     assert len(set(releases)) == 1
     with pytest.raises(UserError, match="there is no environment `test`"):
-        host.deploy(project, "test", b)
+        host.deploy(project, "test", recorded(project, b))
     host.stop(project, "staging")
 
 
@@ -351,7 +357,7 @@ def test_a_stranger_on_the_port_changes_nothing(project: Project, tmp_path: Path
     refused = pytest.raises(UserError, match=f"port {port} is in use by another program")
     with contextlib.closing(socket.create_server(("127.0.0.1", port))), refused:
         deploy(project, candidate)
-    assert not (project.work / "registry").exists()
+    assert [event.type for event in event_log(project).events()] == ["registered"]
     deploy(project, candidate)
     other = make_project(tmp_path / "other")  # its proxy is a stranger too
     shutil.copy(project.root / "config" / "delivery.yaml", other.root / "config")

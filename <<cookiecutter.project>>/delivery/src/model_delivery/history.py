@@ -19,6 +19,7 @@ from model_delivery.bundle.launch import HOST, free_port, spawn
 from model_delivery.errors import UserError
 from model_delivery.project import Project
 from model_delivery.registry import Event, event_log, newest
+from model_delivery.releases import find
 from model_delivery.report.render import clean, number
 
 EMPTY = "nothing registered yet; `ml ship` registers what it deploys"
@@ -26,21 +27,12 @@ SERVER = "MLFLOW_TRACKING_URI"
 _VIEW = Path(__file__).parent / "checks" / "mlflow_view.py"
 
 
-def find(events: Sequence[Event], wanted: str) -> Event:
-    """Return the first registration of a release, given by name or first digits of its digest."""
-    releases = {e.digest: e for e in reversed(events) if e.type == "registered"}
-    found = [e for e in releases.values() if e.release == wanted or e.digest.startswith(wanted)]
-    if len(found) != 1:
-        many = "more than one" if found else "no"
-        raise UserError(f"{many} release `{wanted}`; `ml history` names all of them")
-    return found[0]
-
-
 def line(event: Event) -> str:
     """Return an event as one line."""
     judged = ", ".join(f"{gate} {outcome}" for gate, outcome in event.verdicts.items())
     what = f"{event.release}  {event.digest[:12]}  {event.type:11}  {event.environment or judged}"
     what += f" from {event.previous[:12]}" if event.previous else ""
+    what += " (rehearsed)" if event.rehearsed else ""
     return clean(f"{event.time[:19]}  {what}  {event.reason}  ({event.who}, {event.trigger})")
 
 

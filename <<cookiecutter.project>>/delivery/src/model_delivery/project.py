@@ -1,5 +1,6 @@
 """A user's project as every verb sees it: its root, its four config files, its work folder."""
 
+import os
 import tomllib
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +21,8 @@ class Project:
 
     @property
     def work(self) -> Path:
-        return self.root / ".ml"
+        """The folder of all that is made; ML_HOME, where several checkouts share what serves."""
+        return Path(os.environ.get("ML_HOME") or self.root / ".ml")
 
     @property
     def package(self) -> str:

@@ -20,22 +20,22 @@ from uuid import uuid4
 from pydantic import Field, ValidationError
 
 from model_delivery import files
-from model_delivery.bundle.candidate import Candidate, candidate_folder, git, load_candidate
+from model_delivery.bundle.candidate import git
 from model_delivery.bundle.environment import run
 from model_delivery.bundle.package import pack, unpack
 from model_delivery.errors import UserError
 from model_delivery.project import Project
 from model_delivery.protocols import Strict
-from model_delivery.report.verdict import Outcome, finite
+from model_delivery.report.verdict import Outcome
 
 BRANCH, SEEN = "refs/heads/model-registry", "refs/model-registry/seen"
 STORE = "model-store"  # the tag of the pre-release whose assets are the blobs
 
 
 class Event(Strict):
-    """One thing that happened to a digest; a move, if it is what an environment serves then."""
+    """One thing that happened to a digest; with an environment, what is accepted there then."""
 
-    type: Literal["registered", "promoted", "rolled_back"]
+    type: Literal["registered", "verdict", "promoted", "rolled_back"]
     digest: str
     release: str
     as_of: str
@@ -43,6 +43,8 @@ class Event(Strict):
     trigger: str
     blob: str  # the SHA-256 of the stored bytes
     verdicts: dict[str, Outcome] = {}
+    limits: dict[str, str] = {}  # by gate, the hash of the limits it judged by
+    key: str = ""
     snapshot: str = ""
     parameters: dict[str, Any] = {}
     metrics: dict[str, list[float | None]] = {}  # on the test window: value, low, high
@@ -50,6 +52,7 @@ class Event(Strict):
     reason: str = ""  # why it was rolled back: metric, value, limit
     environment: str | None = None  # of a move
     previous: str | None = None  # of a move: the digest served before
+    rehearsed: bool = False  # accepted, and served nowhere
     who: str = Field(default_factory=lambda: os.environ.get("GITHUB_ACTOR") or getpass.getuser())
     id: str = Field(default_factory=lambda: uuid4().hex)
     time: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -198,10 +201,14 @@ class DirectoryBlobs:
         path = self._path(digest)
         if not DirectoryBlobs.has(self, digest, checksum) and not self.has(digest, checksum):
             raise UserError(f"{path}: missing or tampered with; run `ml deploy` where it was made")
+        self._attest(path)
         with files.temporary_folder(destination.parent) as folder:
             unpack(path, folder)
             files.verify(folder / "ship", digest)
             files.settle(folder, destination)
+
+    def _attest(self, path: Path) -> None:
+        """Raise a UserError where a blob has not the attestation that it must have."""
 
     def _path(self, digest: str) -> Path:
         return self.folder / f"{digest}.tar.xz"
@@ -230,6 +237,11 @@ class GithubBlobs(DirectoryBlobs):
             raise UserError(f"{path}: did not arrive in release {STORE}; run it again")
         return checksum
 
+    def _attest(self, path: Path) -> None:
+        if os.environ.get("ML_ATTESTED") == "true":  # else this plan of GitHub has none
+            repository = os.environ["GITHUB_REPOSITORY"]
+            run(["gh", "attestation", "verify", str(path), "--repo", repository], self.root)
+
     def _gh(self, *command: str) -> bool:
         """Run a command on releases; return whether what it needs is there."""
         try:
@@ -257,44 +269,3 @@ def blob_store(project: Project) -> DirectoryBlobs:
 def _shared(project: Project) -> bool:
     """Return whether both are shared: by workflows. What a laptop tries is its own affair."""
     return os.environ.get("GITHUB_ACTIONS") == "true" and bool(git(project, "remote"))
-
-
-def champion(project: Project, environment: str = "production") -> Candidate | None:
-    """Return what an environment serves by the log, from the blob store if it is not here."""
-    move = newest(event_log(project).events(), environment=environment)
-    if move is None:
-        return None
-    blob_store(project).get(move.digest, move.blob, candidate_folder(project, move.digest))
-    return load_candidate(project, move.digest)
-
-
-def register(
-    project: Project, candidate: Candidate, verdicts: dict[str, Outcome], trigger: str
-) -> Event:
-    """Store a candidate's bytes, name it, and say so; return the event that did, now or before."""
-    blobs, digest = blob_store(project), candidate.digest
-    as_of, model = str(candidate.lineage["data"]["as_of"]), candidate.verdict("model")
-    checks = model.checks if model else []
-    prefix = f"v{project.about['version']}+data.{as_of.replace('-', '')}"
-
-    def decide(events: Sequence[Event]) -> Event:
-        known = newest(events, type="registered", digest=digest)
-        if known and blobs.has(digest, known.blob):
-            return known
-        taken = {e.release for e in events if e.release.rpartition(".")[0] == prefix}
-        return Event(
-            type="registered",
-            digest=digest,
-            release=known.release if known else f"{prefix}.{len(taken) + 1}",
-            as_of=as_of,
-            commit=git(project, "rev-parse", "HEAD") or candidate.lineage["commit"],
-            trigger=trigger,
-            blob=blobs.put(digest, candidate.folder),
-            verdicts=verdicts,
-            snapshot=candidate.lineage["snapshot"],
-            parameters=candidate.lineage["parameters"],
-            metrics={c.name: [c.value, c.low, c.high] for c in checks if finite(c.value)},
-            against=model.against if model else None,
-        )
-
-    return event_log(project).append(decide)

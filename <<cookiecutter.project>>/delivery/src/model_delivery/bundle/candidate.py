@@ -90,24 +90,32 @@ def current_candidate(project: Project) -> Candidate:
     return load_candidate(project, pointer.read_text())
 
 
-def make_candidate(
-    project: Project, snapshot: Snapshot, trigger: str, force: bool = False
-) -> Candidate:
-    """Train, unless the key was trained before and its candidate is whole.
-
-    The key hashes all that training depends on: limits, docs and workflows are not in it.
-    """
+def training_key(project: Project, snapshot: Snapshot) -> str:
+    """Return the hash of all that training depends on: limits, docs and workflows are not."""
     if not (project.root / "uv.lock").exists():
         raise UserError("uv.lock: missing; run `uv sync` and commit the file it makes")
     names = f"src/{project.package}", "delivery/src", "uv.lock"
     config = "config/data.yaml", "config/model.yaml"
     python = [*sys.version_info[:2], sys.platform, platform.machine()]
-    key = inputs_hash(project, [*names, *config], snapshot.name, python)
-    record = project.work / "keys" / key
+    return inputs_hash(project, [*names, *config], snapshot.name, python)
+
+
+def key_record(project: Project, key: str) -> Path:
+    """Return the file that holds the digest of the candidate that a key led to."""
+    return project.work / "keys" / key
+
+
+def make_candidate(
+    project: Project, snapshot: Snapshot, trigger: str, force: bool = False
+) -> Candidate:
+    """Train, unless the key was trained before and its candidate is whole."""
+    key = training_key(project, snapshot)
+    record = key_record(project, key)
     known = record.read_text() if record.exists() and not force else "none"
     candidate = Candidate(candidate_folder(project, known))
-    # Another key may have led to the same digest since, with other rows and verdicts beside it.
-    if files.changed_files(candidate.ship, known) or candidate.lineage["key"] != key:
+    # Of another snapshot it has other rows and verdicts beside the same bytes.
+    old = files.changed_files(candidate.ship, known) or candidate.lineage["snapshot"]
+    if old != snapshot.name:
         candidate = _train(project, snapshot, {"key": key, "trigger": trigger})
         files.write_atomic(record, candidate.digest)
     files.write_atomic(project.work / CURRENT, candidate.digest)

@@ -97,7 +97,7 @@ def replay(client: MlflowClient, project: str, events: list[Event]) -> None:
         event["time"] = int(datetime.fromisoformat(event["time"]).timestamp() * 1000)
         if event["type"] == "registered":
             releases.setdefault(event["digest"], event)
-        else:
+        elif event["environment"]:
             aliases[event["environment"]] = event["digest"]
     champion, newest = aliases.get("production"), next(reversed(releases), None)
     aliases |= {"champion": champion} if champion else {}

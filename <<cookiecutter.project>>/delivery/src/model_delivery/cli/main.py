@@ -5,8 +5,8 @@ import os
 import signal
 import sys
 import time
-from contextlib import suppress
-from typing import Annotated, Final
+from contextlib import nullcontext, suppress
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -23,6 +23,7 @@ from model_delivery.project import find_project
 from model_delivery.registry import event_log
 from model_delivery.report.verdict import USAGE, Event, exit_code
 from model_delivery.rollout import host
+from model_delivery.rollout.rehearsal import rehearsal
 from model_delivery.rollout.target import Target
 from model_delivery.rollout.target import status as rollout_status
 from model_delivery.training.snapshot import current_snapshot
@@ -54,6 +55,12 @@ Where = Annotated[EnvironmentName, typer.Option("--to", help="Which environment.
 Of = Annotated[EnvironmentName, typer.Option("--in", help="Which environment.")]
 Watch = Annotated[bool, typer.Option("--watch", help="Look again every second, until Ctrl-C.")]
 Release = Annotated[str | None, typer.Argument(help="An installed one; default: the one before.")]
+_GOAL = "A git tag, or a recorded release; default: the current candidate."
+Goal = Annotated[str, typer.Argument(help=_GOAL)]
+Named = Annotated[str, typer.Option("--release", help=_GOAL)]
+_TRY = "Serve only as long as it takes; default on a runner of GitHub's, which is gone afterwards."
+_HOSTED = os.environ.get("RUNNER_ENVIRONMENT") == "github-hosted"
+Rehearse = Annotated[bool, typer.Option("--rehearse", help=_TRY)]
 Lineage = Annotated[str | None, typer.Option(metavar="RELEASE", help="All of one release.")]
 _TWO = "What differs between two releases."
 Compare = Annotated[tuple[str, str] | None, typer.Option(metavar="A B", help=_TWO)]
@@ -127,13 +134,15 @@ def report(event: Why = None, as_json: Json = False) -> None:
 @app.command()
 def ship(
     until: Until = "deploy",
+    release: Named = "",
     as_of: Day = None,
     force: Force = False,
     event: Why = None,
+    rehearse: Rehearse = _HOSTED,
     as_json: Json = False,
 ) -> None:
     """Do all of it in order, as far as the gates allow; interrupted, it goes on where it was."""
-    run = _run(event, as_of, force=force)
+    run = _run(event, as_of, force=force, release=release, rehearse=rehearse)
     if until == "deploy":  # minutes before it would matter
         Target(run.project, run.environment).proxy.check_port()
     code = screen.show_verdicts(stages.ship(run, until), run.event, as_json)
@@ -143,14 +152,16 @@ def ship(
 
 @app.command()
 def deploy(
+    release: Goal = "",
     to: Where = PRODUCTION,
     start: Start = False,
     stop: Stop = False,
     event: Why = None,
+    rehearse: Rehearse = _HOSTED,
     as_json: Json = False,
 ) -> None:
-    """Make an environment serve the current candidate, if gates and rollout allow it."""
-    run = _run(event)
+    """Make an environment serve a release, if gates and rollout allow it."""
+    run = _run(event, release=release, rehearse=rehearse)
     run.environment = to
     if start and stop:
         raise UserError("--start or --stop: one of them")
@@ -165,11 +176,16 @@ def deploy(
 
 
 @app.command()
-def rollback(release: Release = None, of: Of = PRODUCTION, as_json: Json = False) -> None:
+def rollback(
+    release: Release = None,
+    of: Of = PRODUCTION,
+    rehearse: Rehearse = _HOSTED,
+    as_json: Json = False,
+) -> None:
     """Make an environment serve an installed release again: seconds, no registry, no network."""
     target = Target(find_project(), of)
-    before = target.state().current
-    with screen.step("rollback"):
+    with screen.step("rollback"), rehearsal(target) if rehearse else nullcontext():
+        before = target.state().current
         after = host.rollback(target.project, of, release)
     if after == before:
         screen.say(f"it served {after.release} already; `ml rollback RELEASE` names another")
@@ -217,14 +233,14 @@ def doctor(as_json: Json = False) -> None:
     raise typer.Exit(0 if all(finding["ok"] for finding in findings) else USAGE)
 
 
-def _run(event: Event | None = None, as_of: Day = None, force: bool = False) -> stages.Run:
+def _run(event: Event | None = None, as_of: Day = None, **asked: Any) -> stages.Run:
     """Return a run in the project's folder, after its configuration was read."""
     project = find_project()
     os.chdir(project.root)
     project.check_config()
     by_github: dict[str, Event] = {"": "local", "pull_request": "pull_request"}
     event = event or by_github.get(os.environ.get("GITHUB_EVENT_NAME", ""), "delivery")
-    return stages.Run(project, event, as_of.date() if as_of else None, force)
+    return stages.Run(project, event, as_of.date() if as_of else None, **asked)
 
 
 def _end(*_: object) -> None:

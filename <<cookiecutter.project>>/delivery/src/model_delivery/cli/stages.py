@@ -5,12 +5,18 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from model_delivery.bundle.candidate import CURRENT, Candidate, current_candidate, make_candidate
+from model_delivery.bundle.candidate import (
+    CURRENT,
+    Candidate,
+    current_candidate,
+    make_candidate,
+    training_key,
+)
 from model_delivery.bundle.package import build_package
 from model_delivery.cli.screen import say, step
 from model_delivery.contract.settings import EnvironmentName
@@ -24,15 +30,19 @@ from model_delivery.gates.model import check_model
 from model_delivery.gates.package import check_package
 from model_delivery.history import mirror
 from model_delivery.project import Project
-from model_delivery.registry import champion
+from model_delivery.registry import Event as Move
+from model_delivery.registry import event_log, newest
+from model_delivery.releases import champion, delivering, recall, register, resolve, restore
 from model_delivery.report.render import render
 from model_delivery.report.verdict import Check, Event, Outcome, Report, Verdict, allows_promotion
+from model_delivery.rollout import host
+from model_delivery.rollout.rehearsal import rehearsal
 from model_delivery.rollout.supervisor import supervise
 from model_delivery.rollout.target import Target
 from model_delivery.training import snapshot as data
 from model_delivery.training.snapshot import BrokenStructureError, Judged
 
-Stage = Literal["data", "train", "model", "package", "api", "load", "deploy"]
+Stage = Literal["data", "train", "model", "package", "api", "load", "register", "deploy"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 REFUSED = "refused.json"  # the verdict on an extraction that could not become a snapshot
 
@@ -46,6 +56,10 @@ class Run:
     as_of: dt.date | None = None
     force: bool = False
     environment: EnvironmentName = "production"
+    release: str = ""  # a tag, a name or a digest: what was recorded, in place of what is here
+    rehearse: bool = False
+    key: str = ""
+    recorded: Move | None = None
 
 
 def ship(run: Run, last: Stage) -> Iterator[Verdict]:
@@ -54,7 +68,7 @@ def ship(run: Run, last: Stage) -> Iterator[Verdict]:
     A gate that does not allow promotion ends it: bad data trains nothing, a bad model is not
     packaged, and nothing of either is deployed.
     """
-    acts = {"data": extract, "train": train, "package": package}
+    acts = {"data": extract, "train": train, "package": package, "register": record}
     for stage in STAGES[: STAGES.index(last) + 1]:
         if stage in acts:
             with suppress(BrokenStructureError):  # the gate says it
@@ -72,7 +86,7 @@ def extract(run: Run) -> data.Snapshot:
     """Take the snapshot; of a broken structure, which raises, the verdict is kept instead."""
     try:
         with step("data: extract and split"):
-            snapshot = data.take_snapshot(run.project, run.as_of, run.force)
+            snapshot = data.take_snapshot(run.project, _day(run), run.force)
     except BrokenStructureError as broken:
         verdict = Verdict(gate="data", subject="none", checks=broken.checks)
         write_atomic(run.project.work / REFUSED, verdict.model_dump_json(indent=2))
@@ -81,11 +95,27 @@ def extract(run: Run) -> data.Snapshot:
     return snapshot
 
 
+def _day(run: Run) -> dt.date:
+    """Return the first day not known: of a release its own, else never before the champion's."""
+    if run.release:
+        return dt.date.fromisoformat(resolve(run.project, run.release).as_of)
+    served = newest(event_log(run.project).events(), environment="production")
+    known = run.project.contract.as_of
+    return run.as_of or max(known, dt.date.fromisoformat(served.as_of) if served else known)
+
+
 def train(run: Run) -> Candidate:
-    """Train, unless the same key was trained before."""
+    """Train, unless the same key was trained before, here or by whoever registered it."""
+    project = run.project
     with step("train: features, model, scores"):
-        snapshot = data.current_snapshot(run.project)
-        return make_candidate(run.project, snapshot, run.event, run.force)
+        if run.release:
+            candidate = restore(project, resolve(project, run.release))
+            write_atomic(project.work / CURRENT, candidate.digest)
+            return candidate
+        snapshot = data.current_snapshot(project)
+        run.key = training_key(project, snapshot)
+        recall(project, run.key)
+        return make_candidate(project, snapshot, run.event, run.force)
 
 
 def package(run: Run) -> Candidate:
@@ -96,11 +126,23 @@ def package(run: Run) -> Candidate:
     return candidate
 
 
+def record(run: Run) -> Move:
+    """Tell the log of the current candidate and of its verdicts, if they allow its promotion."""
+    candidate = current_candidate(run.project)
+    with step(f"register {candidate.short}"):
+        verdicts = host.judged(run.project, candidate, run.event)
+        known = register(run.project, candidate, verdicts, run.event, run.key)
+    run.recorded = known.model_copy(update={"commit": delivering(run.project)})
+    return run.recorded
+
+
 def deploy(run: Run) -> Verdict:
-    """Make an environment serve the current candidate, as far as its rollout allows it."""
-    candidate, target = current_candidate(run.project), Target(run.project, run.environment)
-    with step(f"rollout of {candidate.short} to {run.environment}"):
-        verdict = supervise(target, candidate.digest, run.event, say)
+    """Make an environment serve a release, as far as its rollout allows it."""
+    target, release = Target(run.project, run.environment), run.release
+    move = resolve(run.project, release) if release else run.recorded or record(run)
+    place = rehearsal(target) if run.rehearse else nullcontext()
+    with step(f"rollout of {move.digest[:12]} to {run.environment}"), place:
+        verdict = supervise(target, move, run.event, say)
     mirror(run.project)
     return verdict
 

@@ -199,10 +199,14 @@ class Step(Strict, allow_inf_nan=False):
 
 
 class Environment(Strict):
-    """One place where a release runs, and the steps on its way there beside a champion."""
+    """One place where a release runs, and the steps on its way there beside a champion.
+
+    With `load` it must keep the absolute limits of the load gate there, before any client asks.
+    """
 
     target: Literal["host"]
     port: Annotated[int, Field(ge=1024, le=65535)]
+    load: bool = False
     canary: list[Step] = []
 
 

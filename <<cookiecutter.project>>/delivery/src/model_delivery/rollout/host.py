@@ -17,10 +17,11 @@ from model_delivery.contract.settings import EnvironmentName
 from model_delivery.errors import UserError
 from model_delivery.files import changed_files
 from model_delivery.gates import COMPARED, GATES, limits_hash
+from model_delivery.gates.load import CANDIDATE, judge_targets
 from model_delivery.project import Project
-from model_delivery.registry import Event, register
+from model_delivery.registry import Event
 from model_delivery.report.render import value_of
-from model_delivery.report.verdict import Check, Outcome, Verdict, allows_promotion, fixed, worst
+from model_delivery.report.verdict import Check, Verdict, allows_promotion, fixed, worst
 from model_delivery.report.verdict import Event as Trigger
 from model_delivery.rollout import canary
 from model_delivery.rollout.target import BusyError, Target, told
@@ -29,10 +30,32 @@ from model_delivery.training.snapshot import find_snapshot
 log = logging.getLogger(__name__)
 
 
+def judged(project: Project, candidate: Candidate, trigger: Trigger) -> dict[str, Verdict]:
+    """Return what the gates said of a candidate here; a UserError names what speaks against it."""
+    snapshot, said = find_snapshot(project, candidate.lineage["snapshot"]), dict[str, Verdict]()
+    for gate in GATES:
+        about = snapshot if gate == "data" else candidate
+        verdict, again = about.verdict(gate), f"run `ml check {gate}`"
+        if verdict is None:
+            raise UserError(f"gate {gate}: no verdict on candidate {candidate.short}; {again}")
+        if verdict.subject != about.folder.name:
+            raise UserError(f"gate {gate}: its verdict is on something else; {again}")
+        if not allows_promotion(verdict.outcome, trigger):
+            why = verdict.decisive.sentence
+            raise UserError(f"gate {gate} says {verdict.outcome}, nothing was deployed: {why}")
+        said[gate] = verdict
+    model, load = (said[gate].against for gate in COMPARED)
+    if model != load:
+        raise UserError("gate load: judged beside another champion than `model`; run `ml check`")
+    for name in changed_files(candidate.package):
+        raise UserError(f"{candidate.package / name}: not as packaged; run `ml package`")
+    return said
+
+
 def deploy(
-    project: Project, environment: EnvironmentName, candidate: Candidate, trigger: Trigger = "local"
+    project: Project, environment: EnvironmentName, goal: Event, trigger: Trigger = "local"
 ) -> Verdict:
-    """Make an environment serve a candidate, if gates and rollout allow it; return the verdict.
+    """Make an environment serve what was recorded, if its rollout allows it; return the verdict.
 
     Whatever forbids it, the environment serves what it served.
     """
@@ -43,65 +66,50 @@ def deploy(
         if target.state().trying:  # by a supervisor that was killed
             _converge(target)
         current = target.state().current
-        if current is not None and current.digest == candidate.digest:
+        facts: dict[str, Any] = {"verdicts": goal.verdicts, "trigger": trigger}
+        if current is not None and current.digest == goal.digest:
+            if current.commit != goal.commit:
+                same = _event(target, goal, type="verdict", **facts)
+                target.save(target.state(), untold=[*target.state().untold, same])
             _converge(target)
             served = fixed("served", True, f"{environment} serves it already", current.release)
             verdict = Verdict(gate="rollout", subject=current.digest, checks=[served])
             target.save(target.state(), verdict=verdict)
+            target.tell()
             return verdict
-        back = current and (current.type, current.previous) == ("rolled_back", candidate.digest)
-        if current and back and not current.reason:  # by hand, after it had served
-            again = "train another candidate, or name its release in `ml rollback`"
-            raise UserError(f"{candidate.short} was rolled back at {current.time}: {again}")
-        judged = admit(project, environment, candidate, trigger, current)
-        goal = register(project, candidate, judged, trigger)
-        facts: dict[str, Any] = {"type": "promoted", "verdicts": judged, "trigger": trigger}
+        admit(project, environment, goal, current)
         with _undone(target):
-            verdict = _try(target, _event(target, goal, **facts))
+            verdict = _try(target, _event(target, goal, type="promoted", **facts))
             if verdict.outcome in canary.GOOD:
-                _settle(target, _event(target, goal, **facts))  # of now
+                _settle(target, _event(target, goal, type="promoted", **facts))  # of now
             elif current:
-                facts = {"previous": goal.digest, "reason": told(verdict.decisive)}
-                facts |= {"type": "rolled_back", "trigger": trigger}
-                _settle(target, _event(target, current, **facts))
+                why = {"previous": goal.digest, "reason": told(verdict.decisive)}
+                _settle(target, _event(target, current, type="rolled_back", trigger=trigger, **why))
         _converge(target)
+        target.tell()
         return verdict
 
 
 def admit(
-    project: Project,
-    environment: EnvironmentName,
-    candidate: Candidate,
-    trigger: Trigger,
-    current: Event | None,
-) -> dict[str, Outcome]:
-    """Return what the gates said of a candidate; a UserError names what speaks against it."""
-    as_of, said = str(candidate.lineage["data"]["as_of"]), dict[str, Outcome]()
-    snapshot = find_snapshot(project, candidate.lineage["snapshot"])
-    if current is not None and as_of < current.as_of:
+    project: Project, environment: EnvironmentName, goal: Event, current: Event | None
+) -> None:
+    """Raise a UserError that names what speaks against a release beside the one that serves."""
+    name = f"{goal.release} ({goal.digest[:12]})"
+    back = current and (current.type, current.previous) == ("rolled_back", goal.digest)
+    if current and back and not current.reason:  # by hand, after it had served
+        again = "train another candidate, or name its release in `ml rollback`"
+        raise UserError(f"{name} was rolled back at {current.time}: {again}")
+    if current and goal.as_of < current.as_of:
         than = f"that of {current.release} ({current.as_of}); run `ml ship --as-of {current.as_of}`"
-        raise UserError(f"candidate {candidate.short}: its data ends {as_of}, before {than}")
+        raise UserError(f"{name}: its data ends {goal.as_of}, before {than}")
     for gate in GATES:
-        judged = snapshot if gate == "data" else candidate
-        verdict = judged.verdict(gate)
-        compared = gate in COMPARED and environment == "production"
-        again = f"run `ml check {gate}`"
-        if verdict is None:
-            raise UserError(f"gate {gate}: no verdict on candidate {candidate.short}; {again}")
-        if verdict.subject != judged.folder.name:
-            raise UserError(f"gate {gate}: its verdict is on something else; {again}")
-        if verdict.limits != limits_hash(project, gate):
+        if goal.limits.get(gate) != limits_hash(project, gate):
             why = "config/gates.yaml or data.yaml changed after its verdict"
-            raise UserError(f"gate {gate}: {why}; {again}")
-        if compared and verdict.against != (current.digest if current else None):
-            raise UserError(f"gate {gate}: judged beside another champion than is served; {again}")
-        if not allows_promotion(verdict.outcome, trigger):
-            why = verdict.decisive.sentence
-            raise UserError(f"gate {gate} says {verdict.outcome}, nothing was deployed: {why}")
-        said[gate] = verdict.outcome
-    for name in changed_files(candidate.package):
-        raise UserError(f"{candidate.package / name}: not as packaged; run `ml package`")
-    return said
+            raise UserError(f"gate {gate}: {why}; run `ml check {gate}`")
+    if environment == "production" and goal.against != (current.digest if current else None):
+        names = " and ".join(COMPARED)
+        why = "they judged beside another champion than is served"
+        raise UserError(f"gates {names}: {why}; run `ml ship`, or the workflow again")
 
 
 def rollback(project: Project, environment: EnvironmentName, release: str | None) -> Event:
@@ -133,6 +141,7 @@ def rollback(project: Project, environment: EnvironmentName, release: str | None
                 facts |= {"previous": state.trying.digest, "reason": why}
             _settle(target, _event(target, found[0], **facts))
         _converge(target)
+        target.tell()
         return target.state().moves[0]
 
 
@@ -148,14 +157,17 @@ def stop(project: Project, environment: EnvironmentName) -> None:
     target = Target(project, environment)
     with target.lock():
         _halt(target)
-        target.tell()
 
 
 def _event(target: Target, goal: Event, **facts: Any) -> Event:
     """Return the move after which the target serves a release, from what it serves now."""
     known = goal.model_dump(include={"digest", "release", "as_of", "commit", "blob"})
     current = target.state().current
-    about = {"environment": target.name, "previous": current.digest if current else None}
+    about = {
+        "environment": target.name,
+        "previous": current.digest if current else None,
+        "rehearsed": target.state().rehearsed,
+    }
     return Event(**known | about | facts)
 
 
@@ -185,6 +197,9 @@ def _stages(target: Target, move: Event) -> Iterator[list[Check]]:
         return
     champion = target.serve(current) if current else None
     yield canary.shadow(target.project, challenger, champion)
+    if target.settings.load:
+        checks = judge_targets(target.project, {CANDIDATE: challenger}).checks
+        yield [check for check in checks if check.limit]
     if current is None or champion is None:
         return
     log.info(canary.damage(settings, target.settings.canary))
@@ -220,7 +235,7 @@ def _undone(target: Target) -> Iterator[None]:
 
 
 def _converge(target: Target) -> None:
-    """Make the machine serve what the state says and nothing else, and tell the log of it."""
+    """Make the machine serve what the state says and nothing else."""
     state = target.state()
     if state.current:
         service = _switch(target, state.current)
@@ -230,7 +245,6 @@ def _converge(target: Target) -> None:
         _halt(target)
     if state.trying:
         target.save(state, trying=None, weight=0.0)
-    target.tell()
 
 
 def _halt(target: Target) -> None:

@@ -13,28 +13,28 @@ from signal import SIGTERM
 from subprocess import Popen
 from typing import cast
 
-from model_delivery.bundle.candidate import load_candidate
 from model_delivery.bundle.launch import spawn
 from model_delivery.contract.settings import EnvironmentName
 from model_delivery.errors import UserError
 from model_delivery.project import find_project
+from model_delivery.registry import Event as Move
 from model_delivery.report.verdict import USAGE, Event, Verdict
 from model_delivery.rollout import host
 from model_delivery.rollout.target import Target
 
 
-def supervise(target: Target, digest: str, trigger: Event, show: Callable[[str], None]) -> Verdict:
-    """Let a supervisor roll a candidate out, pass on what it says, and return the verdict.
+def supervise(target: Target, goal: Move, trigger: Event, show: Callable[[str], None]) -> Verdict:
+    """Let a supervisor roll a release out, pass on what it says, and return the verdict.
 
     A UserError has its last words if it refused, or was ended, as by `ml rollback`.
     """
-    log = target.folder / "rollouts" / f"{digest[:12]}-{os.getpid()}.log"
+    log = target.folder / "rollouts" / f"{goal.digest[:12]}-{os.getpid()}.log"
     for folder in (target.supervisor, log.parent):
         folder.mkdir(parents=True, exist_ok=True)
     # GitHub's runner ends, with a job, whatever carries its mark.
     env = {k: v for k, v in os.environ.items() if k != "RUNNER_TRACKING_ID"}
     env |= {"TMPDIR": str(target.supervisor.resolve())}
-    command = [sys.executable, "-m", __name__, target.name, digest, trigger]
+    command = [sys.executable, "-m", __name__, target.name, trigger, goal.model_dump_json()]
     process = spawn(command, target.project.root, env, log)
     try:
         said = _follow(process, log, show)
@@ -67,14 +67,13 @@ def _follow(process: Popen[bytes], log: Path, show: Callable[[str], None]) -> li
 
 
 def main() -> None:
-    """Roll out what the arguments name: environment, digest, trigger."""
+    """Roll out what the arguments say: environment, trigger, release as JSON."""
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     logging.getLogger("model_delivery").setLevel(logging.INFO)
-    environment, digest, trigger = sys.argv[1:]
-    project = find_project()
+    environment, trigger, goal = sys.argv[1:]
+    arguments = cast(EnvironmentName, environment), Move.model_validate_json(goal)
     try:
-        candidate = load_candidate(project, digest)
-        host.deploy(project, cast(EnvironmentName, environment), candidate, cast(Event, trigger))
+        host.deploy(find_project(), *arguments, cast(Event, trigger))
     except UserError as error:
         logging.error(str(error).replace("\n", " "))
         sys.exit(USAGE)

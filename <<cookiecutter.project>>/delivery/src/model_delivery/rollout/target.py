@@ -29,6 +29,11 @@ from model_delivery.report.render import value_of
 from model_delivery.report.verdict import Check, Verdict
 from model_delivery.rollout.proxy import Caddy
 
+REHEARSED = (
+    "nothing serves here; to serve, give the label of a runner on the machine that shall do so to "
+    "the repository's variable DEPLOY_RUNNER_"
+)
+
 
 class BusyError(UserError):
     """Another command changes the target."""
@@ -42,6 +47,7 @@ class State(Strict):
     trying: Event | None = None  # the move that a rollout is about, written before each act
     weight: float = 0.0  # the share of requests that it gets meanwhile
     verdict: Verdict | None = None  # on the last rollout, or so far
+    rehearsed: bool = False  # what was accepted serves elsewhere, or nowhere
 
     @property
     def current(self) -> Event | None:
@@ -109,6 +115,8 @@ class Target:
     def tell(self) -> None:
         """Tell the registry's log what it was not told; where it cannot be told, a later time."""
         state = self.state()
+        if state.rehearsed:  # then the log is the truth, and may refuse it
+            return
         with suppress(UserError, OSError):
             for move in state.untold:
                 event_log(self.project).append(lambda _, move=move: move)  # type: ignore[misc]
@@ -157,7 +165,7 @@ def status(project: Project, environment: EnvironmentName) -> dict[str, Any]:
         return {"environment": environment, "state": "nothing deployed"}
     well = {service.digest for service in services if service.answers()}
     if not services and not processes(target.folder):
-        health, problem = "stopped", "nothing runs"
+        health, problem = ("rehearsed", "") if state.rehearsed else ("stopped", "nothing runs")
     elif current.digest not in well:
         health, problem = "unhealthy", f"the service of {current.release} does not answer"
     elif identity(target.url) not in [(one.digest, one.launch) for one in services]:
@@ -165,7 +173,7 @@ def status(project: Project, environment: EnvironmentName) -> dict[str, Any]:
     arms = {
         move.release: f"{share:.0%} of requests, {'answers' if move.digest in well else 'silent'}"
         for move, share in ((current, 1 - state.weight), (state.trying, state.weight))
-        if move
+        if move and health != "rehearsed"
     }
     decided = f"on {last.subject[:12]}: {last.outcome}, {told(last.decisive)}" if last else ""
     going = "under way" if processes(target.supervisor) else "interrupted; run `ml rollback`"
@@ -173,10 +181,11 @@ def status(project: Project, environment: EnvironmentName) -> dict[str, Any]:
         "environment": environment,
         "state": health,
         "problem": f"{problem}; run `ml deploy --start --to {environment}`" if problem else "",
+        "note": f"{REHEARSED}{environment.upper()}" if health == "rehearsed" else "",
         "release": current.release,
         "digest": current.digest,
         "since": f"{current.time}, {current.type} by {current.who}",
-        "clients": f"{target.url}/predict",
+        "clients": f"{target.url}/predict" if arms else "",
         "installed": [move.release for move in state.moves],
         "untold": len(state.untold),
         "arms": arms,

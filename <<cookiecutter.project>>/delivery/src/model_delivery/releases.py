@@ -1,0 +1,136 @@
+"""Releases by the log: the champion, what a key led to, what passed staging at a tag."""
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from model_delivery.bundle import candidate as candidates
+from model_delivery.bundle.candidate import Candidate, git, load_candidate
+from model_delivery.errors import UserError
+from model_delivery.files import write_atomic
+from model_delivery.project import Project
+from model_delivery.registry import Event, blob_store, event_log, newest
+from model_delivery.report.verdict import Verdict, finite
+
+
+def champion(project: Project, environment: str = "production") -> Candidate | None:
+    """Return what an environment accepted last by the log."""
+    move = newest(event_log(project).events(), environment=environment)
+    return restore(project, move) if move else None
+
+
+def restore(project: Project, event: Event) -> Candidate:
+    """Return a registered candidate, from the blob store if it is not here."""
+    folder = candidates.candidate_folder(project, event.digest)
+    blob_store(project).get(event.digest, event.blob, folder)
+    return load_candidate(project, event.digest)
+
+
+def recall(project: Project, key: str) -> None:
+    """Fetch what was recorded of a key; one whose bytes are gone is trained again."""
+    if known := newest(event_log(project).events(), key=key):
+        with suppress(UserError):
+            write_atomic(candidates.key_record(project, key), restore(project, known).digest)
+
+
+def register(
+    project: Project,
+    candidate: Candidate,
+    verdicts: Mapping[str, Verdict],
+    trigger: str,
+    key: str = "",
+) -> Event:
+    """Keep a candidate's bytes and verdicts, and name it; return the event that says so.
+
+    What the log holds already is not written again. `key` is what led to it now, if not its own.
+    """
+    blobs, digest, lineage = blob_store(project), candidate.digest, candidate.lineage
+    as_of, model = str(lineage["data"]["as_of"]), candidate.verdict("model")
+    prefix = f"v{project.about['version']}+data.{as_of.replace('-', '')}"
+    measured = {
+        check.name: [check.value, check.low, check.high]
+        for check in (model.checks if model else [])
+        if finite(check.value)
+    }
+    judged: dict[str, Any] = {
+        "verdicts": {gate: verdict.outcome for gate, verdict in verdicts.items()},
+        "limits": {gate: verdict.limits for gate, verdict in verdicts.items()},
+        "against": model.against if model else None,
+    }
+
+    def decide(events: Sequence[Event]) -> Event:
+        known = recorded(events, digest)
+        kept = known and blobs.has(digest, known.blob)
+        now = judged | {"key": key or (known.key if known else lineage["key"])}
+        if known and kept and known.model_dump(include={*now}) == now:
+            return known
+        taken = {e.release for e in events if e.release.rpartition(".")[0] == prefix}
+        return Event(
+            type="verdict" if kept else "registered",
+            digest=digest,
+            release=known.release if known else f"{prefix}.{len(taken) + 1}",
+            as_of=as_of,
+            commit=delivering(project) or lineage["commit"],
+            trigger=trigger,
+            blob=known.blob if known and kept else blobs.put(digest, candidate.folder),
+            snapshot=lineage["snapshot"],
+            parameters=lineage["parameters"],
+            metrics=measured,
+            **now,
+        )
+
+    return event_log(project).append(decide)
+
+
+def delivering(project: Project) -> str | None:
+    """Return the commit that is being delivered: in a job not always the one checked out."""
+    return os.environ.get("GITHUB_SHA") or git(project, "rev-parse", "HEAD")
+
+
+def recorded(events: Sequence[Event], digest: str) -> Event | None:
+    """Return what was recorded last of a digest itself: its registration, or newer verdicts."""
+    return newest([event for event in events if event.environment is None], digest=digest)
+
+
+def find(events: Sequence[Event], wanted: str) -> Event:
+    """Return the first registration of a release, given by name or first digits of its digest."""
+    named = {e.digest for e in events if e.release == wanted or e.digest.startswith(wanted)}
+    first = {e.digest: e for e in reversed(events) if e.type == "registered"}
+    found = [event for digest, event in first.items() if digest in named]
+    if len(found) != 1:
+        many = "more than one" if found else "no"
+        raise UserError(f"{many} release `{wanted}`; `ml history` names all of them")
+    return found[0]
+
+
+def resolve(project: Project, wanted: str) -> Event:
+    """Return what is to be deployed, given by a git tag, or by the name or digest of a release."""
+    if commit := git(project, "rev-parse", "--verify", "--quiet", f"refs/tags/{wanted}^{{commit}}"):
+        return staged(project, wanted, commit)
+    events = event_log(project).events()
+    first = find(events, wanted)
+    goal = recorded(events, first.digest) or first
+    return goal.model_copy(update={"commit": os.environ.get("GITHUB_SHA") or goal.commit})
+
+
+def staged(project: Project, tag: str, commit: str) -> Event:
+    """Return what passed staging at a tag's commit, named by the tag.
+
+    It is never looked for by a key made anew. A UserError says why there is none, and what helps.
+    """
+    if git(project, "merge-base", "--is-ancestor", commit, "HEAD") is None:
+        mend = f"merge it, wait for staging, and move the tag: `git tag --force {tag} COMMIT`"
+        raise UserError(f"{tag}: its commit {commit[:12]} is not on the branch here; {mend}")
+    events = event_log(project).events()
+    passed = newest(events, environment="staging", commit=commit)
+    again = "run deliver.yml of that commit again: `gh run list --workflow deliver.yml "
+    again += f"--commit {commit}` names the run, `gh run rerun ID` starts it"
+    if passed is None or passed.type == "rolled_back":
+        raise UserError(f"{tag}: nothing passed staging at its commit {commit[:12]}; {again}")
+    back = newest(events, environment="staging", type="rolled_back", previous=passed.digest)
+    if back and events.index(back) > events.index(passed):
+        why = back.reason or "by hand"
+        raise UserError(f"{tag}: {passed.release} was rolled back in staging ({why}); {again}")
+    goal, data = recorded(events, passed.digest) or passed, passed.release.partition("+")[2]
+    return goal.model_copy(update={"commit": commit, "release": f"{tag}+{data}"})
