@@ -7,9 +7,6 @@ import html
 import json
 import os
 import re
-import shutil
-import subprocess
-import sys
 import tempfile
 import tomllib
 from collections.abc import Callable
@@ -20,7 +17,7 @@ import yaml
 from click.testing import CliRunner
 from cookiecutter.cli import main
 
-from tests.baking import ROOT, BakedProject, Baker, environment, template
+from tests.baking import ROOT, BakedProject, Baker, template
 
 QUESTIONS = ("project", "package", "description", "author", "github_owner", "licence")
 
@@ -305,44 +302,3 @@ def test_hooks_change_nothing(baker: Baker, baked: BakedProject) -> None:
     done = baker.cookiecutter("--accept-hooks", "no")
     assert done.returncode == 0, done.stderr
     assert contents(BakedProject(baker.output / "late-departures")) == contents(baked)
-
-
-def test_cruft_creates_checks_and_updates(baker: Baker, tmp_path: Path) -> None:
-    """The decoy folder lets cruft accept a template with delimiters of its own."""
-    source = tmp_path / "template"
-    shutil.copytree(template(), source)
-
-    def run(*command: str, cwd: Path = source) -> str:
-        git = {
-            f"GIT_{who}_{what}": "t@example.org"
-            for who in ("AUTHOR", "COMMITTER")
-            for what in ("NAME", "EMAIL")
-        }
-        home = {"HOME": str(tmp_path)}  # cookiecutter keeps replays and clones there
-        done = subprocess.run(
-            command,
-            cwd=cwd,
-            env=environment(git | home),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    cruft = (sys.executable, "-m", "cruft")
-    commit = ("git", "commit", "--quiet", "--all", "--message", "x")
-    run("git", "init", "--quiet"), run("git", "add", "."), run(*commit)
-    run(*cruft, "create", "--no-input", "--output-dir", str(baker.output), str(source))
-    project = baker.output / "late-departures"
-    (
-        run("git", "init", "--quiet", cwd=project),
-        run("git", "add", ".", cwd=project),
-        run(*commit, cwd=project),
-    )
-    run(*cruft, "check", cwd=project)
-    with (source / "<<cookiecutter.project>>" / "README.md").open("a") as readme:
-        readme.write("\nA line that a later version brings.\n")
-    run(*commit)
-    run(*cruft, "update", "--skip-apply-ask", cwd=project)
-    assert "a later version brings" in (project / "README.md").read_text()

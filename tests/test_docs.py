@@ -48,7 +48,9 @@ def test_the_readme_asks_what_cookiecutter_asks() -> None:
 def test_every_release_is_a_commit_and_has_a_heading_in_the_changelog() -> None:
     lines = (ROOT / "tests" / "releases.txt").read_text().splitlines()
     releases = [line.split(" ") for line in lines if not line.startswith("#")]
-    headings = re.findall(r"^## (\S+),", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    changes = (ROOT / "CHANGELOG.md").read_text()
+    headings = re.findall(r"^## (\S+) - \d{4}-\d\d-\d\d$", changes, re.MULTILINE)
+    assert re.findall(r"^## .*$", changes, re.MULTILINE)[0] == "## Unreleased"
     assert releases
     for tag, commit in releases:
         assert re.fullmatch(r"[0-9a-f]{40}", commit), commit
