@@ -119,6 +119,16 @@ def test_gates_waits_for_every_other_job_and_always_answers(ci: dict[str, Any]) 
     assert gates["if"] == "always()"
 
 
+def test_what_a_plan_may_not_have_runs_or_is_said_to_be_left_out(baked: BakedProject) -> None:
+    jobs = Tree(baked.path).workflows["security.yml"]["jobs"]
+    public = "github.event.repository.visibility == 'public'"
+    assert jobs["scan"]["if"] == f"github.event_name != 'pull_request' && {public}"
+    assert jobs["left-out"]["if"] == jobs["scan"]["if"].replace("==", "!=")
+    said = jobs["left-out"]["steps"][0]["run"]
+    for name in ("CodeQL", "Scorecard", "GITHUB_STEP_SUMMARY"):
+        assert name in said
+
+
 def test_dependabot_waits_seven_days_and_groups(baked: BakedProject) -> None:
     updates = read_yaml(baked.path / ".github" / "dependabot.yml")["updates"]
     assert {u["package-ecosystem"] for u in updates} == {"github-actions", "uv"}
