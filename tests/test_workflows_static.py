@@ -5,10 +5,12 @@ The rules hold for the generated project's workflows and for the template's own.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import pytest
 
 from tests.baking import ROOT, BakedProject
 from tests.harness.workflow import needs, read_yaml
-from tests.workflow_rules import PINS, RULES, Tree
+from tests.workflow_rules import PINS, RULES, Tree, triggers
 from tests.workflow_table import BEGIN, END, PAGE, part, rewritten, table
 
 
@@ -127,6 +129,55 @@ def test_what_a_plan_may_not_have_runs_or_is_said_to_be_left_out(baked: BakedPro
     said = jobs["left-out"]["steps"][0]["run"]
     for name in ("CodeQL", "Scorecard", "GITHUB_STEP_SUMMARY"):
         assert name in said
+
+
+def rules_of(tree: Tree) -> dict[str, dict[str, Any]]:
+    """Return, by what a ruleset protects, its rules with their parameters."""
+    rulesets = json.loads((tree.repository / ".github" / "rulesets.json").read_text())
+    found = {}
+    for ruleset in rulesets:
+        assert ruleset["enforcement"] == "active"
+        assert ruleset["conditions"]["ref_name"]["exclude"] == []
+        (ref,) = ruleset["conditions"]["ref_name"]["include"]
+        found[f"{ruleset['target']} {ref}"] = {
+            rule["type"]: rule.get("parameters", {}) for rule in ruleset["rules"]
+        }
+    assert len({ruleset["name"] for ruleset in rulesets}) == len(rulesets)
+    return found
+
+
+def test_rulesets_keep_what_must_not_be_rewritten(baked: BakedProject) -> None:
+    assert {ref: set(rules) for ref, rules in rules_of(Tree(baked.path)).items()} == {
+        "branch ~DEFAULT_BRANCH": {
+            *("deletion", "non_fast_forward", "pull_request", "required_status_checks")
+        },
+        "tag refs/tags/v*": {"update", "deletion"},
+        "branch refs/heads/model-registry": {"non_fast_forward", "deletion"},
+    }
+
+
+def test_a_required_check_is_a_job_that_answers_each_pull_request(baked: BakedProject) -> None:
+    """One that a filter or a condition can leave out would be waited for, forever."""
+    tree = Tree(baked.path)
+    checks = rules_of(tree)["branch ~DEFAULT_BRANCH"]["required_status_checks"]
+    required = {check["context"] for check in checks["required_status_checks"]}
+    answers = {
+        node.job["name"]
+        for node in tree.nodes()
+        if "pull_request" in node.events
+        and triggers(node.workflow)["pull_request"] == {}
+        and node.job.get("if") in ("always()", "github.event_name == 'pull_request'")
+    }
+    assert required == answers == {"Gates", "Audit"}
+
+
+def test_owners_are_asked_about_workflows_and_limits(bake: Callable[..., BakedProject]) -> None:
+    project = bake(github_owner="some-team")
+    lines = project.text(".github/CODEOWNERS").splitlines()
+    owned = dict(line.split(" ") for line in lines if not line.startswith("#"))
+    assert owned == {"/.github/": "@some-team", "/config/gates.yaml": "@some-team"}
+    for path in owned:
+        assert (project.path / path.strip("/")).exists(), path
 
 
 def test_dependabot_waits_seven_days_and_groups(baked: BakedProject) -> None:
