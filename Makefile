@@ -7,7 +7,7 @@ TEST := $(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test test-all bench lint
+.PHONY: help demo demo-down test test-all test-newest bench lint
 
 help: ## Say what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -23,6 +23,9 @@ test: ## Test the template: answers, lint, budget, a shipped project, its workfl
 
 test-all: ## Every test, the long ones too
 	@$(TEST)
+
+test-newest: ## Test a generated project with the newest versions of all it depends on
+	@$(RUN) --only-group render tools/demo.py newest --folder demo/newest
 
 bench: ## Measure a generated project against its bars (minutes; wants a quiet machine)
 	@$(RUN) python -m tests.bench

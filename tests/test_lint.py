@@ -12,6 +12,7 @@ import pytest
 
 from tests import test_workflows_static as static
 from tests.baking import ROOT
+from tests.workflow_rules import Tree
 
 CHECKOUT = "actions/checkout@3d3c42e5aac5ba805825da76410c181273ba90b1 # v7.0.1"
 SOUND = f"""\
@@ -57,12 +58,12 @@ DEFECTS = {
 }
 
 
-def tree(folder: Path, workflow: str) -> static.Tree:
+def tree(folder: Path, workflow: str) -> Tree:
     """Return a repository with one workflow, and the one rule that ours disable."""
     (folder / ".github/workflows").mkdir(parents=True)
     (folder / ".github/workflows/seeded.yml").write_text(workflow)
     shutil.copy(ROOT / ".github/zizmor.yml", folder / ".github")
-    return static.Tree(folder)
+    return Tree(folder)
 
 
 def test_a_sound_workflow_passes(tmp_path: Path) -> None:

@@ -5,12 +5,12 @@ The rules hold for the generated project's workflows and for the template's own.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,51 +18,8 @@ import pytest
 
 from tests.baking import ROOT, BakedProject
 from tests.harness.workflow import needs, read_yaml
-
-PINS = [
-    line
-    for line in Path(__file__).with_name("action-pins.txt").read_text().splitlines()
-    if not line.startswith("#")
-]
-USES = re.compile(r"^\s*(?:- )?uses: (.+)$", re.MULTILINE)
-
-
-@dataclass(frozen=True)
-class Tree:
-    """A repository's folder `.github`."""
-
-    repository: Path
-
-    @property
-    def workflows(self) -> dict[str, Any]:
-        """Each workflow by its file's name."""
-        files = sorted(self.repository.glob(".github/workflows/*.y*ml"))
-        return {file.name: read_yaml(file) for file in files}
-
-    @property
-    def actions(self) -> list[Path]:
-        """The files of the repository's own actions."""
-        return sorted(self.repository.glob(".github/actions/*/action.y*ml"))
-
-    @property
-    def files(self) -> list[Path]:
-        """Every YAML file."""
-        return sorted(self.repository.glob(".github/**/*.y*ml"))
-
-    def jobs(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Return each job with its place."""
-        for name, workflow in self.workflows.items():
-            for job, what in workflow["jobs"].items():
-                yield f"{name}: {job}", what
-
-    def steps(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Return each step of each job and action with its place."""
-        for place, job in self.jobs():
-            for step in job.get("steps", []):
-                yield place, step
-        for file in self.actions:
-            for step in read_yaml(file)["runs"]["steps"]:
-                yield f"{file.parent.name}/{file.name}", step
+from tests.workflow_rules import PINS, RULES, Tree, triggers
+from tests.workflow_table import BEGIN, END, PAGE, part, rewritten, table
 
 
 @pytest.fixture(params=["generated", "template"])
@@ -87,25 +44,17 @@ def tool(name: str, *arguments: str | Path, cwd: Path, given: str | None = None)
     return said
 
 
-def test_every_action_is_pinned_to_a_commit_from_the_one_list(tree: Tree) -> None:
-    for file in tree.files:
-        for used in USES.findall(file.read_text()):
-            own = used.startswith("./.github/actions/") and (tree.repository / used).is_dir()
-            assert own or used in PINS, f"{file.name}: {used}"
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rule_is_kept(tree: Tree, rule: str) -> None:
+    assert RULES[rule](tree) == [], RULES[rule].__doc__
 
 
 def test_the_list_of_pins_is_well_formed_and_all_used(baked: BakedProject) -> None:
-    form = re.compile(r"[\w.-]+/[\w.-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+")
+    form = re.compile(r"[\w.-]+(?:/[\w.-]+)+@[0-9a-f]{40} # v\d+\.\d+\.\d+")
     text = "".join(f.read_text() for t in (Tree(baked.path), Tree(ROOT)) for f in t.files)
     for pin in PINS:
         assert form.fullmatch(pin), pin
         assert pin in text, f"no workflow uses {pin}"
-
-
-def test_no_trigger_runs_a_strangers_code_with_privileges(tree: Tree) -> None:
-    for name, workflow in tree.workflows.items():
-        events = workflow["on"]
-        assert not {"pull_request_target", "workflow_run"} & set(events), name
 
 
 def test_permissions_are_none_unless_a_job_names_them(tree: Tree) -> None:
@@ -115,22 +64,11 @@ def test_permissions_are_none_unless_a_job_names_them(tree: Tree) -> None:
         assert isinstance(job.get("permissions", {}), dict), place
 
 
-def test_what_a_pull_request_reaches_has_no_privilege(tree: Tree) -> None:
-    for name, workflow in tree.workflows.items():
-        if "pull_request" not in workflow["on"]:
-            continue
-        assert "secrets" not in str(workflow), name
-        for job, what in workflow["jobs"].items():
-            assert "environment" not in what, f"{name}: {job}"
-            assert what["runs-on"] == "ubuntu-24.04", f"{name}: {job}"
-            writes = {k for k, v in what.get("permissions", {}).items() if v != "read"}
-            assert writes <= ({"pull-requests"} if job == "comment" else set()), f"{name}: {job}"
-
-
 def test_every_job_and_step_has_a_name_and_every_job_an_end(tree: Tree) -> None:
     for place, job in tree.jobs():
         assert job["name"], place
-        assert isinstance(job["timeout-minutes"], int), place
+        # A job that calls a workflow can have no limit: the jobs there have one each.
+        assert "uses" in job or isinstance(job["timeout-minutes"], int), place
         assert "continue-on-error" not in job, place
     for place, step in tree.steps():
         assert step.get("name"), f"{place}: {step}"
@@ -183,6 +121,65 @@ def test_gates_waits_for_every_other_job_and_always_answers(ci: dict[str, Any]) 
     assert gates["if"] == "always()"
 
 
+def test_what_a_plan_may_not_have_runs_or_is_said_to_be_left_out(baked: BakedProject) -> None:
+    jobs = Tree(baked.path).workflows["security.yml"]["jobs"]
+    public = "github.event.repository.visibility == 'public'"
+    assert jobs["scan"]["if"] == f"github.event_name != 'pull_request' && {public}"
+    assert jobs["left-out"]["if"] == jobs["scan"]["if"].replace("==", "!=")
+    said = jobs["left-out"]["steps"][0]["run"]
+    for name in ("CodeQL", "Scorecard", "GITHUB_STEP_SUMMARY"):
+        assert name in said
+
+
+def rules_of(tree: Tree) -> dict[str, dict[str, Any]]:
+    """Return, by what a ruleset protects, its rules with their parameters."""
+    rulesets = json.loads((tree.repository / ".github" / "rulesets.json").read_text())
+    found = {}
+    for ruleset in rulesets:
+        assert ruleset["enforcement"] == "active"
+        assert ruleset["conditions"]["ref_name"]["exclude"] == []
+        (ref,) = ruleset["conditions"]["ref_name"]["include"]
+        found[f"{ruleset['target']} {ref}"] = {
+            rule["type"]: rule.get("parameters", {}) for rule in ruleset["rules"]
+        }
+    assert len({ruleset["name"] for ruleset in rulesets}) == len(rulesets)
+    return found
+
+
+def test_rulesets_keep_what_must_not_be_rewritten(baked: BakedProject) -> None:
+    assert {ref: set(rules) for ref, rules in rules_of(Tree(baked.path)).items()} == {
+        "branch ~DEFAULT_BRANCH": {
+            *("deletion", "non_fast_forward", "pull_request", "required_status_checks")
+        },
+        "tag refs/tags/v*": {"update", "deletion"},
+        "branch refs/heads/model-registry": {"non_fast_forward", "deletion"},
+    }
+
+
+def test_a_required_check_is_a_job_that_answers_each_pull_request(baked: BakedProject) -> None:
+    """One that a filter or a condition can leave out would be waited for, forever."""
+    tree = Tree(baked.path)
+    checks = rules_of(tree)["branch ~DEFAULT_BRANCH"]["required_status_checks"]
+    required = {check["context"] for check in checks["required_status_checks"]}
+    answers = {
+        node.job["name"]
+        for node in tree.nodes()
+        if "pull_request" in node.events
+        and triggers(node.workflow)["pull_request"] == {}
+        and node.job.get("if") in ("always()", "github.event_name == 'pull_request'")
+    }
+    assert required == answers == {"Gates", "Audit"}
+
+
+def test_owners_are_asked_about_workflows_and_limits(bake: Callable[..., BakedProject]) -> None:
+    project = bake(github_owner="some-team")
+    lines = project.text(".github/CODEOWNERS").splitlines()
+    owned = dict(line.split(" ") for line in lines if not line.startswith("#"))
+    assert owned == {"/.github/": "@some-team", "/config/gates.yaml": "@some-team"}
+    for path in owned:
+        assert (project.path / path.strip("/")).exists(), path
+
+
 def test_dependabot_waits_seven_days_and_groups(baked: BakedProject) -> None:
     updates = read_yaml(baked.path / ".github" / "dependabot.yml")["updates"]
     assert {u["package-ecosystem"] for u in updates} == {"github-actions", "uv"}
@@ -195,6 +192,19 @@ def test_the_readme_names_every_workflow(baked: BakedProject) -> None:
     text = (baked.path / ".github" / "workflows" / "README.md").read_text()
     for name in Tree(baked.path).workflows:
         assert f"`{name}`" in text
+
+
+def test_the_readme_s_table_of_jobs_is_what_the_workflows_say(baked: BakedProject) -> None:
+    again = "`tools/uv.sh run python -m tests.workflow_table` writes it anew"
+    assert part(baked.text(str(PAGE))) == table(baked.path), again
+
+
+def test_a_page_gets_its_table_between_the_marks(baked: BakedProject) -> None:
+    page = f"above\n{BEGIN}old\n{END}below\n"
+    assert rewritten(page, baked.path) == f"above\n{BEGIN}{table(baked.path)}{END}below\n"
+    for broken in ("none", f"{BEGIN}no end", f"{END}{BEGIN}", page + page):
+        with pytest.raises(ValueError, match="needs <!--"):
+            rewritten(broken, baked.path)
 
 
 def test_linters_find_nothing(tree: Tree) -> None:

@@ -1,7 +1,8 @@
 """Make the project `late-departures` in `demo/`, ship it, and show a real answer; or stop it.
 
 Run by `make demo` and `make demo-down`. It takes the steps a newcomer would, in the order that
-the template prints them, and goes on where an earlier run was interrupted.
+the template prints them, and goes on where an earlier run was interrupted. `make test-newest`
+tests the same project with the newest versions that its bounds allow, whatever their day.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import resource
 import shlex
 import shutil
@@ -20,6 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = "late-departures"
+DAY = re.compile(r"^(?:# )?exclude-newer = .*\n", re.MULTILINE)  # `# ` in a script's own block
 
 # Runs in the demo project's own environment, where its contract and its parquet files can be read.
 FLIGHT = """
@@ -134,15 +137,45 @@ def down(demo: Path) -> None:
     run("uv", "run", "ml", "deploy", "--stop", cwd=demo / PROJECT)
 
 
+def lift(project: Path) -> list[str]:
+    """Let a project take releases of any day; return the files that held it back.
+
+    Its bounds stay: they are decisions, and Dependabot proposes to change them.
+
+    Raises
+    ------
+    DemoError
+        When no file names a day: nothing would be newer than in any other test.
+    """
+    files = [project / "pyproject.toml", *sorted(project.glob("delivery/**/checks/*.py"))]
+    held = [file for file in files if DAY.search(file.read_text())]
+    if not held:
+        raise DemoError(f"no file of {project} names a day with `exclude-newer`")
+    for file in held:
+        file.write_text(DAY.sub("", file.read_text()))
+    return [str(file.relative_to(project)) for file in held]
+
+
+def newest(demo: Path) -> None:
+    """Generate afresh, lift the day, run the project's tests, and ship up to the load test."""
+    shutil.rmtree(demo, ignore_errors=True)
+    demo.mkdir(parents=True)
+    project = generate(demo)
+    print(f"any day: {', '.join(lift(project))}", flush=True)
+    first_commit(project)
+    run("uv", "run", "pytest", cwd=project)
+    run("uv", "run", "ml", "ship", "--until", "load", cwd=project)
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Run `up` or `down`; return the exit code."""
+    """Run `up`, `down` or `newest`; return the exit code."""
+    actions = {"up": up, "down": down, "newest": newest}
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("action", choices=("up", "down"))
+    parser.add_argument("action", choices=actions)
     parser.add_argument("--folder", type=Path, default=ROOT / "demo", help="default: demo/")
     options = parser.parse_args(arguments)
-    action = up if options.action == "up" else down
     try:
-        action(options.folder.resolve())
+        actions[options.action](options.folder.resolve())
     except DemoError as error:
         print(error, file=sys.stderr)
         return error.code

@@ -1,4 +1,4 @@
-"""The past of a release as the log tells it, and a mirror that no delivery fails by."""
+"""The past of a release as the log tells it, a mirror no delivery fails by; what GitHub lacks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import json
 import logging
 import os
 import re
+import shlex
+import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -14,9 +17,10 @@ from model_delivery import history
 from model_delivery.cli.main import app
 from model_delivery.errors import UserError
 from model_delivery.project import Project
+from model_delivery.protocols import user_module
 from model_delivery.registry import Event, event_log
 from model_delivery.report.verdict import Outcome
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 A, B, C = ("a" * 64, "b" * 64, "b" + "c" * 63)
 
@@ -164,3 +168,194 @@ def test_a_mirror_without_uv_or_log_is_a_warning_too(
         (project.root / "pyproject.toml").unlink()
         history.mirror(project)
     assert ["uv is not installed" in caplog.messages[0], len(caplog.messages)] == [True, 2]
+
+
+FAKE_GH = """#!{python}
+import json, pathlib, sys
+folder = pathlib.Path(__file__).parent
+words = sys.argv[1:]
+if words[0] != "api" or "--method" in words:
+    given = sys.stdin.read() if words[-2:] == ["--input", "-"] else ""
+    with (folder / "calls").open("a") as calls:
+        calls.write(json.dumps([words, given]) + "\\n")
+    sys.exit("gh: Validation Failed (HTTP 422)" if (folder / "refuses").exists() else 0)
+answers = json.loads((folder / "answers").read_text())
+path = words[1].removeprefix("repos/{{owner}}/{{repo}}")
+if path not in answers:
+    print('{{"message": "Not Found"}}', end="")
+    sys.exit("gh: Not Found (HTTP 404)")
+print(json.dumps(answers[path]))
+"""
+NO_LOGIN = "#!/bin/sh\necho 'To get started, please run:  gh auth login' >&2\nexit 4\n"
+BARE: dict[str, object] = {
+    "": {"default_branch": "main", "private": False, "owner": {"type": "User", "login": "ann"}},
+    "user": {"id": 17},
+    "/environments": {"environments": []},
+    "/actions/variables?per_page=100": {"variables": []},
+    "/actions/secrets?per_page=100": {"secrets": []},
+    "/rulesets?per_page=100": [],
+    "/actions/workflows/weekly.yml": {"state": "disabled_inactivity"},
+    "/actions/workflows/weekly.yml/runs?event=schedule&per_page=1": {"workflow_runs": []},
+}
+REVIEWED = {"name": "production", "protection_rules": [{"type": "required_reviewers"}]}
+WHOLE = BARE | {
+    "/environments": {"environments": [{"name": "test"}, {"name": "staging"}, REVIEWED]},
+    "/actions/variables?per_page=100": {
+        "variables": [{"name": f"DEPLOY_RUNNER_{n}"} for n in ("TEST", "STAGING", "PRODUCTION")]
+    },
+    "/actions/secrets?per_page=100": {"secrets": [{"name": "SOURCE_KEY"}]},
+    "/rulesets?per_page=100": [{"name": "one"}, {"name": "two"}],
+    "/actions/workflows/weekly.yml": {"state": "active"},
+    "/actions/workflows/weekly.yml/runs?event=schedule&per_page=1": {
+        "workflow_runs": [{"created_at": "2026-11-20T04:17:00Z"}]
+    },
+}
+PUT = ["api", "--method", "PUT", "repos/{owner}/{repo}/environments/"]
+POST = ["api", "--method", "POST", "repos/{owner}/{repo}/rulesets", "--input", "-"]
+ASKED = ["-f", "reviewers[][type]=User", "-F", "reviewers[][id]=17"]
+CALLS = [
+    ([*PUT[:3], f"{PUT[3]}test"], ""),
+    ([*PUT[:3], f"{PUT[3]}staging"], ""),
+    ([*PUT[:3], f"{PUT[3]}production", *ASKED], ""),
+    (POST, '{"name": "one", "target": "tag"}'),
+    (POST, '{"name": "two", "target": "branch"}'),
+    (["workflow", "enable", "weekly.yml"], ""),
+]
+Doctor = Callable[..., Result]
+
+
+@pytest.fixture
+def doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Doctor:
+    """Return a function that runs `ml doctor --github` where GitHub answers as given."""
+    github = tmp_path / ".github"
+    (github / "workflows").mkdir(parents=True)
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "data.yaml").touch()
+    (github / "workflows" / "ci.yml").write_text("on:\n  pull_request:\n")
+    (github / "workflows" / "weekly.yml").write_text("on:\n  schedule:\n    - cron: 0 0 * * 1\n")
+    rulesets = [{"name": "one", "target": "tag"}, {"name": "two", "target": "branch"}]
+    (github / "rulesets.json").write_text(json.dumps(rulesets))
+    (tmp_path / "bin").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    monkeypatch.setattr(user_module("sources"), "NEEDS", ("SOURCE_KEY",), raising=False)
+    put_gh(tmp_path, FAKE_GH.format(python=sys.executable))
+
+    def look(answers: dict[str, object], *options: str, typed: str = "") -> Result:
+        (tmp_path / "bin" / "answers").write_text(json.dumps(answers))
+        return CliRunner().invoke(app, ["doctor", "--github", *options], input=typed)
+
+    return look
+
+
+def put_gh(folder: Path, script: str) -> None:
+    (folder / "bin" / "gh").write_text(script)
+    (folder / "bin" / "gh").chmod(0o755)
+
+
+def calls(folder: Path) -> list[tuple[list[str], str]]:
+    """Return the calls that changed something, with what each read."""
+    file = folder / "bin" / "calls"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return [(words, given) for words, given in map(json.loads, lines)]
+
+
+def said(done: Result) -> dict[str, tuple[bool, str]]:
+    """Return each finding by its subject."""
+    lines = [re.fullmatch(r"(ok|NO) +(.+?): (.+)", line) for line in done.stdout.splitlines()]
+    return {line[2]: (line[1] == "ok", line[3]) for line in lines if line}
+
+
+def test_a_repository_that_has_everything_is_well(doctor: Doctor) -> None:
+    done = doctor(WHOLE)
+    assert done.exit_code == 0, done.output
+    assert all(ok for ok, _ in said(done).values())
+    assert list(said(done)) == [
+        *("default branch", "test", "staging", "reviewers", "production"),
+        *("DEPLOY_RUNNER_TEST", "DEPLOY_RUNNER_STAGING", "DEPLOY_RUNNER_PRODUCTION"),
+        *("SOURCE_KEY", "ruleset one", "ruleset two", "weekly.yml"),
+    ]
+    assert "2026-11-20T04:17:00Z" in said(done)["weekly.yml"][1]
+    assert json.loads(doctor(WHOLE, "--json").stdout)[0]["subject"] == "default branch"
+
+
+def test_each_thing_that_is_missing_on_github_is_named(doctor: Doctor) -> None:
+    about = {"default_branch": "trunk", "private": False, "owner": {"type": "User"}}
+    done = doctor(BARE | {"": about})
+    found = said(done)
+    assert done.exit_code == 2
+    hints = {f"DEPLOY_RUNNER_{name}" for name in ("TEST", "STAGING", "PRODUCTION")}
+    assert {subject for subject, (ok, _) in found.items() if ok} == hints
+    assert len(found) == 12
+    assert "`gh variable set DEPLOY_RUNNER_TEST`" in found["DEPLOY_RUNNER_TEST"][1]
+    assert "`gh secret set SOURCE_KEY`" in found["SOURCE_KEY"][1]
+    assert "nobody is asked" in found["reviewers"][1]
+    assert "disabled_inactivity, last run by schedule: none yet" in found["weekly.yml"][1]
+    assert "trunk" in found["default branch"][1]
+
+
+def test_what_a_plan_does_not_enforce_is_said(doctor: Doctor) -> None:
+    """A private repository of a person, or of an organisation below Enterprise."""
+    person = {"type": "User", "login": "ann"}
+    team = {"type": "Organization", "login": "octo"}
+    for owner, plan, enforced in (
+        (person, {}, False),
+        (team, {"plan": {"name": "free"}}, False),
+        (team, {}, False),
+        (team, {"plan": {"name": "enterprise"}}, True),
+    ):
+        about = {"default_branch": "main", "private": True, "owner": owner}
+        found = said(doctor(WHOLE | {"": about, "orgs/octo": plan}))
+        assert found["reviewers"][0] is enforced
+        assert ("not enforced" in found["reviewers"][1]) is not enforced
+    refused = {"": about | {"owner": person}, "/rulesets?per_page=100": None}
+    del (answers := WHOLE | refused)["/rulesets?per_page=100"]
+    found = said(doctor(answers, "--fix", typed="n\n"))
+    assert found["rulesets"] == (False, "not shown: Not Found (HTTP 404)")
+    assert found["weekly.yml"][0]  # it goes on after what it may not see
+
+
+def test_fix_prints_the_calls_and_makes_them_only_if_asked_to(
+    doctor: Doctor, tmp_path: Path
+) -> None:
+    done = doctor(BARE, "--fix", typed="n\n")
+    shown = [line.strip() for line in done.stderr.splitlines() if "gh " in line]
+    made = [shlex.join(["gh", *words]) for words, _ in CALLS]
+    made[3:5] = [f"jq '.[{n}]' .github/rulesets.json | {call}" for n, call in enumerate(made[3:5])]
+    assert shown == made
+    assert done.exit_code == 2
+    assert calls(tmp_path) == []
+    done = doctor(BARE, "--fix", typed="y\n")
+    assert done.exit_code == 0, done.output
+    assert calls(tmp_path) == CALLS
+
+
+def test_fix_asks_nothing_where_nothing_is_missing(doctor: Doctor, tmp_path: Path) -> None:
+    done = doctor(WHOLE, "--fix")
+    assert done.exit_code == 0, done.output
+    assert calls(tmp_path) == []
+
+
+def test_fix_takes_no_rule_of_an_environment_away(doctor: Doctor, tmp_path: Path) -> None:
+    timed = {"name": "production", "protection_rules": [{"type": "wait_timer"}]}
+    places = {"environments": [{"name": "test"}, {"name": "staging"}, timed]}
+    done = doctor(WHOLE | {"/environments": places}, "--fix")
+    assert done.exit_code == 2
+    assert not said(done)["reviewers"][0]
+    assert calls(tmp_path) == []
+
+
+def test_a_call_that_github_refuses_is_named(doctor: Doctor, tmp_path: Path) -> None:
+    (tmp_path / "bin" / "refuses").touch()
+    done = doctor(BARE, "--fix", typed="y\n")
+    assert isinstance(done.exception, UserError)
+    assert str(done.exception) == "Validation Failed (HTTP 422)"
+    assert calls(tmp_path) == CALLS[:1]
+
+
+def test_without_gh_or_a_login_one_sentence_says_so(doctor: Doctor, tmp_path: Path) -> None:
+    put_gh(tmp_path, NO_LOGIN)
+    assert str(doctor(BARE).exception) == "nobody is logged in to GitHub: run `gh auth login`"
+    (tmp_path / "bin" / "gh").unlink()
+    assert str(doctor(BARE).exception) == "gh is not installed; see https://cli.github.com"
+    assert isinstance(CliRunner().invoke(app, ["doctor", "--fix"]).exception, UserError)

@@ -15,6 +15,7 @@ from model_delivery.bundle import launch
 from model_delivery.bundle.candidate import current_candidate
 from model_delivery.cli import screen, stages
 from model_delivery.cli.doctor import diagnose
+from model_delivery.cli.github import Finding, diagnose_github, gh
 from model_delivery.contract.settings import EnvironmentName
 from model_delivery.errors import UserError
 from model_delivery.gates import GATES, Gate
@@ -66,6 +67,9 @@ _TWO = "What differs between two releases."
 Compare = Annotated[tuple[str, str] | None, typer.Option(metavar="A B", help=_TWO)]
 _UI = "Show it in MLflow: at MLFLOW_TRACKING_URI if that is set, else here until Ctrl-C."
 Ui = Annotated[bool, typer.Option("--ui", help=_UI)]
+_THERE = "Look at the repository on GitHub instead, through `gh`."
+OnGitHub = Annotated[bool, typer.Option("--github", help=_THERE)]
+Fix = Annotated[bool, typer.Option("--fix", help="Print the calls that mend it, and ask.")]
 PRODUCTION: Final = "production"
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -225,11 +229,25 @@ def history(
 
 
 @app.command()
-def doctor(as_json: Json = False) -> None:
-    """Say what this machine or project lacks, and the command that mends it."""
-    findings = diagnose(find_project())
+def doctor(on_github: OnGitHub = False, fix: Fix = False, as_json: Json = False) -> None:
+    """Say what this machine or project lacks, or its side on GitHub, and what mends it."""
+    project, mends = find_project(), list[Finding]()
+    if fix and not on_github:
+        raise UserError("--fix goes with --github; here, each sentence names the command")
+    if on_github:
+        looked = diagnose_github(project)
+        mends = [finding for finding in looked if fix and finding.call]
+        findings = [dict(zip(("subject", "ok", "sentence"), each, strict=False)) for each in looked]
+    else:
+        findings = diagnose(project)
     lines = [f"{'ok' if f['ok'] else 'NO':3} {f['subject']}: {f['sentence']}" for f in findings]
     screen.show(findings, as_json, "\n".join(lines))
+    for mend in mends:
+        screen.say(str(mend))
+    if mends and typer.confirm(f"Run these {len(mends)}?", err=True):
+        for mend in mends:
+            gh(project, *mend.call, given=mend.given)
+        return screen.say("done; without --fix, this looks again")
     raise typer.Exit(0 if all(finding["ok"] for finding in findings) else USAGE)
 
 

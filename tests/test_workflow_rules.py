@@ -1,0 +1,314 @@
+"""Each rule over workflows is proved to bite: a sound repository, and one mistake after another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.workflow_rules import RULES, Node, Tree, allowed
+from tests.workflow_table import table
+
+UV = "astral-sh/setup-uv@20cfd1bf945f4377ade1205e4dbc17946fc9a30d # v10.0.1"
+CALL = "uses: ./.github/workflows/deploy.yml"
+FILES = {
+    "workflows/ci.yml": """\
+on: pull_request
+permissions: {}
+concurrency: { group: ci, cancel-in-progress: true }
+jobs:
+  test:
+    runs-on: ubuntu-24.04
+    permissions: { contents: read }
+    steps:
+      - name: Set up
+        uses: ./.github/actions/setup
+        with: { cache: true }
+  comment:
+    runs-on: ubuntu-24.04
+    permissions: { pull-requests: write }
+    steps:
+      - { name: Say so, run: echo }
+  free:
+    runs-on: ubuntu-24.04
+    steps: []
+""",
+    "workflows/deliver.yml": """\
+on:
+  push: { branches: [main], tags: ["v*"] }
+  workflow_dispatch:
+permissions: {}
+concurrency: { group: deliver, cancel-in-progress: false, queue: max }
+jobs:
+  build:
+    if: github.event_name != 'workflow_dispatch'
+    runs-on: ubuntu-24.04
+    steps:
+      - name: Set up
+        uses: ./.github/actions/setup
+  production:
+    needs: build
+    permissions: { contents: write }
+    uses: ./.github/workflows/deploy.yml
+    with:
+      to: production
+      runner: ${{ vars.DEPLOY_RUNNER || 'ubuntu-24.04' }}
+    secrets:
+      KEY: ${{ secrets.STORE_KEY }}
+""",
+    "workflows/deploy.yml": """\
+on:
+  workflow_call:
+    inputs: { to: { type: string }, runner: { type: string } }
+    secrets: { KEY: { required: true } }
+permissions: {}
+jobs:
+  deploy:
+    runs-on: ${{ inputs.runner }}
+    environment: { name: "${{ inputs.to }}" }
+    concurrency: { group: "deploy-${{ inputs.to }}", cancel-in-progress: false, queue: max }
+    permissions: { contents: read }
+    steps:
+      - { name: Deploy, env: { KEY: "${{ secrets.KEY }}" }, run: echo }
+""",
+    "actions/setup/action.yml": f"""\
+inputs:
+  cache: {{ default: "false" }}
+runs:
+  using: composite
+  steps:
+    - name: Install
+      uses: {UV}
+      with:
+        enable-cache: ${{{{ inputs.cache }}}}
+""",
+}
+CI, DELIVER, DEPLOY, SETUP = FILES
+PRIVILEGE, CACHE = "privileges_of_a_pull_request", "caches_of_privileged_jobs"
+DEPLOYS = "deliver.yml: production → deploy.yml: deploy"
+
+# Each mistake: where, what it was, what it becomes, the rule it breaks, and what is found.
+MISTAKES = {
+    "an action by its tag": (SETUP, UV, "astral-sh/setup-uv@v10", "unpinned", "setup-uv@v10"),
+    "a commit without its version": (SETUP, " # v10.0.1", "", "unpinned", "setup-uv@20cf"),
+    "a commit that is not listed": (SETUP, "20cfd", "30cfd", "unpinned", "setup-uv@30cf"),
+    "an action of our own that is not there": (
+        DELIVER,
+        "uses: ./.github/actions/setup\n  production",
+        "uses: ./.github/actions/other\n  production",
+        "unpinned",
+        "actions/other",
+    ),
+    "a stranger's code with a token": (
+        *(CI, "on: pull_request\n", "on: [pull_request_target]\n"),
+        *("strangers_code_with_privileges", "ci.yml: pull_request_target"),
+    ),
+    "a stranger's artifacts with a token": (
+        *(DELIVER, "  workflow_dispatch:\n", "  workflow_run: { workflows: [CI] }\n"),
+        *("strangers_code_with_privileges", "deliver.yml: workflow_run"),
+    ),
+    "a secret in a pull request": (
+        CI,
+        "run: echo",
+        'env: { A: "${{ secrets.KEY }}" }, run: echo',
+        PRIVILEGE,
+        "comment: secret KEY",
+    ),
+    "every secret in a pull request": (
+        *(CI, "run: echo", 'env: { A: "${{ toJSON(secrets) }}" }, run: echo'),
+        *(PRIVILEGE, "comment: secret all"),
+    ),
+    "secrets handed on by a pull request": (
+        CI,
+        "  comment:\n",
+        f"  call:\n    {CALL}\n    secrets: inherit\n  comment:\n",
+        PRIVILEGE,
+        "call: secret all",
+    ),
+    "a secret for a whole workflow": (
+        *(CI, "jobs:\n", 'env: { A: "${{ secrets.KEY }}" }\njobs:\n'),
+        *(PRIVILEGE, "test: secret KEY"),
+    ),
+    "an environment in a pull request": (
+        CI,
+        "    permissions: { contents: read }\n",
+        "    environment: test\n    permissions: { contents: read }\n"
+        "    concurrency: { group: t, cancel-in-progress: false, queue: max }\n",
+        PRIVILEGE,
+        "test: environment test",
+    ),
+    "an own runner in a pull request": (
+        *(
+            CI,
+            "ubuntu-24.04\n    permissions: { contents",
+            "self-hosted\n    permissions: { contents",
+        ),
+        *(PRIVILEGE, "test: runs on self-hosted"),
+    ),
+    "a runner by a variable in a pull request": (
+        CI,
+        "ubuntu-24.04\n    permissions: { contents",
+        "${{ vars.R || 'ubuntu-24.04' }}\n    permissions: { contents",
+        PRIVILEGE,
+        "test: runs on ${{ vars.R",
+    ),
+    "a right to write in a pull request": (
+        *(CI, "contents: read", "contents: write"),
+        *(PRIVILEGE, "test: writes contents"),
+    ),
+    "a token of identity in a pull request": (
+        *(CI, "pull-requests: write", "id-token: write"),
+        *(PRIVILEGE, "comment: writes id-token"),
+    ),
+    "a second job that may comment": (
+        *(CI, "contents: read", "pull-requests: write"),
+        *(PRIVILEGE, "test: writes pull-requests"),
+    ),
+    "all rights in a pull request": (
+        *(CI, "{ contents: read }", "write-all"),
+        *(PRIVILEGE, "test: permissions write-all"),
+    ),
+    "rights of a whole workflow": (
+        *(CI, "permissions: {}", "permissions: { actions: write }"),
+        *(PRIVILEGE, "ci.yml: free: writes actions"),
+    ),
+    "a deployment called by a pull request": (
+        CI,
+        "  comment:\n",
+        f"  call:\n    {CALL}\n    permissions: {{ contents: read }}\n"
+        "    with: { to: production, runner: mine }\n  comment:\n",
+        PRIVILEGE,
+        "ci.yml: call → deploy.yml: deploy: environment production",
+    ),
+    "a pull request that starts a delivery": (
+        *(DELIVER, "  workflow_dispatch:\n", "  workflow_dispatch:\n  pull_request:\n"),
+        *(PRIVILEGE, f"{DEPLOYS}: secret KEY"),
+    ),
+    "a cache on a push": (
+        DELIVER,
+        "actions/setup\n  production",
+        "actions/setup\n        with: { cache: true }\n  production",
+        CACHE,
+        "deliver.yml: build: Set up",
+    ),
+    "a cache by default": (
+        SETUP,
+        "\n      with:\n        enable-cache: ${{ inputs.cache }}",
+        "",
+        CACHE,
+        "deliver.yml: build: Set up",
+    ),
+    "a cache on a dispatch": (
+        *(CI, "on: pull_request\n", "on: [pull_request, workflow_dispatch]\n"),
+        *(CACHE, "ci.yml: test: Set up"),
+    ),
+    "a cache by itself": (
+        DEPLOY,
+        "- { name: Deploy,",
+        "- { name: Keep, uses: actions/cache/save@55cc, with: { key: a } }\n"
+        "      - { name: Deploy,",
+        CACHE,
+        f"{DEPLOYS}: Keep",
+    ),
+    "a cache of another set-up": (
+        DEPLOY,
+        "- { name: Deploy,",
+        "- { name: Set up, uses: actions/setup-python@5fda, with: { cache: pip } }\n"
+        "      - { name: Deploy,",
+        CACHE,
+        f"{DEPLOYS}: Set up",
+    ),
+    "a workflow without a group": (
+        *(CI, "concurrency: { group: ci, cancel-in-progress: true }\n", ""),
+        *("concurrency", "ci.yml: no concurrency"),
+    ),
+    "a deployment that is cancelled": (
+        DEPLOY,
+        "cancel-in-progress: false",
+        "cancel-in-progress: true",
+        "concurrency",
+        f"{DEPLOYS}: ",
+    ),
+    "a deployment that is perhaps cancelled": (
+        *(DEPLOY, "cancel-in-progress: false", "cancel-in-progress: \"${{ github.ref != 'a' }}\""),
+        *("concurrency", f"{DEPLOYS}: "),
+    ),
+    "a deployment dropped from the queue": (
+        *(DEPLOY, "false, queue: max", "false"),
+        *("concurrency", f"{DEPLOYS}: "),
+    ),
+    "a deployment cancelled with what called it": (
+        *(DELIVER, "group: deliver, cancel-in-progress: false, queue: max", "group: deliver"),
+        *("concurrency", f"{DEPLOYS}: "),
+    ),
+    "a called job that wants more": (
+        *(DELIVER, "permissions: { contents: write }", "permissions: {}"),
+        *("more_than_the_caller_may", f"{DEPLOYS}: contents: read"),
+    ),
+}
+
+
+def repository(folder: Path, files: dict[str, str]) -> Tree:
+    """Return a repository of these files."""
+    for name, text in files.items():
+        file = folder / ".github" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return Tree(folder)
+
+
+def broken(tree: Tree) -> dict[str, list[str]]:
+    """Return what each broken rule found."""
+    return {name: found for name, rule in RULES.items() if (found := rule(tree))}
+
+
+def test_a_sound_repository_breaks_no_rule(tmp_path: Path) -> None:
+    assert broken(repository(tmp_path, FILES)) == {}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_breaks_its_rule(tmp_path: Path, mistake: str) -> None:
+    where, old, new, rule, says = MISTAKES[mistake]
+    assert FILES[where].count(old) == 1
+    found = broken(repository(tmp_path, FILES | {where: FILES[where].replace(old, new)}))
+    assert says in " ".join(found.get(rule, [])), found
+
+
+def test_every_rule_has_a_mistake() -> None:
+    assert {rule for _, _, _, rule, _ in MISTAKES.values()} == RULES.keys()
+
+
+def test_a_condition_narrows_what_may_start_a_job() -> None:
+    events = {"push", "schedule", "pull_request"}
+    assert allowed(events, "${{ github.event_name != 'pull_request' && x }}") == {
+        "push",
+        "schedule",
+    }
+    assert allowed(events, "github.event_name == 'push'") == {"push"}
+    assert allowed(events, "github.event_name == 'push' || always()") == events
+    assert allowed(events, "!(github.event_name == 'push')") == events
+    assert allowed(events, "") == events
+
+
+def test_workflows_that_call_each_other_in_a_circle_are_named(tmp_path: Path) -> None:
+    circle = {DEPLOY: FILES[DEPLOY] + f"  again:\n    {CALL}\n"}
+    with pytest.raises(ValueError, match=r"deploy\.yml calls itself"):
+        list(repository(tmp_path, FILES | circle).nodes())
+
+
+def test_the_table_has_a_row_for_each_job_that_runs(tmp_path: Path) -> None:
+    rows = table(repository(tmp_path, FILES).repository).splitlines()
+    assert rows[2:] == [
+        "| `ci.yml: test` | pull request | `contents: read` | none | none | `ubuntu-24.04` |",
+        "| `ci.yml: comment` | pull request | `pull-requests: write` | none | none "
+        "| `ubuntu-24.04` |",
+        "| `ci.yml: free` | pull request | none | none | none | `ubuntu-24.04` |",
+        "| `deliver.yml: build` | push to `main`, tag `v*` | none | none | none | `ubuntu-24.04` |",
+        "| `deliver.yml: production` → `deploy.yml: deploy` | push to `main`, tag `v*`, dispatch "
+        "| `contents: read` | `KEY` | `production` | `vars.DEPLOY_RUNNER \\|\\| 'ubuntu-24.04'` |",
+    ]
+
+
+def test_a_secret_s_name_in_words_is_no_secret() -> None:
+    job = {"steps": [{"name": "Say which secrets.X are missing", "run": "echo secrets"}]}
+    assert Node("", {}, job, frozenset()).secrets == set()
