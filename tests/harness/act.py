@@ -10,8 +10,10 @@ from pathlib import Path
 
 from . import programs
 from .alone import OBSERVER
-from .github import Event, FakeGitHub, git
+from .events import Event
+from .github import FakeGitHub
 from .hosts import SelfHosted
+from .repository import git
 from .sandbox import seen
 from .workflow import LABELS
 

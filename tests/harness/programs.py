@@ -62,8 +62,7 @@ def _install(machine: Path) -> None:
     python.chmod(0o755)
     for name in ("uv", "uvx"):
         (new / name).symlink_to(seen(program(name)))
-    for file in (standins.GH, standins.SHARED):
-        shutil.copy(file, new)
+    standins.install(new)
 
 
 @cache

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from . import act, alone, log, sandbox, standins
-from .github import Event, FakeGitHub, git
+from .events import Event
+from .github import FakeGitHub
 from .hosts import SelfHosted
+from .repository import git
 from .results import HarnessError, Job, LeftBehindError, Run
 from .workflow import LABELS, Work, check_inputs, order, read_yaml, work
 
@@ -98,6 +100,7 @@ def run_workflow(  # noqa: PLR0913 - each is a part of GitHub that a scenario ma
     for place in (project, *(host.folder for host in hosts)):
         if github.folder.resolve().is_relative_to(place.resolve()):
             raise HarnessError(f"{place} is hidden from jobs, so nothing they need may lie in it")
+    github.open()
     folder = github.next_run()
     source = _source(project, name, event, github, folder / "source")
     workflow = read_yaml(source / ".github" / "workflows" / name)

@@ -2,7 +2,7 @@
 
 A folder `owner__name` holds one for an action of that name, in Python, with the action's own
 inputs; any other action gets a recorder, which writes its inputs to the run's `calls.jsonl`.
-The program `gh` has a stand-in too. What they have in common is in `shared`.
+The programs `gh` and `node` have stand-ins too. What all have in common is in `shared`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 from ..workflow import remote_actions
 
 _HERE = Path(__file__).parent
-GH = _HERE / "gh"
-SHARED = _HERE / "shared" / "standin.py"
+_SHARED = _HERE / "shared"
+_PROGRAMS = ("gh", "node")
 
 
 def prepare(
@@ -30,12 +30,18 @@ def prepare(
         made[slug, ref] = own = folder / f"{name}@{ref}"
         if (_HERE / name).is_dir():
             shutil.copytree(_HERE / name, own)
-            for part in (own, *(entry for entry in own.iterdir() if entry.is_dir())):
-                shutil.copy(SHARED, part)
+            shutil.copy(_SHARED / "standin.py", own)
         for path, inputs in paths.items():
             if not (own / path / "action.yml").exists():
                 _recorder(f"{slug}/{path}".rstrip("/"), inputs, own / path)
     return made
+
+
+def install(folder: Path) -> None:
+    """Copy the programs that stand in for others into a folder that is on PATH."""
+    for name in _PROGRAMS:
+        shutil.copy(_HERE / name, folder)
+    shutil.copytree(_SHARED, folder / "shared")
 
 
 def _recorder(slug: str, inputs: set[str], folder: Path) -> None:
