@@ -55,10 +55,9 @@ def test_what_lies_on_a_machine_of_one_s_own_stays(
     repository: Repository, host: SelfHosted
 ) -> None:
     files = '"$HOME/left" /tmp/left /var/tmp/left /dev/shm/left .ml/left'
-    leave = run(
-        f"mkdir .ml && touch {files} && echo $RUNNER_ENVIRONMENT && pwd && echo '.ml' > .gitignore"
-    )
-    keep, look = checkout(clean=False), run(f"ls {files} && echo $RUNNER_ENVIRONMENT && pwd")
+    where = "echo $RUNNER_ENVIRONMENT && pwd && git branch --format='%(refname:short)'"
+    leave = run(f"mkdir .ml && touch {files} .git/index.lock && {where} && git branch extra")
+    keep, look = checkout(clean=False), run(f"ls {files} && {where}")
     repository.commit(
         small=workflow(
             first=job(checkout(), leave, runs_on="box"),
@@ -68,7 +67,7 @@ def test_what_lies_on_a_machine_of_one_s_own_stays(
     )
     done = repository.run(hosts=[host])
     assert done.results == {"first": "success", "second": "success", "third": "failure"}, done.said
-    assert done.jobs["first"].log == f"self-hosted\n{seen(host.workspace())}\n"
+    assert done.jobs["first"].log == f"self-hosted\n{seen(host.workspace())}\nmain\n"
     assert done.jobs["second"].log.endswith(done.jobs["first"].log)
     assert done.jobs["third"].log.count("No such file or directory") == 1  # `clean` took .ml away
     assert [step.name for step in done.jobs["first"].steps] == ["Check out", "Run"]

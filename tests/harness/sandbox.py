@@ -20,7 +20,7 @@ OUTSIDE = Path("/mnt")
 PRIVATE = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - empty and private, as on a new machine
 INSIDE = Path(__file__).with_name("inside.py")
 PYTHON = Path(sys.executable).resolve()
-_LOOK_SECONDS = 0.1
+_LOOK_SECONDS = 0.05
 
 
 @dataclass(frozen=True)

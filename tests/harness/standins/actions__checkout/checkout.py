@@ -2,7 +2,8 @@
 
 What it does to a folder is what the action does, down to the names of branches and the refspecs:
 one commit without history unless `fetch-depth` says more, and all branches and tags where it is 0.
-A folder that is a clone already is cleaned of all that is not tracked, unless `clean` is false.
+A folder that is a clone already loses its branches, and all that is not tracked unless `clean` is
+false.
 """
 
 import json
@@ -39,14 +40,20 @@ def fetch(*refspecs: str, depth: int) -> None:
 
 def prepare() -> None:
     """Make the folder a clean repository whose origin is on GitHub."""
-    if not Path(".git").is_dir():
+    head = ["git", "--git-dir=.git", "rev-parse", "--verify", "--quiet", "HEAD"]
+    if subprocess.run(head, capture_output=True, check=False).returncode:
         for entry in Path().iterdir():
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
         git("-c", "init.defaultBranch=main", "init", "--quiet")
         git("remote", "add", "origin", ADDRESS)
-    elif os.environ["CLEAN"] != "false":
-        git("clean", "-ffdx", "--quiet")
-        git("reset", "--hard", "--quiet")
+    else:
+        Path(".git/index.lock").unlink(missing_ok=True)  # of a job that was killed
+        git("checkout", "--quiet", "--detach")
+        for branch in git("for-each-ref", "--format=%(refname:short)", "refs/heads").splitlines():
+            git("branch", "--quiet", "--delete", "--force", branch)
+        if os.environ["CLEAN"] != "false":
+            git("clean", "-ffdx", "--quiet")
+            git("reset", "--hard", "--quiet")
     if os.environ["PERSIST"] != "false":
         git("config", LOGIN, ADDRESS)
 
