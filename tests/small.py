@@ -55,7 +55,7 @@ def called(
         "inputs": {name: {"type": "string", "required": True} for name in inputs},
         "outputs": {name: {"value": value} for name, value in (outputs or {}).items()},
     }
-    return workflow({"workflow_call": trigger}, **jobs)
+    return workflow({"workflow_call": trigger}, **jobs).replace("Small", "Called")
 
 
 @dataclass(frozen=True)

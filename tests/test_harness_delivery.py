@@ -250,15 +250,22 @@ def test_runs_at_the_same_time_do_not_disturb_each_other(repository: Repository)
     assert {f"refs/heads/{n}" for n in range(1, 9)} < github.registry.keys()
 
 
-def test_the_first_to_ask_for_the_repository_makes_it(tmp_path: Path) -> None:
+def test_threads_that_start_in_the_same_instant_share_a_repository_and_no_run(
+    tmp_path: Path,
+) -> None:
     github = FakeGitHub(tmp_path / "github")
+    (github.folder / "runs" / "2").mkdir(parents=True)  # by a thread that was faster
     start = threading.Barrier(8)
 
-    def ask() -> Path:
+    def ask() -> tuple[Path, Path]:
         start.wait()
-        return github.origin
+        origin = github.origin
+        start.wait()
+        return origin, github.next_run()
 
     with ThreadPoolExecutor(8) as threads:
-        origins = {future.result() for future in [threads.submit(ask) for _ in range(8)]}
-    assert origins == {github.origin}
-    assert [place.name for place in github.folder.iterdir()] == ["origin.git"]
+        answers = [future.result() for future in [threads.submit(ask) for _ in range(8)]]
+    origins, runs = zip(*answers, strict=True)
+    assert set(origins) == {github.origin}
+    assert {run.name for run in runs} == {str(n) for n in range(3, 11)}
+    assert {place.name for place in github.folder.iterdir()} == {"origin.git", "runs"}

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -97,12 +96,9 @@ class SelfHosted:
         """
         with self._changed:
             if self._machine:
-                first = self._first(self._machine)
-                self._machine.kill()  # the machine's first process ends with it, and all others
-                self._machine.communicate()
-                deadline = time.monotonic() + _END_SECONDS
-                while _runs(first) and time.monotonic() < deadline:
-                    time.sleep(0.02)
+                # Its first process reads to the end of its input, ends, and with it all others;
+                # `unshare`, which we started, returns when the last of them is gone.
+                self._machine.communicate(timeout=_END_SECONDS)
             self._machine = None
 
     def _inside(self, file: Path, plan: Mapping[str, object]) -> list[str]:
@@ -118,18 +114,10 @@ class SelfHosted:
         with self._changed:
             if self._machine is None or self._machine.poll() is not None:
                 self._machine = self._start()
-            first = self._first(self._machine)
+            pid = self._machine.pid
+        first = Path(f"/proc/{pid}/task/{pid}/children").read_text().strip()
         user = [] if os.geteuid() == 0 else ["--user", "--preserve-credentials"]
         return ["nsenter", f"--target={first}", *user, "--mount", "--pid"]
-
-    @staticmethod
-    def _first(machine: subprocess.Popen[str]) -> str:
-        """Return the number, outside, of the machine's first process."""
-        pid = machine.pid
-        try:
-            return Path(f"/proc/{pid}/task/{pid}/children").read_text().strip()
-        except FileNotFoundError:  # it has just ended
-            return ""
 
     def _start(self) -> subprocess.Popen[str]:
         for number in range(1, self.runners + 1):
@@ -148,12 +136,3 @@ class SelfHosted:
         if said != "ready\n":
             raise HarnessError(f"the machine {self.label} did not start: {said}")
         return machine
-
-
-def _runs(process: str) -> bool:
-    """Tell whether a process has not ended; one that nobody waited for has."""
-    try:
-        status = Path(f"/proc/{process}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return bool(process) and status.rpartition(")")[2].split()[0] != "Z"
