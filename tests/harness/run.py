@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from . import log, sandbox, standins
-from .github import Event, FakeGitHub, git
+from . import act, alone, log, sandbox, standins
+from .events import Event
+from .github import FakeGitHub
+from .hosts import SelfHosted
+from .repository import git
 from .results import HarnessError, Job, LeftBehindError, Run
-from .sandbox import seen
-from .workflow import LABELS, alone, check_supported, order, permissions, read_yaml
+from .workflow import LABELS, Work, check_inputs, order, read_yaml, work
 
-SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-PASSED = (
-    *("SSL_CERT_FILE", "SSL_CERT_DIR", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"),
-    *("UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "UV_NATIVE_TLS"),
-    *("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"),  # some processors compute wrong results without
-)
-"""What a job keeps of this machine's environment: how to reach a registry, and to compute right."""
-
-NO_LOGIN = '[url "file:///no-login/"]\n\tinsteadOf = https://github.com/\n'
+_ENDS = ("success", "failure", "skipped")
 
 
 @dataclass(frozen=True)
@@ -37,35 +29,61 @@ class _Scenario:
 
     project: Path
     workflow: dict[str, Any]
-    event: Event
-    github: FakeGitHub
-    folder: Path
-    actions: dict[tuple[str, str], Path]
+    works: Mapping[str, Work]
+    setting: act.Setting
+    hosts: Sequence[SelfHosted]
+    kill_after: Callable[[Path], bool]
 
 
-def run_workflow(
+@dataclass(frozen=True)
+class _Machine:
+    """Where a job runs: a folder for it alone, and the host with the checkout that it keeps."""
+
+    scratch: Path
+    host: SelfHosted | None = None
+    checkout: Path | None = None
+
+    def checkouts(self) -> list[Path]:
+        """Return the folder, outside, that the running job checks out to, once there is one."""
+        if self.checkout:
+            return [self.checkout]
+        return list((self.scratch / "work").glob("*/hostexecutor"))
+
+
+def run_workflow(  # noqa: PLR0913 - each is a part of GitHub that a scenario may need
     project: Path,
     name: str,
     event: Event,
     github: FakeGitHub,
     *,
     taken: Mapping[str, Run] | None = None,
+    variables: Mapping[str, str] | None = None,
+    hosts: Sequence[SelfHosted] = (),
+    kill_after: Callable[[Path], bool] | None = None,
 ) -> Run:
-    """Run a workflow of a project on an event.
+    """Run a workflow of a project on an event; any number of runs may go on at the same time.
 
     Parameters
     ----------
     project
-        A git repository; its HEAD is what jobs check out, whatever else lies in its folder.
+        A git repository: the workflow is read from the event's commit, whatever else lies there.
     name
         The workflow's file name.
     event
-        What starts it; see `PullRequest.event`.
+        What starts it; see `PullRequest.event`, `push` and `dispatch`.
     github
         What outlives the run: the comments, the repository that is `origin`, its releases.
     taken
         Jobs not to run again but to take over, with result, outputs and artifacts, from an
         earlier run whose inputs were the same.
+    variables
+        The repository's variables, `vars.NAME` in a workflow.
+    hosts
+        The machines of one's own, by whose label a job may ask for one.
+    kill_after
+        Is asked, while a job runs, with the folder that it checked out to. Once it holds, the
+        job's machine is killed (of a machine of one's own, what carries the job's mark): the job
+        ends as `cancelled`, which the jobs after it see as `failure`.
 
     Returns
     -------
@@ -75,20 +93,45 @@ def run_workflow(
     Raises
     ------
     HarnessError
-        When act could not run a job.
+        When GitHub would refuse the run, or act could not run a job.
     LeftBehindError
-        When a job left processes running.
+        When a job on a hosted runner left processes running.
     """
-    workflow = read_yaml(project / ".github" / "workflows" / name)
-    check_supported(workflow)
+    for place in (project, *(host.folder for host in hosts)):
+        if github.folder.resolve().is_relative_to(place.resolve()):
+            raise HarnessError(f"{place} is hidden from jobs, so nothing they need may lie in it")
+    github.open()
     folder = github.next_run()
-    actions = standins.prepare(project, workflow, folder / "actions")
-    scenario = _Scenario(project, workflow, event, github, folder, actions)
+    source = _source(project, name, event, github, folder / "source")
+    workflow = read_yaml(source / ".github" / "workflows" / name)
+    if event.name == "workflow_dispatch":
+        check_inputs(workflow, event.payload["inputs"])
+    works = {job: work(source, workflow, job) for job in order(workflow)}
+    read = [workflow, *(w.called[1] for w in works.values() if w.called)]
+    actions = standins.prepare(source, read, folder / "actions")
+    setting = act.Setting(event, github, folder, actions, dict(variables or {}))
+    never = kill_after or (lambda _: False)
+    scenario = _Scenario(project, workflow, works, setting, hosts, never)
     jobs: dict[str, Job] = {}
-    for job in order(workflow):
-        source = (taken or {}).get(job)
-        jobs[job] = _take(source, job, folder) if source else _run_job(scenario, job, jobs)
+    for job in works:
+        earlier = (taken or {}).get(job)
+        jobs[job] = _take(earlier, job, folder) if earlier else _run_job(scenario, job, jobs)
     return Run(jobs, folder)
+
+
+def _source(project: Path, name: str, event: Event, github: FakeGitHub, folder: Path) -> Path:
+    """Unpack the workflows and actions of the event's commit, which is in `origin` from now on."""
+    try:
+        github.offer(project, event)
+    except LookupError as missing:
+        raise HarnessError(str(missing)) from missing
+    (folder / ".github").mkdir(parents=True)
+    archive = folder / "github.tar"
+    git(github.origin, "archive", f"--output={archive}", event.sha, ".github")
+    subprocess.run(["tar", "-xf", archive, "-C", folder], check=True)
+    if not (folder / ".github" / "workflows" / name).exists():
+        raise HarnessError(f"{event.ref} at {event.sha[:12]} has no workflow {name}")
+    return folder
 
 
 def _take(source: Run, job: str, folder: Path) -> Job:
@@ -103,152 +146,79 @@ def _take(source: Run, job: str, folder: Path) -> Job:
 
 def _run_job(scenario: _Scenario, job: str, past: Mapping[str, Job]) -> Job:
     started = time.monotonic()
-    scratch = scenario.folder / "jobs" / job
-    checkout = _checkout(scenario, job, scratch)
-    text = alone(scenario.workflow, job, past, scratch)
-    (scratch / "workflow.yml").write_text(text)
-    (scratch / "event.json").write_text(json.dumps(scenario.event.payload))
-    finished = sandbox.run(
-        _command(scenario, scratch),
-        scratch=scratch,
-        folder=checkout,
-        environment=_environment(scratch) | {"HOME": str(seen(_empty(scratch / "act")))},
-        timeout=60 * float(scenario.workflow["jobs"][job]["timeout-minutes"]),
-    )
-    messages = log.read(finished.log)
-    ended = scratch / "ended.json"
-    end = json.loads(ended.read_text())[job] if ended.exists() else {}
-    if end.get("result") not in ("success", "failure", "skipped"):
-        raise HarnessError(
-            f"job {job} was not run: {log.problems(messages) or finished.log[-3000:]}"
-        )
-    if finished.left:
-        raise LeftBehindError(f"job {job} left processes running: {'; '.join(finished.left)}")
+    host = _host(scenario, job, past)
+    scratch = scenario.setting.folder / "jobs" / job
+    taken: AbstractContextManager[int] = host.runner() if host else nullcontext(0)
+    with taken as runner:
+        machine = _Machine(scratch, host, host.workspace(runner) if host else None)
+        finished = _act(scenario, job, past, machine)
+    own = scenario.works[job]
+    messages = log.of(log.read(finished.log), job, own)
+    end = alone.ended(scratch, job)
+    if finished.killed:
+        end = {"result": "cancelled"}
+    elif end.get("result") not in _ENDS:
+        trouble = log.problems(log.read(finished.log)) or finished.log[-3000:]
+        raise HarnessError(f"job {job} was not run: {trouble}")
+    elif finished.processes and not host:
+        raise LeftBehindError(f"job {job} left processes running: {'; '.join(finished.processes)}")
+    orphans = [f"Terminate orphan process: {command}\n" for command in finished.processes]
     return Job(
         id=job,
         result=end["result"],
-        steps=log.steps(messages, job),
+        steps=log.steps(messages),
         outputs=end.get("outputs") or {},
-        summary=log.summary(messages, job),
-        log=log.printed(messages, job),
+        summary=log.summary(messages),
+        log=log.printed(messages) + "".join(orphans),
         seconds=round(time.monotonic() - started, 1),
     )
 
 
-def _empty(folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    return folder
+def _host(scenario: _Scenario, job: str, past: Mapping[str, Job]) -> SelfHosted | None:
+    """Return the machine that a job asks for; None for a hosted runner.
+
+    A label that is an expression is evaluated by act, in a job with the same `needs` and inputs.
+    """
+    label = scenario.works[job].job["runs-on"]
+    if not isinstance(label, str):
+        raise HarnessError(f"job {job}: the harness knows one label for a job, not {label!r}")
+    if "${{" in label:
+        scratch = scenario.setting.folder / "labels" / job
+        told = scratch / "label.txt"
+        _act(scenario, job, past, _Machine(scratch), [alone.tell(label, told)])
+        if not told.exists():  # the job is skipped, so it needs no machine
+            return None
+        label = told.read_text()
+    hosts = {host.label: host for host in scenario.hosts}
+    if label not in (*LABELS, *hosts):
+        raise HarnessError(f"job {job} was not run: there is no runner with the label {label!r}")
+    return hosts.get(label)
 
 
-def _checkout(scenario: _Scenario, job: str, scratch: Path) -> Path:
-    """Clone the commit, and only it, as a checkout on a new machine would."""
-    _empty(scratch)
-    steps = scenario.workflow["jobs"][job]["steps"]
-    depths = [
-        s.get("with", {}).get("fetch-depth", 1) for s in steps if "checkout@" in str(s.get("uses"))
-    ]
-    depth = ["--depth", str(depths[0])] if depths and int(depths[0]) else []
-    folder = scratch / "checkout"
-    source = f"file://{scenario.project.resolve()}"
-    command = ["git", "clone", "--quiet", *depth, source, str(folder)]
-    subprocess.run(command, check=True, capture_output=True)
-    git(folder, "checkout", "--quiet", "--detach")
-    git(folder, "remote", "set-url", "origin", f"https://github.com/{scenario.github.repository}")
-    _ = scenario.github.origin  # it is there before anyone logs in
-    return folder
-
-
-def _command(scenario: _Scenario, scratch: Path) -> list[str]:
-    job = scratch.name
-    nothing = scratch / "nothing"
-    nothing.touch()
-    command = [
-        str(seen(_program("act"))),
-        scenario.event.name,
-        "--json",
-        "--job",
-        "harness-observer",
-    ]
-    command += ["--workflows", str(seen(scratch / "workflow.yml"))]
-    command += ["--eventpath", str(seen(scratch / "event.json"))]
-    command += ["--action-cache-path", str(seen(scratch / "work"))]
-    command += ["--actor", scenario.github.repository.split("/")[0], "--defaultbranch", "main"]
-    command += ["--rm", "--no-cache-server", "--action-offline-mode", "--pull=false"]
-    command += ["--concurrent-jobs", "1", "--use-gitignore=false"]
-    for flag in ("--env-file", "--input-file", "--secret-file", "--var-file"):
-        command += [flag, str(seen(nothing))]
-    command += ["--secret", "GITHUB_TOKEN=of-a-stand-in"]
-    for label in LABELS:
-        command += ["--platform", f"{label}=-self-hosted"]
-    for (slug, ref), folder in scenario.actions.items():
-        command += ["--local-repository", f"{slug}@{ref}={seen(folder)}"]
-    number = scenario.folder.name
-    environment = {
-        **_environment(scratch),
-        "ACT": "",  # a product must not be able to notice
-        "CI": "true",
-        "RUNNER_ENVIRONMENT": "github-hosted",
-        "GITHUB_REPOSITORY": scenario.github.repository,
-        "GITHUB_RUN_ID": number,
-        "GITHUB_RUN_NUMBER": number,
-        "STANDIN_RUN": str(seen(scenario.folder)),
-        "STANDIN_GITHUB": str(seen(scenario.github.folder)),
-        "STANDIN_PERMISSIONS": json.dumps(_granted(scenario, job)),
-    }
-    for key, value in environment.items():
-        command += ["--env", f"{key}={value}"]
-    return command
-
-
-def _granted(scenario: _Scenario, job: str) -> dict[str, str]:
-    """Return what the job's token may really do: a fork's pull request never writes."""
-    head = scenario.event.payload.get("pull_request", {}).get("head", {}).get("repo", {})
-    fork = head.get("full_name", scenario.github.repository) != scenario.github.repository
-    granted = permissions(scenario.workflow, job)
-    return {k: "read" if fork and v == "write" else v for k, v in granted.items()}
-
-
-def _environment(scratch: Path) -> dict[str, str]:
-    """Return the environment of a new machine, with what of this one it cannot do without."""
-    programs = scratch / "bin"
-    if not programs.exists():
-        _empty(programs)
-        _empty(scratch / "home")
-        # A script and no link: Python looks for its library beside the name it was called by.
-        python = programs / "python3"
-        python.write_text(f"#!/bin/sh\nexec '{Path(sys.executable).resolve()}' \"$@\"\n")
-        python.chmod(0o755)
-        for name in ("uv", "uvx"):
-            (programs / name).symlink_to(seen(_program(name)))
-        shutil.copy(standins.GH, programs / "gh")
-        # A private repository that nobody logged in to, and no way out to GitHub.
-        (scratch / "home" / ".gitconfig").write_text(NO_LOGIN)
-    return {
-        **{key: os.environ[key] for key in PASSED if key in os.environ},
-        "PATH": f"{seen(programs)}:{SYSTEM_PATH}",
-        "HOME": str(seen(scratch / "home")),
-        "LANG": "C.UTF-8",
-        "TERM": "dumb",
-        "UV_CACHE_DIR": str(seen(_uv_folder("cache"))),
-        "UV_PYTHON_INSTALL_DIR": str(seen(_uv_folder("python"))),
-    }
-
-
-@cache
-def _program(name: str) -> Path:
-    """Find a program beside this interpreter or on PATH."""
-    uv = os.environ.get("UV")  # set by `uv run`; `uv` on PATH may be another tool's wrapper
-    places = [Path(uv).with_name(name)] if uv else []
-    places += [Path(sys.executable).with_name(name), Path(shutil.which(name) or "/nowhere")]
-    for place in places:
-        if place.exists():
-            return place.resolve()
-    raise HarnessError(f"{name} is not installed; `uv sync` in the template's folder brings act")
-
-
-@cache
-def _uv_folder(kind: str) -> Path:
-    done = subprocess.run([_program("uv"), kind, "dir"], check=True, capture_output=True, text=True)
-    folder = Path(done.stdout.strip())
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def _act(
+    scenario: _Scenario,
+    job: str,
+    past: Mapping[str, Job],
+    machine: _Machine,
+    instead: list[Any] | None = None,
+) -> sandbox.Finished:
+    """Run a job, or other steps instead of its own, on a machine."""
+    own, scratch = scenario.works[job], machine.scratch
+    repository = act.repository(scenario.setting, scratch)
+    entering = [alone.enter(machine.checkout)] if machine.checkout else []
+    steps = instead or [*entering, *own.job["steps"]]
+    real = alone.place(scenario.workflow, job, own, steps, scratch)
+    text = alone.alone(scenario.workflow, job, real, past, scratch)
+    (scratch / "workflow.yml").write_text(text)
+    part = act.Part(job, own.permissions, scratch, machine.host)
+    command = sandbox.Command(
+        words=act.words(scenario.setting, part),
+        scratch=scratch,
+        folder=repository,
+        environment=act.own_environment(part),
+        seconds=60 * float(own.job["timeout-minutes"]),
+        kill_when=lambda: not instead and any(map(scenario.kill_after, machine.checkouts())),
+    )
+    if machine.host:
+        return machine.host.visit(command, part.mark)
+    return sandbox.run(command, [scenario.project, *(h.folder for h in scenario.hosts)])

@@ -6,26 +6,69 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from .results import HarnessError
 
 OUTSIDE = Path("/mnt")
 """Where the machine outside is seen writable from inside."""
 PRIVATE = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - empty and private, as on a new machine
-_INSIDE = Path(__file__).with_name("inside.py")
+INSIDE = Path(__file__).with_name("inside.py")
+PYTHON = Path(sys.executable).resolve()
+_LOOK_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command on a machine, and when it has to end.
+
+    Attributes
+    ----------
+    words
+        Program and arguments; paths as `seen` from inside.
+    scratch
+        A folder for this command alone; holds its log and, for a new machine, its folders.
+    folder
+        Where to start it, outside.
+    environment
+        The whole environment: nothing of this process's own is added.
+    seconds
+        The time it has.
+    kill_when
+        Asked again and again; once it holds, the machine (or all of the job) is killed.
+    """
+
+    words: Sequence[str]
+    scratch: Path
+    folder: Path
+    environment: Mapping[str, str]
+    seconds: float
+    kill_when: Callable[[], bool]
+
+    def plan(self, **more: Any) -> dict[str, Any]:
+        """Return what `inside.py` has to know."""
+        return {
+            "command": list(self.words),
+            "folder": str(seen(self.folder)),
+            "environment": dict(self.environment),
+            "log": str(seen(self.scratch / "act.jsonl")),
+            "report": str(seen(self.scratch / "report.json")),
+            **more,
+        }
 
 
 @dataclass(frozen=True)
 class Finished:
-    """How a command ended: its exit code, all it printed, and the processes it left running."""
+    """How a command ended: what it printed, the processes it left, and whether it was killed."""
 
-    code: int
     log: str
-    left: tuple[str, ...]
+    processes: tuple[str, ...]
+    killed: bool
 
 
 def seen(path: Path) -> Path:
@@ -33,61 +76,65 @@ def seen(path: Path) -> Path:
     return OUTSIDE / path.resolve().relative_to("/")
 
 
-def run(
-    command: Sequence[str],
-    *,
-    scratch: Path,
-    folder: Path,
-    environment: Mapping[str, str],
-    timeout: float,
-) -> Finished:
+def run(command: Command, hidden: Sequence[Path] = ()) -> Finished:
     """Run a command on a machine of its own and end all that it started.
 
     Parameters
     ----------
     command
-        Program and arguments; paths as `seen` from inside.
-    scratch
-        A folder for this command alone; holds its temporary folders and its log.
-    folder
-        Where to start it, outside.
-    environment
-        The whole environment: nothing of this process's own is added.
-    timeout
-        Seconds until it is killed.
+        What to run.
+    hidden
+        Folders outside that look empty from this machine.
 
     Raises
     ------
     HarnessError
         When namespaces are not to be had, or the time is up.
     """
-    private = {}
+    plan = command.plan(do="hosted", **private(command.scratch, hidden))
+    (command.scratch / "plan.json").write_text(json.dumps(plan))
+    program = [*namespaces(), str(PYTHON), "-I", str(INSIDE), str(command.scratch / "plan.json")]
+    return follow(command, program, subprocess.Popen.kill)
+
+
+def private(folder: Path, hidden: Sequence[Path] = ()) -> dict[str, Any]:
+    """Make the folders that only one machine sees, and return the plan for them."""
+    places = {}
     for number, place in enumerate(PRIVATE):
-        own = scratch / f"private-{number}"
-        own.mkdir(mode=0o1777)
-        private[place] = str(seen(own))
-    plan = {
-        "outside": str(OUTSIDE),
-        "private": private,
-        "command": list(command),
-        "folder": str(seen(folder)),
-        "environment": dict(environment),
-        "log": str(seen(scratch / "act.jsonl")),
-        "report": str(seen(scratch / "report.json")),
-    }
-    (scratch / "plan.json").write_text(json.dumps(plan))
-    program = [*namespaces(), sys.executable, "-I", str(_INSIDE), str(scratch / "plan.json")]
+        own = folder / f"private-{number}"
+        own.mkdir(mode=0o1777, exist_ok=True)
+        places[place] = str(seen(own))
+    (empty := folder / "empty").mkdir(exist_ok=True)
+    shown = [str(path.resolve()) for path in hidden if path.exists()]
+    return {"outside": str(OUTSIDE), "private": places, "hidden": shown, "empty": str(empty)}
+
+
+def follow(
+    command: Command, program: Sequence[str], kill: Callable[[subprocess.Popen[bytes]], None]
+) -> Finished:
+    """Start a program that runs a command, and kill it when its time or its condition has come."""
+    deadline = time.monotonic() + command.seconds
+    said = command.scratch / "machine.txt"
+    killed = late = False
+    with said.open("wb") as out:
+        machine = subprocess.Popen(program, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
     try:
-        done = subprocess.run(program, capture_output=True, text=True, timeout=timeout, check=False)
-    except subprocess.TimeoutExpired as late:
-        log = (scratch / "act.jsonl").read_text(errors="replace")
-        raise HarnessError(f"still running after {timeout:.0f} s:\n{log[-5000:]}") from late
-    report = scratch / "report.json"
-    if not report.exists():
-        raise HarnessError(f"the job's machine did not start: {done.stderr.strip()}")
-    said = json.loads(report.read_text())
-    log = (scratch / "act.jsonl").read_text(errors="replace")
-    return Finished(said["code"], log, tuple(said["left"]))
+        while machine.poll() is None and not (killed or late):
+            time.sleep(_LOOK_SECONDS)
+            late, killed = time.monotonic() > deadline, command.kill_when()
+    finally:
+        if machine.poll() is None:
+            kill(machine)
+            machine.wait()
+    log = command.scratch / "act.jsonl"
+    text = log.read_text(errors="replace") if log.exists() else ""
+    if late:
+        raise HarnessError(f"still running after {command.seconds:.0f} s:\n{text[-5000:]}")
+    report = command.scratch / "report.json"
+    if not report.exists() and not killed:
+        raise HarnessError(f"the job's machine did not start: {said.read_text().strip()}")
+    ended = json.loads(report.read_text()) if report.exists() else {"processes": []}
+    return Finished(text, tuple(ended["processes"]), killed)
 
 
 @cache

@@ -1,23 +1,23 @@
-"""Reads a workflow, orders its jobs, and rewrites it so that act runs exactly one of them."""
+"""Reads workflows: their jobs in order, what each of them does and may do, what it uses."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from .results import HarnessError, Job
-from .sandbox import seen
+from .results import HarnessError
 
-OBSERVER = "harness-observer"
 LABELS = ("ubuntu-24.04",)
-"""The runners there are. act skips a job with any other label and exits 0."""
+"""The hosted runners there are."""
 
-_END = "harness-end-of-value"
+_LEVELS = ("none", "read", "write")
+_CALLED = re.compile(r"\./\.github/workflows/(?P<file>[^/@]+)")
 _REMOTE = re.compile(r"(?P<slug>[^./@][^/@]*/[^/@]+)(?:/(?P<path>[^@]+))?@(?P<ref>.+)")
 
 
@@ -62,114 +62,122 @@ def ancestors(workflow: Mapping[str, Any], job: str) -> list[str]:
     return [name for name in order(workflow) if name in found]
 
 
-def permissions(workflow: Mapping[str, Any], job: str) -> dict[str, str]:
-    """Return what a job's token may do; what is not named is none, as GitHub has it."""
-    own = workflow["jobs"][job].get("permissions", workflow.get("permissions"))
-    if not isinstance(own, dict):
-        raise HarnessError(f"job {job}: permissions must be named one by one, not {own!r}")
-    return {str(k): str(v) for k, v in own.items()}
+@dataclass(frozen=True)
+class Work:
+    """What a job does: its own steps, or those of the one job of the workflow that it calls.
+
+    Attributes
+    ----------
+    id
+        The id of the job with the steps.
+    job
+        That job.
+    called
+        The workflow it belongs to, and that one's file name; nothing where the job is its own.
+    permissions
+        What the token may do.
+    """
+
+    id: str
+    job: Mapping[str, Any]
+    called: tuple[str, Mapping[str, Any]] | None
+    permissions: Mapping[str, str]
 
 
-def check_supported(workflow: Mapping[str, Any]) -> None:
-    """Refuse what act would silently do differently from GitHub.
+def work(repository: Path, workflow: Mapping[str, Any], job: str) -> Work:
+    """Return what a job of a workflow does.
 
     Raises
     ------
     HarnessError
-        For a matrix, a called workflow, services, or a checkout of another ref.
+        Where GitHub would refuse the run, or act would silently do something else.
     """
-    for name, job in workflow["jobs"].items():
-        for key in ("strategy", "uses", "services", "container", "continue-on-error"):
-            if key in job:
-                raise HarnessError(f"job {name}: the harness does not carry out `{key}` yet")
-        for step in job["steps"]:
-            given = set(step.get("with", {}))
-            if str(step.get("uses")).startswith("actions/checkout@") and given & {
-                "ref",
-                "repository",
-            }:
-                raise HarnessError(
-                    f"job {name}: the harness only checks out the event's own commit"
-                )
+    own = workflow["jobs"][job]
+    granted = permissions(workflow, job)
+    if "uses" not in own:
+        if granted is None:
+            raise HarnessError(f"job {job}: its permissions must be named")
+        return _checked(Work(job, own, None, granted), job)
+    if not (match := _CALLED.fullmatch(own["uses"])):
+        raise HarnessError(f"job {job}: only a workflow of this repository can be called")
+    called = read_yaml(repository / ".github" / "workflows" / match["file"])
+    if len(called["jobs"]) != 1:
+        raise HarnessError(f"job {job}: the workflow that it calls must have exactly one job")
+    if "workflow_call" not in called["on"]:
+        raise HarnessError(f"job {job}: {match['file']} cannot be called")
+    (name,) = called["jobs"]
+    asked = permissions(called, name)
+    for scope, level in (asked or {}).items():
+        least = (granted or {}).get(scope, "none")
+        if _LEVELS.index(level) > _LEVELS.index(least):
+            raise HarnessError(
+                f"job {job}: the called job {name} asks for {scope}: {level}, "
+                f"but is only granted {scope}: {least}"
+            )
+    may = granted if asked is None else asked
+    if may is None:
+        raise HarnessError(f"job {job}: its permissions must be named")
+    return _checked(Work(name, called["jobs"][name], (match["file"], called), may), job)
 
 
-def alone(workflow: Mapping[str, Any], job: str, past: Mapping[str, Job], folder: Path) -> str:
-    """Return a workflow in which one job is real and the jobs before it are already over.
+def permissions(workflow: Mapping[str, Any], job: str) -> dict[str, str] | None:
+    """Return what a job asks for; what is not named is none, as GitHub has it."""
+    own = workflow["jobs"][job].get("permissions", workflow.get("permissions"))
+    if own is not None and not isinstance(own, dict):
+        raise HarnessError(f"job {job}: permissions must be named one by one, not {own!r}")
+    return None if own is None else {str(k): str(v) for k, v in own.items()}
 
-    Each earlier job becomes one that ends as it did and gives the outputs that it gave, so that
-    act evaluates the real job's `if:` and `needs` by itself. A last job, the observer, writes
-    down how the real one ended.
 
-    Parameters
-    ----------
-    workflow
-        The workflow as read from its file.
-    job
-        The job to run.
-    past
-        How each job before it ended.
-    folder
-        Where outputs are handed over.
+def _checked(work: Work, caller: str) -> Work:
+    """Refuse what act would silently do differently from GitHub."""
+    for key in ("strategy", "uses", "services", "container", "continue-on-error"):
+        if key in work.job:
+            raise HarnessError(f"job {caller}: the harness does not carry out `{key}` yet")
+    for part in (work.job, *work.job["steps"]):
+        if "RUNNER_TRACKING_ID" in part.get("env", {}):
+            raise HarnessError(f"job {caller}: act would overwrite RUNNER_TRACKING_ID")
+    return work
 
-    Returns
-    -------
-    str
-        YAML.
+
+def check_inputs(workflow: Mapping[str, Any], given: Mapping[str, str]) -> None:
+    """Refuse what GitHub refuses when somebody starts a workflow by hand.
+
+    Raises
+    ------
+    HarnessError
+        For an input that is not declared or is missing, and for a choice that is not offered.
     """
-    copy = {key: value for key, value in workflow.items() if key != "concurrency"}
-    jobs = {
-        name: _ended(workflow["jobs"][name], past[name], folder)
-        for name in ancestors(workflow, job)
-    }
-    jobs[job] = workflow["jobs"][job]
-    jobs[OBSERVER] = {
-        "needs": job,
-        "if": "always()",
-        "runs-on": LABELS[0],
-        "steps": [
-            {
-                "name": "Write down how the job ended",
-                "env": {"ENDED": "${{ toJSON(needs) }}"},
-                "run": f"printf '%s' \"$ENDED\" > '{seen(folder)}/ended.json'",
-            }
-        ],
-    }
-    return yaml.safe_dump({**copy, "jobs": jobs}, sort_keys=False)
-
-
-def _ended(job: Mapping[str, Any], end: Job, folder: Path) -> dict[str, Any]:
-    outputs = folder / f"{end.id}.outputs"
-    lines = [f"{k}<<{_END}\n{v}\n{_END}\n" for k, v in end.outputs.items()]
-    outputs.write_text("".join(lines))
-    return {
-        "needs": needs(job),
-        "if": "false" if end.result == "skipped" else "always()",
-        "runs-on": LABELS[0],
-        "outputs": {name: f"${{{{ steps.past.outputs.{name} }}}}" for name in end.outputs},
-        "steps": [
-            {
-                "name": "Outputs",
-                "id": "past",
-                "run": f"cat '{seen(outputs)}' >> \"$GITHUB_OUTPUT\"",
-            },
-            {"name": "Result", "run": "exit 0" if end.result == "success" else "exit 1"},
-        ],
-    }
+    trigger = workflow["on"]
+    if "workflow_dispatch" not in trigger:
+        raise HarnessError("Workflow does not have 'workflow_dispatch' trigger")
+    settings = trigger["workflow_dispatch"] if isinstance(trigger, dict) else None
+    declared = (settings or {}).get("inputs") or {}
+    if unknown := given.keys() - declared.keys():
+        raise HarnessError(f"Unexpected inputs provided: {sorted(unknown)}")
+    for name, what in declared.items():
+        value = given.get(name, what.get("default"))
+        if what.get("required") and value in (None, ""):
+            raise HarnessError(f"Required input '{name}' not provided")
+        if what.get("type") == "choice" and name in given and value not in what["options"]:
+            raise HarnessError(f"Provided value '{value}' for input '{name}' not in the list")
 
 
 def remote_actions(
-    repository: Path, workflow: Mapping[str, Any]
-) -> dict[tuple[str, str], set[str]]:
-    """Return each action used that lies elsewhere: (owner/name, ref) → the inputs it is given."""
-    found: dict[tuple[str, str], set[str]] = {}
+    repository: Path, workflows: Iterable[Mapping[str, Any]]
+) -> dict[tuple[str, str], dict[str, set[str]]]:
+    """Return each action used that lies elsewhere.
+
+    Returns
+    -------
+    dict
+        (owner/name, ref) → folder below it, mostly "" → the inputs it is given.
+    """
+    found: dict[tuple[str, str], dict[str, set[str]]] = {}
     local = [read_yaml(f) for f in sorted(repository.glob(".github/actions/**/action.yml"))]
-    for node in _uses([workflow, *local]):
+    for node in _uses([*workflows, *local]):
         if match := _REMOTE.fullmatch(node["uses"]):
-            if match["path"]:
-                raise HarnessError(
-                    f"{node['uses']}: the harness has no stand-in for a sub-path yet"
-                )
-            found.setdefault((match["slug"], match["ref"]), set()).update(node.get("with", {}))
+            paths = found.setdefault((match["slug"], match["ref"]), {})
+            paths.setdefault(match["path"] or "", set()).update(node.get("with", {}))
     return found
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 call = {
     "action": os.environ["ACTION"],
-    "job": os.environ["GITHUB_JOB"],
+    "job": os.environ["STANDIN_JOB"],
     "inputs": json.loads(os.environ["INPUTS"]),
 }
 with (Path(os.environ["STANDIN_RUN"]) / "calls.jsonl").open("a") as calls:

@@ -53,7 +53,7 @@ for file in sorted(files):
     place = run / "artifacts" / name / file.relative_to(root)
     place.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(file, place)
-index[name] = os.environ["GITHUB_JOB"]
+index[name] = os.environ["STANDIN_JOB"]
 index_file.write_text(json.dumps(index))
 with Path(os.environ["GITHUB_OUTPUT"]).open("a") as outputs:
     outputs.write(f"artifact-id={len(index)}\n")

@@ -8,10 +8,11 @@ import os
 import sys
 from pathlib import Path
 
+from standin import require, state
+
 LONGEST = 65_536  # characters of a comment
 
-if json.loads(os.environ["STANDIN_PERMISSIONS"]).get("pull-requests") != "write":
-    sys.exit("::error::Resource not accessible by integration")
+require("pull-requests")
 event = json.loads(Path(os.environ["GITHUB_EVENT_PATH"]).read_text())
 number, header = event["pull_request"]["number"], os.environ["HEADER"]
 body = Path(os.environ["FILE"]).read_text()
@@ -19,12 +20,10 @@ if not body.strip():
     sys.exit("::error::Either message or path input is required")
 if len(body) > LONGEST:
     sys.exit(f"::error::Body is too long (maximum is {LONGEST} characters)")
-file = Path(os.environ["STANDIN_GITHUB"]) / "comments.json"
-comments = json.loads(file.read_text()) if file.exists() else []
-for comment in comments:
-    if (comment["number"], comment["header"]) == (number, header):
-        comment.update(body=body, updates=comment["updates"] + 1)
-        break
-else:
-    comments.append({"number": number, "header": header, "body": body, "updates": 0})
-file.write_text(json.dumps(comments, indent=1))
+with state("comments.json", []) as comments:
+    for comment in comments:
+        if (comment["number"], comment["header"]) == (number, header):
+            comment.update(body=body, updates=comment["updates"] + 1)
+            break
+    else:
+        comments.append({"number": number, "header": header, "body": body, "updates": 0})
