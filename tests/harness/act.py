@@ -86,6 +86,7 @@ def _environment(setting: Setting, part: Part) -> dict[str, str]:
     number = setting.folder.name
     return {
         **programs.environment(_machine(part)),
+        **(part.host.variables if part.host else {}),
         "ACT": "",  # a product must not be able to notice
         "CI": "true",
         "RUNNER_ENVIRONMENT": "self-hosted" if part.host else "github-hosted",

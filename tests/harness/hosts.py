@@ -32,11 +32,14 @@ class SelfHosted:
     runners
         How many runners are registered for it. Each takes one job at a time and has a work folder
         of its own; a job that finds none free waits for one.
+    variables
+        What the file `.env` beside the runner adds to the environment of each job.
     """
 
     label: str
     folder: Path
     runners: int = 1
+    variables: Mapping[str, str] = field(default_factory=dict)
     _machine: subprocess.Popen[str] | None = field(default=None, init=False, repr=False)
     _changed: threading.Condition = field(
         default_factory=threading.Condition, init=False, repr=False
@@ -82,7 +85,7 @@ class SelfHosted:
         place = seen(folder or self.workspace())
         return subprocess.run(
             [*self._enter(), "env", "-C", str(place), *words],
-            env={**programs.environment(self.folder), **(environment or {})},
+            env={**programs.environment(self.folder), **self.variables, **(environment or {})},
             capture_output=True,
             text=True,
             timeout=seconds,

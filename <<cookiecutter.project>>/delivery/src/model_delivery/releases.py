@@ -13,6 +13,9 @@ from model_delivery.project import Project
 from model_delivery.registry import Event, blob_store, event_log, newest
 from model_delivery.report.verdict import Verdict, finite
 
+JUDGED = ("verdicts", "limits", "against", "key")
+"""What is recorded anew when it changes."""
+
 
 def champion(project: Project, environment: str = "production") -> Candidate | None:
     """Return what an environment accepted last by the log."""
@@ -45,42 +48,41 @@ def register(
 
     What the log holds already is not written again. `key` is what led to it now, if not its own.
     """
-    blobs, digest, lineage = blob_store(project), candidate.digest, candidate.lineage
-    as_of, model = str(lineage["data"]["as_of"]), candidate.verdict("model")
-    prefix = f"v{project.about['version']}+data.{as_of.replace('-', '')}"
-    measured = {
-        check.name: [check.value, check.low, check.high]
-        for check in (model.checks if model else [])
-        if finite(check.value)
-    }
-    judged: dict[str, Any] = {
-        "verdicts": {gate: verdict.outcome for gate, verdict in verdicts.items()},
-        "limits": {gate: verdict.limits for gate, verdict in verdicts.items()},
-        "against": model.against if model else None,
-    }
+    blobs, digest, facts = blob_store(project), candidate.digest, _facts(candidate)
+    prefix = f"v{project.about['version']}+data.{facts['as_of'].replace('-', '')}"
+    commit = delivering(project) or candidate.lineage["commit"]
+    facts["verdicts"] = {gate: verdict.outcome for gate, verdict in verdicts.items()}
+    facts["limits"] = {gate: verdict.limits for gate, verdict in verdicts.items()}
 
     def decide(events: Sequence[Event]) -> Event:
         known = recorded(events, digest)
-        kept = known and blobs.has(digest, known.blob)
-        now = judged | {"key": key or (known.key if known else lineage["key"])}
-        if known and kept and known.model_dump(include={*now}) == now:
-            return known
-        taken = {e.release for e in events if e.release.rpartition(".")[0] == prefix}
-        return Event(
-            type="verdict" if kept else "registered",
-            digest=digest,
-            release=known.release if known else f"{prefix}.{len(taken) + 1}",
-            as_of=as_of,
-            commit=delivering(project) or lineage["commit"],
-            trigger=trigger,
-            blob=known.blob if known and kept else blobs.put(digest, candidate.folder),
-            snapshot=lineage["snapshot"],
-            parameters=lineage["parameters"],
-            metrics=measured,
-            **now,
-        )
+        facts["key"] = key or (known.key if known else candidate.lineage["key"])
+        if known and blobs.has(digest, known.blob):
+            if all(getattr(known, name) == facts[name] for name in JUDGED):
+                return known
+            about: dict[str, Any] = {"type": "verdict", "release": known.release}
+            about["blob"] = known.blob
+        else:
+            taken = {e.release for e in events if e.release.rpartition(".")[0] == prefix}
+            name = known.release if known else f"{prefix}.{len(taken) + 1}"
+            blob = blobs.put(digest, candidate.folder)
+            about = {"type": "registered", "release": name, "blob": blob}
+        return Event(digest=digest, commit=commit, trigger=trigger, **facts, **about)
 
     return event_log(project).append(decide)
+
+
+def _facts(candidate: Candidate) -> dict[str, Any]:
+    """Return what a candidate is, and how it did beside the champion of its gates."""
+    lineage, model = candidate.lineage, candidate.verdict("model")
+    checks = [check for check in (model.checks if model else []) if finite(check.value)]
+    return {
+        "as_of": str(lineage["data"]["as_of"]),
+        "snapshot": lineage["snapshot"],
+        "parameters": lineage["parameters"],
+        "metrics": {check.name: [check.value, check.low, check.high] for check in checks},
+        "against": model.against if model else None,
+    }
 
 
 def delivering(project: Project) -> str | None:
