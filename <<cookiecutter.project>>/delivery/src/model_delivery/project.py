@@ -8,8 +8,7 @@ from typing import Any
 
 from model_delivery.contract.config import Config, load
 from model_delivery.contract.settings import DataContract, Delivery, Gates
-from model_delivery.errors import UserError
-from model_delivery.protocols import Strict, user_module, user_package
+from model_delivery.protocols import Strict, UserError, user_module, user_package
 
 
 @dataclass(frozen=True)

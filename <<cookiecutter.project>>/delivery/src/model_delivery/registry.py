@@ -23,9 +23,8 @@ from model_delivery import files
 from model_delivery.bundle.candidate import Candidate, candidate_folder, git, load_candidate
 from model_delivery.bundle.environment import run
 from model_delivery.bundle.package import pack, unpack
-from model_delivery.errors import UserError
 from model_delivery.project import Project
-from model_delivery.protocols import Strict
+from model_delivery.protocols import Strict, UserError
 from model_delivery.report.verdict import Outcome, finite
 
 BRANCH, SEEN = "refs/heads/model-registry", "refs/model-registry/seen"

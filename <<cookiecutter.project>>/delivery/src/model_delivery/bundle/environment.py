@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from model_delivery.errors import UserError
 from model_delivery.files import settle, sha256_json, temporary_folder
 from model_delivery.project import Project
-from model_delivery.protocols import Floats
+from model_delivery.protocols import Floats, UserError
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 _OFFLINE = ("error sending request", "dns error", "failed to fetch", "connect error")

@@ -19,9 +19,9 @@ import httpx
 import psutil
 
 from model_delivery.bundle.environment import clean_variables, service_environment
-from model_delivery.errors import UserError
 from model_delivery.files import verify
 from model_delivery.project import Project
+from model_delivery.protocols import UserError
 from model_delivery.serving import LAUNCH, NOOP, REFUSAL, RELEASE, TWIN_MARK
 
 HOST = "127.0.0.1"

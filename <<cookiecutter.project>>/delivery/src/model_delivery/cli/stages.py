@@ -14,7 +14,6 @@ from model_delivery.bundle.candidate import CURRENT, Candidate, current_candidat
 from model_delivery.bundle.package import build_package
 from model_delivery.cli.screen import say, step
 from model_delivery.contract.settings import EnvironmentName
-from model_delivery.errors import UserError
 from model_delivery.files import write_atomic
 from model_delivery.gates import COMPARED, GATES, limits_hash
 from model_delivery.gates.api import check_api
@@ -24,6 +23,7 @@ from model_delivery.gates.model import check_model
 from model_delivery.gates.package import check_package
 from model_delivery.history import mirror
 from model_delivery.project import Project
+from model_delivery.protocols import UserError
 from model_delivery.registry import champion
 from model_delivery.report.render import render
 from model_delivery.report.verdict import Check, Event, Outcome, Report, Verdict, allows_promotion

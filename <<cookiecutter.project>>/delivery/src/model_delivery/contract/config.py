@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from model_delivery.errors import UserError
+from model_delivery.protocols import UserError
 
 Config = TypeVar("Config", bound=BaseModel)
 Location = tuple[int | str, ...]

@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.environment import score_cleanly
 from model_delivery.contract.settings import Limit
-from model_delivery.errors import UserError
 from model_delivery.files import read_json
 from model_delivery.gates import judge
 from model_delivery.gates.deepchecks import deepchecks
 from model_delivery.project import Project
-from model_delivery.protocols import Floats
+from model_delivery.protocols import Floats, UserError
 from model_delivery.report.verdict import Chart, Check, Outcome, Table, Verdict, fixed
 from model_delivery.training import metrics
 from model_delivery.training.fit import SCORE

@@ -16,8 +16,8 @@ from typing import cast
 from model_delivery.bundle.candidate import load_candidate
 from model_delivery.bundle.launch import spawn
 from model_delivery.contract.settings import EnvironmentName
-from model_delivery.errors import UserError
 from model_delivery.project import find_project
+from model_delivery.protocols import UserError
 from model_delivery.report.verdict import USAGE, Event, Verdict
 from model_delivery.rollout import host
 from model_delivery.rollout.target import Target

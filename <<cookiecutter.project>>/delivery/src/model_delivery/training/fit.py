@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from model_delivery.errors import UserError
 from model_delivery.project import Project
-from model_delivery.protocols import FeatureBuilder, Floats, Model, user_module
+from model_delivery.protocols import FeatureBuilder, Floats, Model, UserError, user_module
 from model_delivery.training.metrics import log_loss, roc_auc
 from model_delivery.training.snapshot import Snapshot, stopping_rows
 
