@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from model_delivery.contract.draw import columns_of, draw_row
+from model_delivery.contract.request import columns_of, draw_row
 from model_delivery.project import find_project
 from model_delivery.protocols import Floats
 

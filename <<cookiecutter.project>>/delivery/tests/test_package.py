@@ -24,7 +24,7 @@ from model_delivery.bundle.package import (
     pack,
     unpack,
 )
-from model_delivery.contract.draw import columns_of, draw_rows
+from model_delivery.contract.request import columns_of, draw_rows
 from model_delivery.contract.settings import Limit
 from model_delivery.files import seal, write_json
 from model_delivery.gates.package import check_package, is_plain

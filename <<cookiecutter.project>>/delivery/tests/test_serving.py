@@ -21,8 +21,13 @@ import pytest
 from mistakes import Wrong, let_in, misdescribed, wrong_requests
 from model_delivery.bundle import launch
 from model_delivery.bundle.launch import Running, free_port, processes
-from model_delivery.contract.draw import JsonRow, columns_of, draw_rows
-from model_delivery.contract.request import request_json, request_model
+from model_delivery.contract.request import (
+    JsonRow,
+    columns_of,
+    draw_rows,
+    request_json,
+    request_model,
+)
 from model_delivery.contract.settings import DataContract
 from model_delivery.files import SUMS, seal
 from model_delivery.gates.api import judge_service

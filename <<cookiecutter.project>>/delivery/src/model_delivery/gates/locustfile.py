@@ -61,7 +61,7 @@ def mistake(status: int, content: bytes | None, release: str | None) -> str | No
 
 def draw_bodies() -> None:
     """Draw request bodies from the data contract of the project in the working directory."""
-    from model_delivery.contract.draw import draw_rows
+    from model_delivery.contract.request import draw_rows
     from model_delivery.project import find_project
 
     rows = draw_rows(find_project().contract, BODIES, seed=0)

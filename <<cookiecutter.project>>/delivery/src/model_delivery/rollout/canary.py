@@ -18,7 +18,7 @@ import numpy as np
 from scipy.stats import binom, binomtest, ks_2samp
 
 from model_delivery.bundle.launch import Running, megabytes
-from model_delivery.contract.draw import draw_rows
+from model_delivery.contract.request import draw_rows
 from model_delivery.contract.settings import Delivery, RolloutLimits, Step
 from model_delivery.gates import judge
 from model_delivery.project import Project
