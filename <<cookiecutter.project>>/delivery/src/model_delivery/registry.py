@@ -21,7 +21,7 @@ from pydantic import Field, ValidationError
 
 from model_delivery import files
 from model_delivery.bundle.candidate import Candidate, candidate_folder, git, load_candidate
-from model_delivery.bundle.environment import run
+from model_delivery.bundle.launch import run
 from model_delivery.bundle.package import pack, unpack
 from model_delivery.project import Project
 from model_delivery.protocols import Strict, UserError

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from model_delivery import files
-from model_delivery.bundle.environment import export, run
+from model_delivery.bundle.launch import export, run
 from model_delivery.contract.request import request_json
 from model_delivery.project import Project
 from model_delivery.protocols import UserError

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from model_delivery.bundle.candidate import Candidate
-from model_delivery.bundle.environment import program_python, run
+from model_delivery.bundle.launch import program_python, run
 from model_delivery.contract.settings import Limit
 from model_delivery.files import read_json, write_json
 from model_delivery.gates import judge

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from model_delivery.bundle.candidate import Candidate
-from model_delivery.bundle.environment import score_cleanly
+from model_delivery.bundle.launch import score_cleanly
 from model_delivery.bundle.package import unpack
 from model_delivery.files import changed_files, temporary_folder
 from model_delivery.gates import judge
