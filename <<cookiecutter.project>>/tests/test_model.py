@@ -8,7 +8,7 @@ from typing import Any
 import lightgbm as lgb
 import numpy as np
 import pytest
-from model_delivery.training.metrics import log_loss, roc_auc
+from model_delivery.training.scores import log_loss, roc_auc
 from prepared import Training
 from pydantic import ValidationError
 

@@ -31,7 +31,7 @@ from model_delivery.gates.package import check_package, is_plain
 from model_delivery.project import Project, find_project
 from model_delivery.protocols import UserError, user_module
 from model_delivery.report.verdict import Outcome
-from model_delivery.training.fit import Trained
+from model_delivery.training.scores import Trained
 
 Edit = Callable[[Path], Any]
 CHANGED = """

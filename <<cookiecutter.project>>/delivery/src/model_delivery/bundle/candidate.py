@@ -16,7 +16,7 @@ from model_delivery.bundle.launch import export, run
 from model_delivery.contract.request import request_json
 from model_delivery.project import Project
 from model_delivery.protocols import UserError
-from model_delivery.training.fit import Trained, fit
+from model_delivery.training.scores import Trained, fit
 from model_delivery.training.snapshot import Judged, Snapshot, inputs_hash, tree
 
 CURRENT = "candidate"

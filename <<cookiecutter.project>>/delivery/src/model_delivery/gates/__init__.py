@@ -6,7 +6,7 @@ from model_delivery.contract.settings import Limit
 from model_delivery.files import sha256_json
 from model_delivery.project import Project
 from model_delivery.report.verdict import Check, Outcome, finite
-from model_delivery.training.metrics import Estimate
+from model_delivery.training.scores import Estimate
 
 Gate = Literal["data", "model", "package", "api", "load"]
 GATES: tuple[Gate, ...] = get_args(Gate)

@@ -13,7 +13,7 @@ from model_delivery.gates import judge
 from model_delivery.project import Project
 from model_delivery.protocols import UserError
 from model_delivery.report.verdict import Check
-from model_delivery.training.fit import SCORE
+from model_delivery.training.scores import SCORE
 from model_delivery.training.snapshot import Snapshot, periods
 
 PROGRAM = Path(__file__).parents[1] / "checks" / "deepchecks_suites.py"

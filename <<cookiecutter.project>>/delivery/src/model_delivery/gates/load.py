@@ -24,7 +24,7 @@ from model_delivery.project import Project
 from model_delivery.protocols import UserError
 from model_delivery.report.verdict import Check, Outcome, Table, Verdict, finite
 from model_delivery.serving import TWIN_MARK
-from model_delivery.training.metrics import UNKNOWN, Estimate
+from model_delivery.training.scores import UNKNOWN, Estimate
 
 CANDIDATE, TWIN, CHAMPION = "candidate", "twin", "champion"
 Round = dict[str, dict[str, Any]]

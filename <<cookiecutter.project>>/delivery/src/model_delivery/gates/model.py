@@ -16,9 +16,8 @@ from model_delivery.gates.deepchecks import deepchecks
 from model_delivery.project import Project
 from model_delivery.protocols import Floats, UserError
 from model_delivery.report.verdict import Chart, Check, Outcome, Table, Verdict, fixed
-from model_delivery.training import metrics
-from model_delivery.training.fit import SCORE
-from model_delivery.training.metrics import Estimate, estimate, roc_auc
+from model_delivery.training import scores as metrics
+from model_delivery.training.scores import SCORE, Estimate, estimate, roc_auc
 
 
 @dataclass(frozen=True)

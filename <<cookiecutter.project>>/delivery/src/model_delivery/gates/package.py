@@ -12,7 +12,7 @@ from model_delivery.gates import judge
 from model_delivery.project import Project
 from model_delivery.protocols import UserError
 from model_delivery.report.verdict import Check, Outcome, Verdict, fixed
-from model_delivery.training.fit import SCORE
+from model_delivery.training.scores import SCORE
 
 KINDS = {".csv", ".json", ".md", ".py", ".toml", ".txt", ".typed", ".yaml"}
 NAMES = {"src/SHA256SUMS", "env/docker/Dockerfile", "env/docker/entrypoint.sh"}

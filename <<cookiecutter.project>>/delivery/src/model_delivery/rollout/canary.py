@@ -25,7 +25,7 @@ from model_delivery.project import Project
 from model_delivery.protocols import Floats, UserError
 from model_delivery.report.verdict import Check, Outcome, fixed, worst
 from model_delivery.serving import SCORE, Prediction
-from model_delivery.training.metrics import UNKNOWN, Estimate
+from model_delivery.training.scores import UNKNOWN, Estimate
 
 SIGNIFICANCE = 0.001
 """Of a failure: it is looked for every second, and a false alarm costs a release."""
