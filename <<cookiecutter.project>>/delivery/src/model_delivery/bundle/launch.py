@@ -31,7 +31,6 @@ from model_delivery.serving import LAUNCH, NOOP, REFUSAL, RELEASE, TWIN_MARK
 
 HOST = "127.0.0.1"
 _POLL_SECONDS = 0.05
-PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 _OFFLINE = ("error sending request", "dns error", "failed to fetch", "connect error")
 
 
@@ -106,7 +105,7 @@ def service_environment(project: Project, ship: Path) -> Path:
     It is named by the pins and the interpreter. Every file is checked against its hash.
     """
     requirements = ship.resolve() / "requirements.txt"
-    name = sha256_json([PYTHON, requirements.read_text()])[:16]
+    name = sha256_json([sys.version_info[:2], requirements.read_text()])[:16]
     final = project.work / "environments" / name
     if not final.exists():
         with temporary_folder(final.parent) as folder:

@@ -48,8 +48,7 @@ def check_model(project: Project, candidate: Candidate, champion: Candidate | No
     scored = read_scored(project, candidate, champion)
     checks, table = score_checks(project, candidate, scored)
     checks += deepchecks(project, "model", candidate)
-    charts = _charts(candidate, scored)
-    return Verdict(gate="model", checks=checks, tables=[table], charts=charts)
+    return Verdict(gate="model", checks=checks, tables=[table], charts=_charts(candidate, scored))
 
 
 def read_scored(project: Project, candidate: Candidate, champion: Candidate | None) -> Scored:
@@ -59,9 +58,8 @@ def read_scored(project: Project, candidate: Candidate, champion: Candidate | No
     """
     table, contract = candidate.rows("test"), project.contract
     labels, times = (table.column(name).to_numpy() for name in (contract.target, contract.time))
-    scored = Scored(
-        labels.astype(float), table.column(SCORE).to_numpy(), times.astype("datetime64[D]"), table
-    )
+    scores, days = table.column(SCORE).to_numpy(), times.astype("datetime64[D]")
+    scored = Scored(labels.astype(float), scores, days, table)
     needed = read_json(champion.ship / "request.json") if champion else {}
     if champion is None or needed.keys() - contract.inputs.keys():
         return scored
@@ -72,8 +70,8 @@ def read_scored(project: Project, candidate: Candidate, champion: Candidate | No
             f"only {later.sum():,} test rows are later than what the champion {champion.short} "
             f"was trained on (until {learned_until}); extract newer data: `ml data --as-of DAY`"
         )
-    scores = np.where(later, score_cleanly(project, champion.ship, table), np.nan)
-    return replace(scored, champion=scores)
+    theirs = np.where(later, score_cleanly(project, champion.ship, table), np.nan)
+    return replace(scored, champion=theirs)
 
 
 def score_checks(
