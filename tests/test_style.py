@@ -18,7 +18,7 @@ HEAVY = {"mlflow", "pandas", "pyarrow", "sklearn"}
 def ranks() -> dict[str, int]:
     """Read the order of the rooms from docs/architecture.md."""
     text = (ROOT / "docs" / "architecture.md").read_text()
-    line = re.search(r"^    (errors < .*)$", text, re.MULTILINE)
+    line = re.search(r"^    (protocols < .*)$", text, re.MULTILINE)
     assert line
     rooms = [[room.strip() for room in level.split(",")] for level in line[1].split("<")]
     return {room: rank for rank, level in enumerate(rooms) for room in level}
@@ -113,7 +113,7 @@ def test_imports_follow_the_arrows(machinery: dict[Path, ast.Module]) -> None:
         ("contract/seeded.py", "from model_delivery.report.verdict import Check"),
         ("report/seeded.py", "import model_delivery.cli.main"),
         ("gates/seeded.py", "from model_delivery import registry"),
-        ("checks/seeded.py", "from model_delivery.errors import UserError"),
+        ("checks/seeded.py", "from model_delivery.protocols import UserError"),
     ],
 )
 def test_an_import_against_the_arrows_is_found(file: str, line: str) -> None:

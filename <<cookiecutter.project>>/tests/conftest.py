@@ -11,12 +11,14 @@ import pytest
 from hypothesis import settings
 from model_delivery.project import Project, find_project
 from model_delivery.protocols import Columns
-from prepared import Training
+from numpy.typing import NDArray
 
 from <<cookiecutter.package>> import sources
 from <<cookiecutter.package>>.features import Features
 from <<cookiecutter.package>>.model import Model, Parameters
 
+Training = dict[str, NDArray[Any]]
+"""Rows that are ready to fit: `features` (n, k), `labels` (n,) and `stopping` (n,)."""
 settings.register_profile("project", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("project")
 ROWS = 8_000
@@ -49,7 +51,7 @@ def features(columns: Columns) -> Features:
 def training(columns: Columns, features: Features) -> Training:
     labels = columns["late"].astype(float)
     stopping = np.arange(len(labels)) >= 0.8 * len(labels)
-    return Training(features.transform(columns), labels, stopping)
+    return {"features": features.transform(columns), "labels": labels, "stopping": stopping}
 
 
 @pytest.fixture(scope="session")
@@ -61,4 +63,4 @@ def parameters(project: Project) -> Parameters:
 
 @pytest.fixture(scope="session")
 def model(training: Training, parameters: Parameters) -> Model:
-    return Model(parameters).fit(training.features, training.labels, training.stopping)
+    return Model(parameters).fit(**training)

@@ -1,19 +1,38 @@
-"""Features: each of them by hand, and equal in training, batch and service."""
+"""Features: each of them by hand, and equal in training, batch and service.
+
+And properties of features and scores of every row that the data contract allows, by Hypothesis.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
 import json
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from model_delivery.contract.request import request_json, request_model, to_columns
-from model_delivery.project import Project
-from model_delivery.protocols import Columns
+from hypothesis import given
+from hypothesis import strategies as st
+from model_delivery.contract.request import (
+    columns_of,
+    draw_row,
+    request_json,
+    request_model,
+    to_columns,
+)
+from model_delivery.project import Project, find_project
+from model_delivery.protocols import Columns, Floats
 
 from <<cookiecutter.package>>.features import CATEGORIES, CLOCK, NUMBERS, Features, wall_clock
+from <<cookiecutter.package>>.model import Model
+
+CONTRACT = find_project().contract
+Rows = list[dict[str, Any]]
+valid_row = st.randoms().map(partial(draw_row, CONTRACT))
+valid_rows = st.lists(valid_row, min_size=1, max_size=8)
 
 
 @pytest.mark.parametrize("text", ["2013-07-01T17:45", "2012-02-29T00:00", "1969-12-31T23:59"])
@@ -85,3 +104,48 @@ def test_training_batch_and_service_see_equal_values(
     read = request_model(request).model_validate_json(body)
     served = features.transform(to_columns(read.rows, request))
     np.testing.assert_array_equal(served, training)
+
+
+def score(features: Features, model: Model, given_rows: Rows) -> Floats:
+    return model.predict(features.transform(columns_of(given_rows, CONTRACT)))
+
+
+@given(given_rows=valid_rows)
+def test_any_valid_row_gives_finite_features_and_a_probability(
+    features: Features, model: Model, given_rows: Rows
+) -> None:
+    matrix = features.transform(columns_of(given_rows, CONTRACT))
+    assert matrix.shape == (len(given_rows), len(features.names))
+    assert not np.isinf(matrix).any()
+    missing = {name for row in given_rows for name in CONTRACT.inputs if row.get(name) is None}
+    for index, name in enumerate(features.names):
+        if name not in (*missing, *features.vocabularies):  # an unseen category is missing too
+            assert np.isfinite(matrix[:, index]).all()
+    scores = model.predict(matrix)
+    assert scores.shape == (len(given_rows),)
+    assert ((scores >= 0) & (scores <= 1)).all()
+
+
+@given(given_rows=valid_rows, seed=st.integers(0, 2**32 - 1))
+def test_the_order_of_rows_does_not_matter(
+    features: Features, model: Model, given_rows: Rows, seed: int
+) -> None:
+    order = np.random.default_rng(seed).permutation(len(given_rows))
+    shuffled = score(features, model, [given_rows[i] for i in order])
+    np.testing.assert_array_equal(shuffled, score(features, model, given_rows)[order])
+
+
+@given(given_rows=valid_rows)
+def test_the_size_of_a_batch_does_not_matter(
+    features: Features, model: Model, given_rows: Rows
+) -> None:
+    alone = [score(features, model, [row])[0] for row in given_rows]
+    np.testing.assert_array_equal(score(features, model, given_rows), alone)
+
+
+@given(row=valid_row)
+def test_the_flight_number_and_the_label_change_nothing(
+    features: Features, model: Model, row: dict[str, Any]
+) -> None:
+    other = row | {"flight": row["flight"] % 9999 + 1}
+    np.testing.assert_array_equal(score(features, model, [row]), score(features, model, [other]))

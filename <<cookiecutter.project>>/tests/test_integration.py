@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from model_delivery.bundle.candidate import Candidate, load_candidate, make_candidate
 from model_delivery.bundle.launch import start
-from model_delivery.errors import UserError
 from model_delivery.project import Project
+from model_delivery.protocols import UserError
 from model_delivery.training.snapshot import Snapshot, take_snapshot
 
 from <<cookiecutter.package>>.model import Model

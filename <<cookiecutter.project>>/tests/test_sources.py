@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from model_delivery.errors import UserError
 from model_delivery.project import Project
+from model_delivery.protocols import UserError
 
 from <<cookiecutter.package>> import sources
 from <<cookiecutter.package>>.features import Features

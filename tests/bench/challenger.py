@@ -16,7 +16,7 @@ from pathlib import Path
 
 from faults import altered  # its neighbour: this runs as a program
 from model_delivery.bundle.candidate import CURRENT, Candidate, candidate_folder, current_candidate
-from model_delivery.contract.draw import draw_rows
+from model_delivery.contract.request import draw_rows
 from model_delivery.files import write_atomic
 from model_delivery.gates import COMPARED, GATES, limits_hash
 from model_delivery.project import Project, find_project

@@ -22,8 +22,7 @@ from typing import Any
 
 import pyarrow as pa
 from model_delivery.bundle.candidate import current_candidate
-from model_delivery.bundle.environment import service_environment
-from model_delivery.bundle.launch import Running, start
+from model_delivery.bundle.launch import Running, service_environment, start
 from model_delivery.gates.deepchecks import deepchecks as judged
 from model_delivery.gates.load import run_rounds
 from model_delivery.project import find_project

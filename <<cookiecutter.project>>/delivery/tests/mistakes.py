@@ -9,8 +9,13 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import httpx
-from model_delivery.contract.draw import JsonRow, draw_rows
-from model_delivery.contract.request import MOST_ROWS, request_json, request_model
+from model_delivery.contract.request import (
+    MOST_ROWS,
+    JsonRow,
+    draw_rows,
+    request_json,
+    request_model,
+)
 from model_delivery.contract.settings import Column, DataContract
 
 JSON = "application/json"

@@ -17,8 +17,8 @@ import test_rollout
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.launch import Running, processes
 from model_delivery.contract.settings import Delivery, RolloutLimits
-from model_delivery.errors import UserError
 from model_delivery.project import Project
+from model_delivery.protocols import UserError
 from model_delivery.registry import event_log
 from model_delivery.releases import register
 from model_delivery.report.verdict import Outcome

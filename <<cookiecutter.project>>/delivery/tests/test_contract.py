@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from mistakes import invalid_rows
-from model_delivery.contract.draw import columns_of, draw_rows, example
 from model_delivery.contract.request import (
     MOST_ROWS,
     Request,
+    columns_of,
+    draw_rows,
+    example,
     request_json,
     request_model,
     to_columns,

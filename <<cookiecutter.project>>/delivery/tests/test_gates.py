@@ -24,16 +24,14 @@ from model_delivery.contract.settings import (
     Limit,
     ModelLimits,
 )
-from model_delivery.errors import UserError
 from model_delivery.gates import deepchecks, judge
-from model_delivery.gates.data import contract_checks, scale_ratio
+from model_delivery.gates.data import contract_checks, prove, scale_ratio
 from model_delivery.gates.deepchecks import ask, judge_findings, request_of
 from model_delivery.gates.model import read_scored, score_checks
-from model_delivery.gates.prove import prove
 from model_delivery.project import Project
-from model_delivery.protocols import Floats
+from model_delivery.protocols import Floats, UserError
 from model_delivery.report.verdict import Check, Event, Outcome, Verdict, exit_code
-from model_delivery.training import metrics
+from model_delivery.training import scores as metrics
 from model_delivery.training import snapshot as snapshots
 from model_delivery.training.snapshot import Snapshot
 from sklearn.metrics import log_loss, roc_auc_score

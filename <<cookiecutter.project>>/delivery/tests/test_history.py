@@ -15,9 +15,8 @@ from pathlib import Path
 import pytest
 from model_delivery import history
 from model_delivery.cli.main import app
-from model_delivery.errors import UserError
 from model_delivery.project import Project
-from model_delivery.protocols import user_module
+from model_delivery.protocols import UserError, user_module
 from model_delivery.registry import Event, event_log
 from model_delivery.report.verdict import Outcome
 from typer.testing import CliRunner, Result

@@ -24,15 +24,14 @@ from model_delivery.bundle.package import (
     pack,
     unpack,
 )
-from model_delivery.contract.draw import columns_of, draw_rows
+from model_delivery.contract.request import columns_of, draw_rows
 from model_delivery.contract.settings import Limit
-from model_delivery.errors import UserError
 from model_delivery.files import seal, write_json
 from model_delivery.gates.package import check_package, is_plain
 from model_delivery.project import Project, find_project
-from model_delivery.protocols import user_module
+from model_delivery.protocols import UserError, user_module
 from model_delivery.report.verdict import Outcome
-from model_delivery.training.fit import Trained
+from model_delivery.training.scores import Trained
 
 Edit = Callable[[Path], Any]
 CHANGED = """

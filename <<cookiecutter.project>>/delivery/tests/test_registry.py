@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 from model_delivery.bundle.candidate import Candidate, candidate_folder
-from model_delivery.errors import UserError
 from model_delivery.files import read_json, seal, sha256_file, temporary_folder, write_atomic
 from model_delivery.project import Project
+from model_delivery.protocols import UserError
 from model_delivery.registry import (
     DirectoryLog,
     Event,

@@ -26,9 +26,9 @@ import pytest
 import test_registry
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.launch import NotReadyError, Running, end, free_port, identity, processes
-from model_delivery.errors import UserError
 from model_delivery.files import SUMS, seal, sha256_file
 from model_delivery.project import Project
+from model_delivery.protocols import UserError
 from model_delivery.registry import Event, event_log
 from model_delivery.releases import champion, register
 from model_delivery.report.verdict import Check, Outcome, Verdict

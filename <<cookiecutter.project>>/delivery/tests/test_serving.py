@@ -21,14 +21,18 @@ import pytest
 from mistakes import Wrong, let_in, misdescribed, wrong_requests
 from model_delivery.bundle import launch
 from model_delivery.bundle.launch import Running, free_port, processes
-from model_delivery.contract.draw import JsonRow, columns_of, draw_rows
-from model_delivery.contract.request import request_json, request_model
+from model_delivery.contract.request import (
+    JsonRow,
+    columns_of,
+    draw_rows,
+    request_json,
+    request_model,
+)
 from model_delivery.contract.settings import DataContract
-from model_delivery.errors import UserError
 from model_delivery.files import SUMS, seal
 from model_delivery.gates.api import judge_service
 from model_delivery.project import Project
-from model_delivery.protocols import Floats
+from model_delivery.protocols import Floats, UserError
 from model_delivery.report.verdict import Outcome
 from model_delivery.serving import (
     REFUSAL,

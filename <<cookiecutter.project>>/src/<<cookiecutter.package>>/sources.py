@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
-from model_delivery.errors import UserError
+from model_delivery.protocols import UserError
 
 LATE_MINUTES = 15
 OBSERVATION_AGE = pd.Timedelta(hours=1)

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from model_delivery.errors import UserError
+from model_delivery.protocols import UserError
 
 SUMS = "SHA256SUMS"
 

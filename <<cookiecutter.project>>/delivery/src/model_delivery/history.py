@@ -14,10 +14,9 @@ from typing import Any
 
 import pandas as pd
 
-from model_delivery.bundle.environment import program_python, run
-from model_delivery.bundle.launch import HOST, free_port, spawn
-from model_delivery.errors import UserError
+from model_delivery.bundle.launch import HOST, free_port, program_python, run, spawn
 from model_delivery.project import Project
+from model_delivery.protocols import UserError
 from model_delivery.registry import Event, event_log, newest
 from model_delivery.releases import find
 from model_delivery.report.render import clean, number

@@ -1,16 +1,26 @@
-"""A user's project as every verb sees it: its root, its four config files, its work folder."""
+"""A user's project as every verb sees it: its root, its four config files, its work folder.
 
+The YAML is strict: every mistake is named with its file, its line and the nearest valid key.
+"""
+
+import difflib
 import os
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from model_delivery.contract.config import Config, load
+import yaml
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
 from model_delivery.contract.settings import DataContract, Delivery, Gates
-from model_delivery.errors import UserError
-from model_delivery.protocols import Strict, user_module, user_package
+from model_delivery.protocols import Strict, UserError, user_module, user_package
+
+Config = TypeVar("Config", bound=Strict)
+Location = tuple[int | str, ...]
 
 
 @dataclass(frozen=True)
@@ -36,28 +46,24 @@ class Project:
 
     @cached_property
     def contract(self) -> DataContract:
-        return self._read("data", DataContract)
+        return read_config(self.root, "data", DataContract)
 
     @cached_property
     def gates(self) -> Gates:
-        return self._read("gates", Gates)
+        return read_config(self.root, "gates", Gates)
 
     @cached_property
     def delivery(self) -> Delivery:
-        return self._read("delivery", Delivery)
+        return read_config(self.root, "delivery", Delivery)
 
     @cached_property
     def parameters(self) -> Strict:
         parameters: type[Strict] = user_module("model").Parameters
-        return self._read("model", parameters)
+        return read_config(self.root, "model", parameters)
 
     def check_config(self) -> None:
         """Read all four files, so that a mistake in any is found before work begins."""
         _ = self.contract, self.parameters, self.gates, self.delivery
-
-    def _read(self, name: str, model: type[Config]) -> Config:
-        path, here = self.root / "config" / f"{name}.yaml", Path.cwd()
-        return load(path.relative_to(here) if path.is_relative_to(here) else path, model)
 
 
 def find_project(start: Path | None = None) -> Project:
@@ -67,3 +73,53 @@ def find_project(start: Path | None = None) -> Project:
         if (folder / "config" / "data.yaml").is_file():
             return Project(folder)
     raise UserError(f"{here}: not inside a project (no config/data.yaml here or above)")
+
+
+def read_config(root: Path, name: str, model: type[Config]) -> Config:
+    """Read a file of `config/`; a UserError names file, line and key of each mistake."""
+    path, here = root / "config" / f"{name}.yaml", Path.cwd()
+    path = path.relative_to(here) if path.is_relative_to(here) else path
+    lines: dict[Location, int] = {(): 1}
+    try:
+        content = path.read_bytes()
+        for where, line in _places(yaml.compose(content, Loader=yaml.SafeLoader), ()):
+            if where in lines:
+                twice = f"`{where[-1]}` stands twice (first on line {lines[where]})"
+                raise UserError(f"{path}:{line}: {twice}")
+            lines[where] = line
+        return model.model_validate(yaml.safe_load(content) or {})
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run `git checkout -- {path}`") from None
+    except ValidationError as error:
+        schema = model.model_json_schema()
+        parts = [schema, *schema.get("$defs", {}).values()]
+        keys = {key for part in parts for key in part.get("properties", ())}
+        told = [f"{path}:{_message(problem, lines, keys)}" for problem in error.errors()]
+        raise UserError("\n".join(told)) from error
+    except (yaml.YAMLError, ValueError) as error:  # of a day such as 30 February, too
+        raise UserError(f"{path}: not YAML: {error}") from error
+
+
+def _places(node: yaml.Node | None, at: Location) -> Iterator[tuple[Location, int]]:
+    """Yield the location and the line of every key and item below a node."""
+    items: list[tuple[int | str, yaml.Node, yaml.Node]] = []
+    if isinstance(node, yaml.SequenceNode):
+        items = [(place, value, value) for place, value in enumerate(node.value)]
+    elif isinstance(node, yaml.MappingNode):
+        items = [(k.value, k, v) for k, v in node.value if isinstance(k, yaml.ScalarNode)]
+    for name, key, value in items:
+        yield (*at, name), key.start_mark.line + 1
+        yield from _places(value, (*at, name))
+
+
+def _message(problem: ErrorDetails, lines: dict[Location, int], keys: set[str]) -> str:
+    known = place = problem["loc"]
+    while known not in lines:
+        known = known[:-1]
+    dotted = ".".join(map(str, place)) or "the file"
+    text = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(place[-1]), keys, n=1)
+        text = f"unknown key; did you mean `{near[0]}`?" if near else "unknown key"
+    found = "" if isinstance(problem["input"], dict) else f" (found {problem['input']!r:.80})"
+    return f"{lines[known]}: `{dotted}`: {text}{found}"

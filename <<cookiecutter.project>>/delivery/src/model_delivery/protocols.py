@@ -1,4 +1,4 @@
-"""What the machinery asks of the user's package, and the one place where it is found."""
+"""What user and machinery agree on: types, the error a user can mend, what is asked of the code."""
 
 import importlib
 from collections.abc import Mapping
@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from model_delivery.errors import UserError
-
 Columns = Mapping[str, NDArray[Any]]
 """A table as column arrays of equal length: float64, int64, object (str or None), datetime64."""
 Floats = NDArray[np.float64]
+
+
+class UserError(Exception):
+    """Something the user can mend: what is wrong, where, and what to do; all else is a crash."""
 
 
 class Strict(BaseModel):

@@ -21,11 +21,10 @@ from pydantic import Field, ValidationError
 
 from model_delivery import files
 from model_delivery.bundle.candidate import git
-from model_delivery.bundle.environment import run
+from model_delivery.bundle.launch import run
 from model_delivery.bundle.package import pack, unpack
-from model_delivery.errors import UserError
 from model_delivery.project import Project
-from model_delivery.protocols import Strict
+from model_delivery.protocols import Strict, UserError
 from model_delivery.report.verdict import Outcome
 
 BRANCH, SEEN = "refs/heads/model-registry", "refs/model-registry/seen"

@@ -7,9 +7,9 @@ from typing import Any
 
 from model_delivery.bundle import candidate as candidates
 from model_delivery.bundle.candidate import Candidate, git, load_candidate
-from model_delivery.errors import UserError
 from model_delivery.files import write_atomic
 from model_delivery.project import Project
+from model_delivery.protocols import UserError
 from model_delivery.registry import Event, blob_store, event_log, newest
 from model_delivery.report.verdict import Verdict, finite
 

@@ -30,7 +30,7 @@ TWIN_MARK = "noop-"
 """What the no-op twin of a release says before its digest: it is never the release."""
 REFUSAL = "this release cannot start"
 """What a service logs before it gives up; its arbiter would try again for ever."""
-_JSON = b"application/json"
+JSON = "application/json"
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 
@@ -75,11 +75,9 @@ def create(cls: type[ModelService], ship: Path) -> Any:
 
         async def predict(self, body: Any, /) -> Any:
             """Return a probability for each row."""
-            found = Prediction(
-                release=digest[:12], probability=answer(self.model, body.rows, request)
-            )
-            headers = {SCORE: f"{found.probability[0]:.6f}", "content-type": "application/json"}
-            return Response(found.model_dump_json(), headers=headers)
+            scores = answer(self.model, body.rows, request)
+            found = Prediction(release=digest[:12], probability=scores).model_dump_json()
+            return Response(found, media_type=JSON, headers={SCORE: f"{scores[0]:.6f}"})
 
     # BentoML reads schema and documentation from the annotations, here made of the contract.
     Endpoint.predict.__annotations__ |= {"body": request_model(request), "return": Prediction}
@@ -99,10 +97,13 @@ class Front:
     """Signs every answer, and refuses other bodies than JSON: BentoML would read forms too."""
 
     def __init__(self, app: Any, identity: str) -> None:
+        from starlette.responses import JSONResponse
+
         launch, release = (os.environ.get(name, "none") for name in (LAUNCH, RELEASE))
         signs = {"x-model-digest": identity, "x-launch": launch, "x-release": release}
-        self.app = app
         self.signature = [(name.encode(), value.encode()) for name, value in signs.items()]
+        self.app, said = app, f"send the rows as `Content-Type: {JSON}`"
+        self.refusal = JSONResponse({"error": said}, 415)
 
     async def __call__(self, scope: Message, receive: Any, send: Send) -> None:
         async def signed(message: Message) -> None:
@@ -112,13 +113,8 @@ class Front:
 
         kinds = [value for name, value in scope.get("headers", ()) if name == b"content-type"]
         plain = [kind.partition(b";")[0].strip().lower() for kind in kinds]
-        if scope.get("method") != "POST" or plain == [_JSON]:
-            await self.app(scope, receive, signed)
-            return
-        content = b'{"error": "send the rows as `Content-Type: application/json`"}'
-        headers = [(b"content-type", _JSON), (b"content-length", str(len(content)).encode())]
-        await signed({"type": "http.response.start", "status": 415, "headers": headers})
-        await signed({"type": "http.response.body", "body": content})
+        right = scope.get("method") != "POST" or plain == [JSON.encode()]
+        await (self.app if right else self.refusal)(scope, receive, signed)
 
 
 def start_model(cls: type[ModelService], ship: Path, request: Mapping[str, Any]) -> ModelService:

@@ -12,15 +12,15 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from model_delivery import files
-from model_delivery.bundle.environment import export, run
+from model_delivery.bundle.launch import export, run
 from model_delivery.contract.request import request_json
-from model_delivery.errors import UserError
 from model_delivery.project import Project
-from model_delivery.training.fit import Trained, fit
+from model_delivery.protocols import UserError
+from model_delivery.training.scores import Trained, fit
 from model_delivery.training.snapshot import Judged, Snapshot, inputs_hash, tree
 
 CURRENT = "candidate"
-RUNTIME = ("__init__.py", "contract", "errors.py", "files.py", "protocols.py", "serving.py")
+RUNTIME = ("__init__.py", "contract", "files.py", "protocols.py", "serving.py")
 """The part of the machinery that ships: what a service imports, and its neighbours."""
 ENTRY = """\
 import sys

@@ -1,31 +1,37 @@
-"""Start a release's service, know that it is the one that answers, and stop all of it.
+"""Programs around a release: clean environments, and services that run in them.
 
-Readiness is not identity: whatever listens on a port may say that it is ready. So every start
-has a token, and a service counts as started when digest and token come back.
+A clean environment holds the pins that ship and nothing else. Readiness is not identity: whatever
+listens on a port may say that it is ready. So every start of a service has a token, and it counts
+as started when digest and token come back.
 """
 
+import json
+import os
 import secrets
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import DEVNULL, Popen
 from typing import Any, Self
 
 import httpx
+import numpy as np
 import psutil
+import pyarrow as pa
 
-from model_delivery.bundle.environment import clean_variables, service_environment
-from model_delivery.errors import UserError
-from model_delivery.files import verify
+from model_delivery.files import settle, sha256_json, temporary_folder, verify
 from model_delivery.project import Project
+from model_delivery.protocols import Floats, UserError
 from model_delivery.serving import LAUNCH, NOOP, REFUSAL, RELEASE, TWIN_MARK
 
 HOST = "127.0.0.1"
 _POLL_SECONDS = 0.05
+_OFFLINE = ("error sending request", "dns error", "failed to fetch", "connect error")
 
 
 class NotReadyError(UserError):
@@ -54,6 +60,85 @@ class Running:
     def answers(self, url: str | None = None) -> bool:
         """Return whether this very start answers, at its own address or a proxy's."""
         return identity(url or self.url) == (self.digest, self.launch)
+
+
+def run(command: list[str], cwd: Path, **options: Any) -> str:
+    """Run a program and return what it printed; of one that fails, UserError has the last lines."""
+    name = " ".join([Path(command[0]).name, *command[1:3]])
+    try:
+        options |= {"cwd": cwd, "capture_output": True, "text": True}
+        return str(subprocess.run(command, check=True, **options).stdout)
+    except FileNotFoundError:
+        raise UserError(f"{command[0]} is not installed; see `ml doctor`") from None
+    except subprocess.TimeoutExpired as late:
+        raise UserError(f"`{name}` took more than {late.timeout} s, and was ended") from None
+    except subprocess.CalledProcessError as error:
+        said = f"{error.stdout}{error.stderr}".strip()
+        tail = "\n".join(said.splitlines()[-8:])
+        if any(hint in said.lower() for hint in _OFFLINE):
+            tail += "\nno network? run it once where the package index can be reached"
+        raise UserError(f"`{name}` failed:\n{tail}") from None
+
+
+def program_python(program: Path, cwd: Path) -> str:
+    """Return the Python of the environment that a program's first block describes.
+
+    It is made on first use, from uv's cache if it can be, else from the index.
+    """
+    script = ["--script", str(program)]
+    try:
+        run(["uv", "sync", "--offline", *script], cwd)
+    except UserError:
+        run(["uv", "sync", *script], cwd)
+    return run(["uv", "python", "find", *script], cwd).strip()
+
+
+def export(project: Project, *form: str) -> str:
+    """Return the service's part of the lock as uv writes it: every version with its hashes."""
+    scope = ["--locked", "--no-default-groups", "--no-emit-workspace"]
+    return run(["uv", "export", "-q", *scope, *form], project.root)
+
+
+def service_environment(project: Project, ship: Path) -> Path:
+    """Return the Python of a release's clean environment, made on first use.
+
+    It is named by the pins and the interpreter. Every file is checked against its hash.
+    """
+    requirements = ship.resolve() / "requirements.txt"
+    name = sha256_json([sys.version_info[:2], requirements.read_text()])[:16]
+    final = project.work / "environments" / name
+    if not final.exists():
+        with temporary_folder(final.parent) as folder:
+            run(["uv", "venv", "-q", "--relocatable", "--python", sys.executable, "made"], folder)
+            into = ["--python", str(folder / "made" / "bin" / "python"), "--compile-bytecode"]
+            pins = ["--require-hashes", "--no-deps", "-r", str(requirements)]
+            run(["uv", "pip", "install", "-q", *into, *pins], folder)
+            settle(folder / "made", final)
+    return final / "bin" / "python"
+
+
+def clean_variables(project: Project) -> dict[str, str]:
+    """Return what a release sees of this process's variables: no token gets into it by chance."""
+    kept = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", *project.delivery.variables)
+    # Byte code would lie among the bytes that the digest names.
+    own = {"PYTHONDONTWRITEBYTECODE": "1", "OTEL_SDK_DISABLED": "true"}
+    own |= {name: os.environ[name] for name in kept if name in os.environ}
+    return own | {"BENTOML_DO_NOT_TRACK": "True"}
+
+
+def run_cleanly(
+    project: Project, ship: Path, arguments: list[str], cwd: Path, given: str = "", **env: str
+) -> str:
+    """Run Python in the clean environment of a release, for two minutes at most."""
+    command = [str(service_environment(project, ship)), *arguments]
+    return run(command, cwd, input=given, env=clean_variables(project) | env, timeout=120)
+
+
+def score_cleanly(project: Project, ship: Path, rows: pa.Table) -> Floats:
+    """Return the scores that a release gives to rows of the contract, shape (n,)."""
+    columns = {name: rows.column(name).to_pylist() for name in project.contract.inputs}
+    given = json.dumps(columns, default=str)  # JSON keeps every digit of a number
+    return np.array(json.loads(run_cleanly(project, ship, ["service.py"], ship, given)))
 
 
 def start(
@@ -89,11 +174,11 @@ def start(
     return service
 
 
-def spawn(command: list[str], cwd: Path, env: dict[str, str], log: Path) -> Popen[bytes]:
+def spawn(command: list[str], cwd: Path, env: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
     """Start a program in a session of its own; what it prints is in `log`."""
     with log.open("wb") as output:
-        streams: dict[str, Any] = {"stdin": DEVNULL, "stdout": output, "stderr": output}
-        return Popen(command, cwd=cwd, env=env, start_new_session=True, **streams)
+        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
+        return subprocess.Popen(command, cwd=cwd, env=env, start_new_session=True, **streams)
 
 
 def identity(url: str) -> tuple[str | None, str | None] | None:
@@ -141,7 +226,7 @@ def end(home: Path) -> None:
     shutil.rmtree(home, ignore_errors=True)
 
 
-def _wait(service: Running, process: Popen[bytes], log: Path, timeout: float) -> None:
+def _wait(service: Running, process: subprocess.Popen[bytes], log: Path, timeout: float) -> None:
     """Return when the service has shown its identity; raise when it cannot any more."""
     deadline = time.monotonic() + timeout
     while (found := identity(service.url)) != (service.digest, service.launch):

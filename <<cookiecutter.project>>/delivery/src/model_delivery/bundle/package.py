@@ -10,9 +10,9 @@ from typing import Any
 
 from model_delivery import files
 from model_delivery.bundle.candidate import Candidate
-from model_delivery.bundle.environment import export, run_cleanly
-from model_delivery.errors import UserError
+from model_delivery.bundle.launch import export, run_cleanly
 from model_delivery.project import Project
+from model_delivery.protocols import UserError
 from model_delivery.report.render import render
 from model_delivery.report.verdict import Report, Verdict
 from model_delivery.training.snapshot import find_snapshot

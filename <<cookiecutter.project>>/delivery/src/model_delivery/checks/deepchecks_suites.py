@@ -84,14 +84,6 @@ def read_rows(request: Request, part: str) -> pd.DataFrame:
     return rows.astype({request["label"]: int} | dict.fromkeys(request["categorical"], object))
 
 
-def dataset(request: Request, rows: pd.DataFrame) -> Dataset:
-    """Return rows with the roles of their columns."""
-    label, categorical = request["label"], request["categorical"]
-    roles = {"features": [*request["numeric"], *categorical], "cat_features": categorical}
-    columns = rows[[*roles["features"], label]]
-    return Dataset(columns, label=label, label_type="binary", **roles)
-
-
 def measure(request: Request, name: str, before: pd.DataFrame, after: pd.DataFrame) -> pd.Series:
     """Run a check on training and test rows; return numbers by what they are about.
 
@@ -110,7 +102,10 @@ def measure(request: Request, name: str, before: pd.DataFrame, after: pd.DataFra
             scores = rows[request["score"]].to_numpy(float)
             options[f"y_pred{which}"] = (scores >= 0.5).astype(int)
             options[f"y_proba{which}"] = np.column_stack([1 - scores, scores])
-    value = check.run(*(dataset(request, rows) for rows in parts.values()), **options).value
+    columns = [*request["numeric"], *request["categorical"], request["label"]]
+    roles = {"cat_features": request["categorical"], "label": request["label"]}
+    tables = [Dataset(rows[columns], label_type="binary", **roles) for rows in parts.values()]
+    value = check.run(*tables, **options).value
     found = READERS[name](value) or {"no column of this kind": 0.0}
     return pd.to_numeric(pd.Series(found, dtype=object), errors="coerce").astype(float)
 

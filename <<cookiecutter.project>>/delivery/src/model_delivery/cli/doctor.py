@@ -6,9 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from model_delivery.bundle.candidate import git
-from model_delivery.errors import UserError
 from model_delivery.project import Project
-from model_delivery.protocols import user_module
+from model_delivery.protocols import UserError, user_module
 from model_delivery.rollout.target import Target
 
 

@@ -5,11 +5,10 @@ import shlex
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple, get_args
 
-from model_delivery.bundle.environment import run
+from model_delivery.bundle.launch import run
 from model_delivery.contract.settings import EnvironmentName
-from model_delivery.errors import UserError
 from model_delivery.project import Project
-from model_delivery.protocols import user_module
+from model_delivery.protocols import UserError, user_module
 
 HERE: Final = "repos/{owner}/{repo}"  # gh fills in the names, from the remote `origin`
 RULESETS: Final = ".github/rulesets.json"

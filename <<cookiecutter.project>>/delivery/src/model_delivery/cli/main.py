@@ -17,10 +17,10 @@ from model_delivery.cli import screen, stages
 from model_delivery.cli.doctor import diagnose
 from model_delivery.cli.github import Finding, diagnose_github, gh
 from model_delivery.contract.settings import EnvironmentName
-from model_delivery.errors import UserError
 from model_delivery.gates import GATES, Gate
-from model_delivery.gates.prove import prove
+from model_delivery.gates.data import prove
 from model_delivery.project import find_project
+from model_delivery.protocols import UserError
 from model_delivery.registry import event_log
 from model_delivery.report.verdict import USAGE, Event, exit_code
 from model_delivery.rollout import host

@@ -20,7 +20,6 @@ from model_delivery.bundle.candidate import (
 from model_delivery.bundle.package import build_package
 from model_delivery.cli.screen import say, step
 from model_delivery.contract.settings import EnvironmentName
-from model_delivery.errors import UserError
 from model_delivery.files import write_atomic
 from model_delivery.gates import COMPARED, GATES, limits_hash
 from model_delivery.gates.api import check_api
@@ -30,6 +29,7 @@ from model_delivery.gates.model import check_model
 from model_delivery.gates.package import check_package
 from model_delivery.history import mirror
 from model_delivery.project import Project
+from model_delivery.protocols import UserError
 from model_delivery.registry import Event as Move
 from model_delivery.registry import event_log, newest
 from model_delivery.releases import champion, delivering, recall, register, resolve, restore

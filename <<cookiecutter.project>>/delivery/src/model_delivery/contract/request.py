@@ -1,22 +1,23 @@
-"""The request: what a row must be to be scored, as a model of the `request.json` that ships."""
+"""The request: what a row must be to be scored, as a model of the `request.json` that ships.
 
-from __future__ import annotations
+And rows that are such, drawn from the data contract.
+"""
 
 import datetime as dt
 import math
+import random
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, FailFast, Field, PlainValidator, WithJsonSchema, create_model
 from pydantic_core import PydanticCustomError
 
+from model_delivery.contract.settings import Column, DataContract
 from model_delivery.protocols import Columns
 
-if TYPE_CHECKING:  # reading the contract needs YAML, which no release carries
-    from model_delivery.contract.settings import DataContract
-
+JsonRow = dict[str, Any]
 MOST_ROWS = 1_000
 """A longer list would hold up everybody else's request: about 4 ms are the bound."""
 _DTYPES = {"number": "f8", "integer": "i8", "category": "O", "timestamp": "M8[us]", "boolean": "?"}
@@ -24,6 +25,10 @@ _DTYPES = {"number": "f8", "integer": "i8", "category": "O", "timestamp": "M8[us
 _TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2})?", re.ASCII)
 _TIME_TEXT = "a local time without a zone, such as 2013-07-01T17:45:00"
 _EPOCH, _MICROSECOND = dt.datetime(1970, 1, 1), dt.timedelta(microseconds=1)
+_OPEN_SPAN = 1_000.0
+"""How far a number is drawn from its one bound, or from 0 without any."""
+_EDGE_TIMES = ("2012-02-29T00:00", "2013-12-31T23:59:59", "2000-01-01T00:00:00")
+_EDGE_SHARE, _MISSING_SHARE = 0.1, 0.1
 
 
 class Row(BaseModel, extra="forbid", strict=True, allow_inf_nan=False):
@@ -38,8 +43,6 @@ class Request(BaseModel, extra="forbid", strict=True):
 
 def request_json(contract: DataContract) -> dict[str, Any]:
     """Return the content of `request.json`: the domain and an example of each input column."""
-    from model_delivery.contract.draw import example
-
     return {
         name: spec.model_dump(mode="json", exclude_none=True, exclude={"outside"})
         | {"missing": spec.missing > 0, "example": example(contract, spec)}
@@ -78,6 +81,36 @@ def as_arrays(columns: Iterable[Sequence[Any]], request: Mapping[str, Any]) -> C
     }
 
 
+def draw_rows(contract: DataContract, n: int, seed: int) -> list[JsonRow]:
+    """Return n valid rows as JSON values; the same seed gives the same rows."""
+    source = random.Random(seed)  # noqa: S311 (test data, no secret)
+    return [draw_row(contract, source) for _ in range(n)]
+
+
+def draw_row(contract: DataContract, source: random.Random) -> JsonRow:
+    """Return a valid row: some values on the edge of their domain, some that may miss missing."""
+    row: JsonRow = {}
+    for name, spec in contract.inputs.items():
+        if not spec.missing or source.random() >= _MISSING_SHARE:
+            row[name] = _value(contract, spec, source)
+        elif source.random() < 0.5:
+            row[name] = None  # else it is left out
+    return row
+
+
+def example(contract: DataContract, spec: Column) -> Any:
+    """Return one plain valid value of a column, always the same."""
+    if spec.type == "number":
+        return sum(_span(spec)) / 2
+    return _value(contract, spec, random.Random(1))  # noqa: S311 (no secret)
+
+
+def columns_of(rows: Sequence[JsonRow], contract: DataContract) -> Columns:
+    """Return JSON rows as the service's column arrays."""
+    request = request_json(contract)
+    return to_columns(request_model(request).model_validate({"rows": rows}).rows, request)
+
+
 def _field(name: str, spec: Mapping[str, Any]) -> tuple[Any, Any]:
     unit = f"Unit: {spec['unit']}" if "unit" in spec else None
     described = Field(alias=name, title=name, description=unit, examples=[spec["example"]])
@@ -112,3 +145,30 @@ def _wall_clock(value: object) -> int:
         return (dt.datetime.fromisoformat(value) - _EPOCH) // _MICROSECOND
     except ValueError as error:
         raise PydanticCustomError("wall_clock", f"No such time: {error}") from None
+
+
+def _value(contract: DataContract, spec: Column, source: random.Random) -> Any:
+    edge = source.random() < _EDGE_SHARE
+    if spec.type == "number":
+        low, high = _span(spec)
+        return source.choice((low, high)) if edge else source.uniform(low, high)
+    if spec.type == "integer":
+        low, high = _span(spec)
+        ends = math.ceil(low), math.floor(high)
+        return source.choice(ends) if edge else source.randint(*ends)
+    if spec.type == "boolean":
+        return source.random() < 0.5
+    if spec.pattern:
+        from rstr import Rstr  # no release carries it: none draws
+
+        return str(Rstr(source).xeger(spec.pattern))
+    if spec.values:
+        return source.choice(spec.values)
+    time = dt.datetime.combine(contract.as_of, dt.time())
+    time -= dt.timedelta(minutes=source.randrange(2 * 365 * 24 * 60))
+    return source.choice(_EDGE_TIMES) if edge else time.isoformat()
+
+
+def _span(spec: Column) -> tuple[float, float]:
+    low = (spec.max or 0.0) - _OPEN_SPAN if spec.min is None else spec.min
+    return low, low + 2 * _OPEN_SPAN if spec.max is None else spec.max

@@ -6,7 +6,7 @@ from model_delivery.contract.settings import Limit
 from model_delivery.files import sha256_json
 from model_delivery.project import Project
 from model_delivery.report.verdict import Check, Outcome, finite
-from model_delivery.training.metrics import Estimate
+from model_delivery.training.scores import Estimate
 
 Gate = Literal["data", "model", "package", "api", "load"]
 GATES: tuple[Gate, ...] = get_args(Gate)
@@ -19,13 +19,13 @@ def judge(name: str, limit: Limit, value: float | Estimate | None, sentence: str
     low = high = None
     if isinstance(value, Estimate):
         value, low, high = value
-    check = Check(name=name, outcome=Outcome.INCONCLUSIVE, sentence=sentence, limit=str(limit))
     if not finite(value):
         why = f"{sentence}: no number came out, so it cannot be judged"
-        return check.model_copy(update={"sentence": why})
+        return Check(name=name, outcome=Outcome.INCONCLUSIVE, sentence=why, limit=str(limit))
     outcome = Outcome.PASS if limit.holds(value) else Outcome(limit.outcome)
-    ends = {name: end for name, end in (("low", low), ("high", high)) if finite(end)}
-    return check.model_copy(update={"outcome": outcome, "value": float(value), **ends})
+    found = {"value": value, "low": low, "high": high}
+    numbers = {key: float(number) for key, number in found.items() if finite(number)}
+    return Check(name=name, outcome=outcome, sentence=sentence, limit=str(limit), **numbers)
 
 
 def limits_hash(project: Project, gate: str) -> str:

@@ -11,8 +11,7 @@ import httpx
 
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.launch import Running, start
-from model_delivery.contract.draw import JsonRow, columns_of, draw_rows
-from model_delivery.contract.request import MOST_ROWS
+from model_delivery.contract.request import MOST_ROWS, JsonRow, columns_of, draw_rows
 from model_delivery.project import Project
 from model_delivery.protocols import Floats, user_module
 from model_delivery.report.verdict import Check, Verdict, fixed

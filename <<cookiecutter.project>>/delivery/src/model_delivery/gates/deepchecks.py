@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from model_delivery.bundle.candidate import Candidate
-from model_delivery.bundle.environment import program_python, run
+from model_delivery.bundle.launch import program_python, run
 from model_delivery.contract.settings import Limit
-from model_delivery.errors import UserError
 from model_delivery.files import read_json, write_json
 from model_delivery.gates import judge
 from model_delivery.project import Project
+from model_delivery.protocols import UserError
 from model_delivery.report.verdict import Check
-from model_delivery.training.fit import SCORE
+from model_delivery.training.scores import SCORE
 from model_delivery.training.snapshot import Snapshot, periods
 
 PROGRAM = Path(__file__).parents[1] / "checks" / "deepchecks_suites.py"

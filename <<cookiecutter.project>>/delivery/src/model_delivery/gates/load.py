@@ -16,16 +16,15 @@ import numpy as np
 from scipy.stats import binomtest
 
 from model_delivery.bundle.candidate import Candidate
-from model_delivery.bundle.environment import run
-from model_delivery.bundle.launch import Running, start
+from model_delivery.bundle.launch import Running, run, start
 from model_delivery.contract.settings import Limit, LoadLimits
-from model_delivery.errors import UserError
 from model_delivery.files import sha256_file
 from model_delivery.gates import judge
 from model_delivery.project import Project
+from model_delivery.protocols import UserError
 from model_delivery.report.verdict import Check, Outcome, Table, Verdict, finite
 from model_delivery.serving import TWIN_MARK
-from model_delivery.training.metrics import UNKNOWN, Estimate
+from model_delivery.training.scores import UNKNOWN, Estimate
 
 CANDIDATE, TWIN, CHAMPION = "candidate", "twin", "champion"
 Round = dict[str, dict[str, Any]]

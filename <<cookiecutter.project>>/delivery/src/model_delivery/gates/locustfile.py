@@ -20,6 +20,9 @@ from typing import Any, ClassVar
 import gevent
 from locust.env import Environment
 
+from model_delivery.contract.request import draw_rows
+from model_delivery.project import find_project
+
 BODIES = 500
 """Different requests; a service that remembers answers must not look fast."""
 RAMP = 0.1
@@ -59,15 +62,6 @@ def mistake(status: int, content: bytes | None, release: str | None) -> str | No
     return None if valid else "not one probability from 0 to 1"
 
 
-def draw_bodies() -> None:
-    """Draw request bodies from the data contract of the project in the working directory."""
-    from model_delivery.contract.draw import draw_rows
-    from model_delivery.project import find_project
-
-    rows = draw_rows(find_project().contract, BODIES, seed=0)
-    Rows.bodies = [json.dumps({"rows": [row]}).encode() for row in rows]
-
-
 def turn(
     environment: Environment, target: dict[str, Any], users: int, seconds: float
 ) -> dict[str, Any]:
@@ -101,12 +95,16 @@ def turn(
 
 
 def main() -> None:
-    """Carry out the plan on standard input, and print its rounds: by target, what a turn found."""
+    """Carry out the plan on standard input, and print its rounds: by target, what a turn found.
+
+    Rows are drawn from the data contract of the project in the working directory.
+    """
     plan = json.load(sys.stdin)
     targets, users, seconds = plan["targets"], plan["users"], plan["seconds"]
     Rows.network_timeout = plan["timeout"]
     logging.disable(logging.WARNING)
-    draw_bodies()
+    rows = draw_rows(find_project().contract, BODIES, seed=0)
+    Rows.bodies = [json.dumps({"rows": [row]}).encode() for row in rows]
     environment = Environment(user_classes=[Rows], stop_timeout=2 * Rows.network_timeout)
     environment.create_local_runner()
     gc.collect()

@@ -8,18 +8,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from model_delivery.bundle.candidate import Candidate
-from model_delivery.bundle.environment import score_cleanly
+from model_delivery.bundle.launch import score_cleanly
 from model_delivery.contract.settings import Limit
-from model_delivery.errors import UserError
 from model_delivery.files import read_json
 from model_delivery.gates import judge
 from model_delivery.gates.deepchecks import deepchecks
 from model_delivery.project import Project
-from model_delivery.protocols import Floats
+from model_delivery.protocols import Floats, UserError
 from model_delivery.report.verdict import Chart, Check, Outcome, Table, Verdict, fixed
-from model_delivery.training import metrics
-from model_delivery.training.fit import SCORE
-from model_delivery.training.metrics import Estimate, estimate, roc_auc
+from model_delivery.training import scores as metrics
+from model_delivery.training.scores import SCORE, Estimate, estimate, roc_auc
 
 
 @dataclass(frozen=True)
@@ -50,8 +48,7 @@ def check_model(project: Project, candidate: Candidate, champion: Candidate | No
     scored = read_scored(project, candidate, champion)
     checks, table = score_checks(project, candidate, scored)
     checks += deepchecks(project, "model", candidate)
-    charts = _charts(candidate, scored)
-    return Verdict(gate="model", checks=checks, tables=[table], charts=charts)
+    return Verdict(gate="model", checks=checks, tables=[table], charts=_charts(candidate, scored))
 
 
 def read_scored(project: Project, candidate: Candidate, champion: Candidate | None) -> Scored:
@@ -61,9 +58,8 @@ def read_scored(project: Project, candidate: Candidate, champion: Candidate | No
     """
     table, contract = candidate.rows("test"), project.contract
     labels, times = (table.column(name).to_numpy() for name in (contract.target, contract.time))
-    scored = Scored(
-        labels.astype(float), table.column(SCORE).to_numpy(), times.astype("datetime64[D]"), table
-    )
+    scores, days = table.column(SCORE).to_numpy(), times.astype("datetime64[D]")
+    scored = Scored(labels.astype(float), scores, days, table)
     needed = read_json(champion.ship / "request.json") if champion else {}
     if champion is None or needed.keys() - contract.inputs.keys():
         return scored
@@ -74,8 +70,8 @@ def read_scored(project: Project, candidate: Candidate, champion: Candidate | No
             f"only {later.sum():,} test rows are later than what the champion {champion.short} "
             f"was trained on (until {learned_until}); extract newer data: `ml data --as-of DAY`"
         )
-    scores = np.where(later, score_cleanly(project, champion.ship, table), np.nan)
-    return replace(scored, champion=scores)
+    theirs = np.where(later, score_cleanly(project, champion.ship, table), np.nan)
+    return replace(scored, champion=theirs)
 
 
 def score_checks(

@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from model_delivery.bundle.candidate import Candidate
-from model_delivery.bundle.environment import score_cleanly
+from model_delivery.bundle.launch import score_cleanly
 from model_delivery.bundle.package import unpack
-from model_delivery.errors import UserError
 from model_delivery.files import changed_files, temporary_folder
 from model_delivery.gates import judge
 from model_delivery.project import Project
+from model_delivery.protocols import UserError
 from model_delivery.report.verdict import Check, Outcome, Verdict, fixed
-from model_delivery.training.fit import SCORE
+from model_delivery.training.scores import SCORE
 
 KINDS = {".csv", ".json", ".md", ".py", ".toml", ".txt", ".typed", ".yaml"}
 NAMES = {"src/SHA256SUMS", "env/docker/Dockerfile", "env/docker/entrypoint.sh"}

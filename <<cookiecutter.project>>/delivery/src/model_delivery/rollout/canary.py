@@ -18,15 +18,14 @@ import numpy as np
 from scipy.stats import binom, binomtest, ks_2samp
 
 from model_delivery.bundle.launch import Running, megabytes
-from model_delivery.contract.draw import draw_rows
+from model_delivery.contract.request import draw_rows
 from model_delivery.contract.settings import Delivery, RolloutLimits, Step
-from model_delivery.errors import UserError
 from model_delivery.gates import judge
 from model_delivery.project import Project
-from model_delivery.protocols import Floats
+from model_delivery.protocols import Floats, UserError
 from model_delivery.report.verdict import Check, Outcome, fixed, worst
 from model_delivery.serving import SCORE, Prediction
-from model_delivery.training.metrics import UNKNOWN, Estimate
+from model_delivery.training.scores import UNKNOWN, Estimate
 
 SIGNIFICANCE = 0.001
 """Of a failure: it is looked for every second, and a false alarm costs a release."""

@@ -14,11 +14,11 @@ from typing import Any
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.launch import NotReadyError, Running, end
 from model_delivery.contract.settings import EnvironmentName
-from model_delivery.errors import UserError
 from model_delivery.files import changed_files
 from model_delivery.gates import COMPARED, GATES, limits_hash
 from model_delivery.gates.load import CANDIDATE, judge_targets
 from model_delivery.project import Project
+from model_delivery.protocols import UserError
 from model_delivery.registry import Event
 from model_delivery.report.render import value_of
 from model_delivery.report.verdict import Check, Verdict, allows_promotion, fixed, worst

@@ -21,8 +21,8 @@ from typing import Any
 import psutil
 
 from model_delivery.bundle.launch import end, free_port, processes
-from model_delivery.errors import UserError
 from model_delivery.files import write_atomic
+from model_delivery.protocols import UserError
 
 _DRAIN_SECONDS = 5.0
 

@@ -11,8 +11,8 @@ from contextlib import contextmanager, suppress
 
 import httpx
 
-from model_delivery.contract.draw import draw_rows
-from model_delivery.errors import UserError
+from model_delivery.contract.request import draw_rows
+from model_delivery.protocols import UserError
 from model_delivery.registry import Event, event_log, newest
 from model_delivery.rollout import host
 from model_delivery.rollout.target import State, Target

@@ -15,8 +15,8 @@ from typing import cast
 
 from model_delivery.bundle.launch import spawn
 from model_delivery.contract.settings import EnvironmentName
-from model_delivery.errors import UserError
 from model_delivery.project import find_project
+from model_delivery.protocols import UserError
 from model_delivery.registry import Event as Move
 from model_delivery.report.verdict import USAGE, Event, Verdict
 from model_delivery.rollout import host

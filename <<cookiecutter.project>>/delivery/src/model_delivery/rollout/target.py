@@ -20,10 +20,9 @@ from typing import Any
 
 from model_delivery.bundle.launch import Running, end, identity, processes, start
 from model_delivery.contract.settings import Environment, EnvironmentName
-from model_delivery.errors import UserError
 from model_delivery.files import read_json, verify, write_atomic, write_json
 from model_delivery.project import Project
-from model_delivery.protocols import Strict
+from model_delivery.protocols import Strict, UserError
 from model_delivery.registry import Event, blob_store, event_log
 from model_delivery.report.render import value_of
 from model_delivery.report.verdict import Check, Verdict

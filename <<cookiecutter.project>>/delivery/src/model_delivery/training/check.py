@@ -56,10 +56,15 @@ def check_content(table: pa.Table, contract: DataContract) -> list[Check]:
                 where = f"{column[row].as_py()!r} in {_where(table, contract, row)}"
                 said = f"`{name}`: {share:.2%} {word}, at most {most:.2%}, e.g. {where}"
                 breaches[word].append(said)
+    key, again = ", ".join(contract.key), table.select(contract.key).to_pandas().duplicated()
+    twice = [
+        f"the key {key} stands twice, again in {_where(table, contract, row)}"
+        for row in np.flatnonzero(again).tolist()
+    ]
     return [
         judge_rule("missing", breaches["missing"], "no column misses too many values"),
         judge_rule("domain", breaches["outside"], "values lie in their domain"),
-        _duplicates(table, contract),
+        judge_rule("key", twice, f"the key {key} is unique"),
     ]
 
 
@@ -76,15 +81,6 @@ def _outside(column: pa.Array, spec: Column) -> Any:
     if spec.pattern:
         known = [v for v in column.unique().drop_null().to_pylist() if spec.pattern.fullmatch(v)]
     return ~pc.is_in(column, pa.array(known, column.type)).to_numpy(zero_copy_only=False)
-
-
-def _duplicates(table: pa.Table, contract: DataContract) -> Check:
-    key, again = ", ".join(contract.key), table.select(contract.key).to_pandas().duplicated()
-    breaches = [
-        f"the key {key} stands twice, again in {_where(table, contract, row)}"
-        for row in np.flatnonzero(again).tolist()
-    ]
-    return judge_rule("key", breaches, f"the key {key} is unique")
 
 
 def _where(table: pa.Table, contract: DataContract, row: int) -> str:

@@ -16,9 +16,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from model_delivery import files
-from model_delivery.errors import UserError
 from model_delivery.project import Project
-from model_delivery.protocols import user_module
+from model_delivery.protocols import UserError, user_module
 from model_delivery.report.verdict import Check, Outcome, Verdict
 from model_delivery.training.check import check_structure, judge_rule
 
