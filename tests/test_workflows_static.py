@@ -222,8 +222,12 @@ def test_linters_find_nothing(tree: Tree) -> None:
             tool("shellcheck", "--shell", "bash", "-", cwd=folder, given=step["run"])
 
 
-def test_act_reads_every_workflow(baked: BakedProject) -> None:
-    tool("act", "--validate", "--strict", cwd=baked.path)
+def test_act_reads_every_workflow(baked: BakedProject, tmp_path: Path) -> None:
+    shutil.copytree(baked.path / ".github", tmp_path / ".github")
+    for file in Tree(tmp_path).files:  # what GitHub knows since May 2026, and act not yet
+        file.write_text(file.read_text().replace("queue: max", ""))
+    tool("git", "init", "--quiet", cwd=tmp_path)
+    tool("act", "--validate", "--strict", cwd=tmp_path)
 
 
 def test_no_finding_is_silenced_but_the_one_act_needs(tree: Tree) -> None:

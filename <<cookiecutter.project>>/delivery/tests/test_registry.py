@@ -505,7 +505,7 @@ def calls(folder: Path) -> list[str]:
 def test_a_job_shares_blobs_as_assets_of_a_release(tmp_path: Path, shared: Project) -> None:
     candidate = make_candidate(shared, "a")
     first = register(shared, candidate, {}, "push")
-    assert calls(tmp_path) == ["download", "upload", "create", "download"]
+    assert calls(tmp_path) == ["download", "upload", "create", "upload", "download"]
     asset = tmp_path / "store" / "model-store" / f"{candidate.digest}.tar.xz"
     assert sha256_file(asset) == first.blob
     assert register(shared, candidate, {}, "push").id == first.id

@@ -231,7 +231,8 @@ class GithubBlobs(DirectoryBlobs):
     def put(self, digest: str, folder: Path) -> str:
         checksum, path = super().put(digest, folder), str(self._path(digest))
         if not self.has(digest, checksum) and not self._gh("upload", STORE, path, "--clobber"):
-            self._gh("create", STORE, path, "--prerelease", "--notes=Models, kept by `ml`.")
+            self._gh("create", STORE, "--prerelease", "--notes=Models, kept by `ml`.")
+            self._gh("upload", STORE, path, "--clobber")
         if not self.has(digest, checksum):
             raise UserError(f"{path}: did not arrive in release {STORE}; run it again")
         return checksum
@@ -246,7 +247,7 @@ class GithubBlobs(DirectoryBlobs):
         try:
             run(["gh", "release", *command], self.root, timeout=300)
         except UserError as error:
-            if not re.search("release not found|no assets", str(error)):
+            if not re.search("release not found|no assets|already exists", str(error)):
                 raise
             return False
         return True

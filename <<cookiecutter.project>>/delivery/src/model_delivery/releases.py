@@ -125,10 +125,11 @@ def staged(project: Project, tag: str, commit: str) -> Event:
         mend = f"merge it, wait for staging, and move the tag: `git tag --force {tag} COMMIT`"
         raise UserError(f"{tag}: its commit {commit[:12]} is not on the branch here; {mend}")
     events = event_log(project).events()
-    passed = newest(events, environment="staging", commit=commit)
+    good = [event for event in events if event.type in ("promoted", "verdict")]
+    passed = newest(good, environment="staging", commit=commit)
     again = "run deliver.yml of that commit again: `gh run list --workflow deliver.yml "
     again += f"--commit {commit}` names the run, `gh run rerun ID` starts it"
-    if passed is None or passed.type == "rolled_back":
+    if passed is None:
         raise UserError(f"{tag}: nothing passed staging at its commit {commit[:12]}; {again}")
     back = newest(events, environment="staging", type="rolled_back", previous=passed.digest)
     if back and events.index(back) > events.index(passed):

@@ -1,0 +1,449 @@
+"""deliver.yml, deploy.yml and rollback.yml, executed: what each push, tag and rollback leads to.
+
+Jobs run for real, each on a machine of its own, in a repository whose pushes, tags and registry
+are real. One world grows from test to test, as a repository does, so their order matters; a second
+one, a copy of the first after staging, has no machine to serve on and rehearses.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib import request
+
+import pytest
+import yaml
+
+from tests.baking import BakedProject, free_port
+from tests.harness import FakeGitHub, Run, SelfHosted, dispatch, push, run_workflow
+from tests.harness.github import git
+from tests.harness.sandbox import seen
+from tests.test_workflows import QUICK, WHO, loosen_load_limits
+
+LABEL = "production-host"
+VARIABLES = {"DEPLOY_RUNNER_PRODUCTION": LABEL}
+MAIN, DEVELOP = "refs/heads/main", "refs/heads/develop"
+ROW = {
+    "scheduled": "2013-07-01T17:45",
+    "carrier": "UA",
+    "flight": 1545,
+    "origin": "EWR",
+    "dest": "IAH",
+    "distance": 1400,
+    "temp": 79.0,
+    "dewp": 70.0,
+    "humid": 74.0,
+    "wind_dir": 200,
+    "wind_speed": 9.2,
+    "precip": 0,
+    "pressure": 1012.0,
+    "visib": 10,
+}
+HOG = "_KEPT = b'x' * 400_000_000  # good in every gate, and too big for production\n"
+HOSTILE = '"; touch /tmp/hostile; $(touch hostile) `touch hostile` ${{ github.token }} @everyone'
+
+
+@dataclass
+class World:
+    """A repository with its origin, and the machine that production is on, if there is one."""
+
+    project: Path
+    github: FakeGitHub
+    hosts: tuple[SelfHosted, ...] = ()
+    port: int = 0
+    more: dict[str, Any] = field(default_factory=dict)
+
+    def commit(self, message: str, changes: Mapping[str, tuple[str, str]] | None = None) -> str:
+        """Commit changes, `{file: (old, new)}`, to the branch that is checked out."""
+        for name, (old, new) in (changes or {}).items():
+            file = self.project / name
+            text = file.read_text()
+            assert text.count(old) == 1, f"{name}: {old}"
+            file.write_text(text.replace(old, new))
+        git(self.project, *WHO, "commit", "--quiet", "--all", "--allow-empty", "-m", message)
+        return git(self.project, "rev-parse", "HEAD")
+
+    def push(self, ref: str = MAIN, **more: Any) -> Run:
+        """Push the commit that is checked out, as a branch or a tag, and run deliver.yml."""
+        if ref.startswith("refs/tags/"):
+            git(self.project, "tag", "--force", ref.removeprefix("refs/tags/"))
+            self.github.receive(self.project, f"+{ref}")
+        else:
+            self.github.receive(self.project, f"HEAD:{ref}")
+            git(self.project, "update-ref", ref, "HEAD")
+        event = push(self.project, self.github.repository, ref)
+        return self.run("deliver.yml", event, **more)
+
+    def run(self, workflow: str, event: Any, **more: Any) -> Run:
+        """Run a workflow on an event."""
+        variables = VARIABLES if self.hosts else {}
+        options = {"variables": variables, "hosts": self.hosts} | more
+        return run_workflow(self.project, workflow, event, self.github, **options)
+
+    def dispatch(self, workflow: str, **inputs: str) -> Run:
+        """Run a workflow by hand on `main`."""
+        event = dispatch(self.project, self.github.repository, MAIN, inputs)
+        return self.run(workflow, event)
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """What the registry's branch holds."""
+        names = git(self.github.origin, "ls-tree", "--name-only", "model-registry", "events/")
+        return [
+            json.loads(git(self.github.origin, "show", f"model-registry:{name}"))
+            for name in names.splitlines()
+        ]
+
+    def since(self, before: list[dict[str, Any]]) -> list[tuple[str, str | None, bool]]:
+        """Return the events since others, as type, environment, rehearsed."""
+        new = self.events
+        assert new[: len(before)] == before, "an event was changed"
+        return [(e["type"], e["environment"], e["rehearsed"]) for e in new[len(before) :]]
+
+    def served(self) -> tuple[str, str]:
+        """Ask production for a prediction, as a client does; return digest and release."""
+        body = json.dumps({"rows": [ROW]}).encode()
+        asked = request.Request(f"http://127.0.0.1:{self.port}/predict", body)
+        asked.add_header("content-type", "application/json")
+        with request.urlopen(asked, timeout=10) as answer:  # noqa: S310 - http, as said above
+            assert 0 < json.loads(answer.read())["probability"][0] < 1
+            return answer.headers["x-model-digest"], answer.headers["x-release"]
+
+
+def expect(run: Run, **results: str) -> None:
+    """Assert the result of every job of deliver.yml: skipped unless another is named."""
+    jobs = ("candidate", "test", "staging", "production", "release")
+    assert run.results == dict.fromkeys(jobs, "skipped") | results, run.said
+
+
+@pytest.fixture(scope="module")
+def world(ready: BakedProject, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("deliveries")
+    project = folder / "project"
+    git(folder, "clone", "--quiet", str(ready.path), str(project))
+    port = free_port()
+    for name, changes in QUICK.items():
+        file = project / "config" / name
+        settings = yaml.safe_load(file.read_text())
+        for part, change in changes.items():
+            settings[part].update(change)
+        if name == "delivery.yaml":
+            steps = [{"weight": 0.3, "seconds": 3}, {"weight": 0.5, "seconds": 3}]
+            settings["rollout"] |= {"requests_per_second": 60, "min_requests": 20}
+            settings["rollout"]["memory_mb"]["max"] = 500
+            for number, place in enumerate(settings["environments"].values()):
+                place["port"] = free_port() if number < 2 else port
+            settings["environments"]["production"]["canary"] = steps
+        file.write_text(yaml.safe_dump(settings))
+    loosen_load_limits(project / "config" / "gates.yaml")
+    home = folder / "host"
+    host = SelfHosted(LABEL, home, runners=2, variables={"ML_HOME": str(seen(home / "ml"))})
+    made = World(project, FakeGitHub(folder / "github"), (host,), port)
+    made.commit("Quick checks")
+    yield made
+    host.stop()
+
+
+@pytest.fixture(scope="module")
+def first(world: World) -> Run:
+    """Return the very first push, to a repository that has nothing set up."""
+    return world.push()
+
+
+@pytest.fixture(scope="module")
+def hosted(world: World, first: Run, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Return a copy of the world after its first push, without a machine to serve on."""
+    folder = tmp_path_factory.mktemp("hosted")
+    shutil.copytree(world.project, folder / "project")
+    shutil.copytree(world.github.folder, folder / "github")
+    git(folder / "project", "checkout", "--quiet", "--detach", world.events[0]["commit"])
+    git(folder / "project", "update-ref", MAIN, "HEAD")
+    return World(folder / "project", FakeGitHub(folder / "github"))
+
+
+def test_the_very_first_push_is_complete_and_says_what_was_rehearsed(
+    world: World, first: Run, hosted: World
+) -> None:
+    assert hosted.events == world.events  # copied now, before the two part
+    expect(first, candidate="success", test="success", staging="success")
+    assert world.since([]) == [
+        ("registered", None, False),
+        ("promoted", "test", True),
+        ("promoted", "staging", True),
+    ]
+    digest = world.events[0]["digest"]
+    assert {e["digest"] for e in world.events} == {digest}
+    assert first.jobs["candidate"].outputs["digest"] == digest
+    assert {"refs/heads/model-registry", f"{digest}.tar.xz"} <= world.github.registry.keys()
+    for name in ("test", "staging"):
+        summary = first.jobs[name].summary
+        assert "rehearsed" in summary
+        assert f"DEPLOY_RUNNER_{name.upper()}" in summary  # what to set up next
+    assert "qps" in first.jobs["staging"].log
+    assert first.artifacts == {"release": "candidate"}
+    assert digest[:12] in first.jobs["candidate"].summary
+
+
+def test_a_push_to_develop_goes_to_test_and_trains_nothing_twice(world: World, first: Run) -> None:
+    before = world.events
+    sha = world.commit(HOSTILE)
+    run = world.push(DEVELOP)
+    expect(run, candidate="success", test="success")
+    assert world.since(before) == [("verdict", "test", True)]  # the same digest, served already
+    assert world.events[-1]["commit"] == sha
+    assert not [f for f in run.folder.rglob("*hostile*") if f.name.startswith("hostile")]
+
+
+def test_a_push_to_main_goes_to_staging_alone_where_develop_exists(
+    world: World, first: Run
+) -> None:
+    before = world.events
+    sha = world.commit("A change of the docs")
+    expect(world.push(), candidate="success", staging="success")
+    assert world.since(before) == [("verdict", "staging", True)]
+    assert world.events[-1]["commit"] == sha
+
+
+@pytest.fixture(scope="module")
+def v1(world: World, first: Run) -> Run:
+    """Return the delivery of what staging has, as the first tag."""
+    return world.push("refs/tags/v1.0.0")
+
+
+def test_a_tag_is_served_in_production_and_published(world: World, v1: Run) -> None:
+    expect(v1, candidate="success", production="success", release="success")
+    move = world.events[-1]
+    assert (move["type"], move["environment"], move["rehearsed"]) == (
+        "promoted",
+        "production",
+        False,
+    )
+    digest, release = world.served()
+    assert (digest, release) == (move["digest"], "v1.0.0+data.20130801.1")
+    assert move["commit"] == git(world.project, "rev-parse", "v1.0.0^{commit}")
+    assert "serving" in v1.jobs["production"].summary
+    published = world.github.releases["v1.0.0"]
+    names = {"report.html", "card.md", "sbom.cdx.json", "SHA256SUMS", f"{digest[:12]}.bento"}
+    assert set(published["assets"]) == names
+    [image] = world.github.images.values()
+    assert image["digest"] in published["notes"]
+    assert digest[:12] in published["notes"]
+
+
+def test_a_tag_beside_main_is_refused(world: World, v1: Run) -> None:
+    before = world.events
+    main = git(world.project, "rev-parse", "HEAD")
+    world.commit("Never merged")
+    run = world.push("refs/tags/v9.0.0")
+    git(world.project, "reset", "--quiet", "--hard", main)
+    expect(run, candidate="failure")
+    assert "is not on the branch here; merge it" in run.jobs["candidate"].log
+    assert world.since(before) == []
+    assert world.served()[0] == before[-1]["digest"]
+
+
+def test_a_tag_that_never_passed_staging_is_refused(world: World, v1: Run) -> None:
+    before = world.events
+    sha = world.commit("Pushed, and tagged at once")
+    world.github.receive(world.project, f"HEAD:{MAIN}")
+    run = world.push("refs/tags/v9.0.1")
+    expect(run, candidate="failure")
+    assert f"gh run list --workflow deliver.yml --commit {sha}" in run.jobs["candidate"].log
+    assert world.since(before) == []
+
+
+@pytest.fixture(scope="module")
+def big(world: World, v1: Run) -> Run:
+    """Return a release that is good in each gate and uses too much memory, on its way to staging."""
+    service = "src/late_departures/service.py"
+    text = (world.project / service).read_text()
+    head = text[: text.index("\n\n\n")]
+    world.commit("Keep more in memory", {service: (head, f"{head}\n\n{HOG}")})
+    return world.push()
+
+
+def test_a_release_that_is_bad_under_the_canary_is_rolled_back(world: World, big: Run) -> None:
+    expect(big, candidate="success", staging="success")
+    before, served = world.events, world.served()
+    run = world.push("refs/tags/v1.1.0")
+    expect(run, candidate="success", production="failure")
+    assert world.since(before) == [("rolled_back", "production", False)]
+    last = world.events[-1]
+    assert (last["digest"], last["previous"]) == (
+        served[0],
+        big.jobs["candidate"].outputs["digest"],
+    )
+    assert "memory_mb" in last["reason"]
+    assert "limit ≤ 500" in last["reason"]
+    assert world.served() == served
+    assert "v1.1.0" not in world.github.releases
+    assert "memory_mb" in run.jobs["production"].summary
+
+
+def test_a_rollback_ends_a_canary_while_it_runs(world: World, big: Run) -> None:
+    steps = "weight: 0.3"
+    text = (world.project / "config" / "delivery.yaml").read_text()
+    settings = yaml.safe_load(text)
+    settings["environments"]["production"]["canary"] = [{"weight": 0.3, "seconds": 300}]
+    assert steps in text
+    (world.project / "config" / "delivery.yaml").write_text(yaml.safe_dump(settings))
+    git(world.project, "checkout", "v1.0.0", "--", "src")
+    world.commit(
+        "Learn faster", {"config/model.yaml": ("learning_rate: 0.05", "learning_rate: 0.1")}
+    )
+    staged = world.push()
+    expect(staged, candidate="success", staging="success")
+    before, served = world.events, world.served()
+    state = world.hosts[0].folder / "ml" / "production" / "state.json"
+    with ThreadPoolExecutor() as pool:
+        delivery = pool.submit(world.push, "refs/tags/v1.2.0")
+        deadline = time.monotonic() + 300
+        while not (state.exists() and json.loads(state.read_text())["weight"]):
+            assert not delivery.done(), delivery.result().said
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        rollback = world.dispatch("rollback.yml", environment="production")
+        run = delivery.result()
+    assert rollback.results == {"rollback": "success"}, rollback.said
+    expect(run, candidate="success", production="failure")
+    assert "the rollout was ended by `ml rollback`" in run.jobs["production"].log
+    assert world.since(before) == [("rolled_back", "production", False)]
+    assert "by hand" in world.events[-1]["reason"]
+    assert world.served() == served
+
+
+def test_a_killed_delivery_is_finished_by_its_supervisor_and_run_again(
+    world: World, big: Run
+) -> None:
+    text = (world.project / "config" / "delivery.yaml").read_text()
+    settings = yaml.safe_load(text)
+    settings["environments"]["production"]["canary"] = [{"weight": 0.3, "seconds": 8}]
+    (world.project / "config" / "delivery.yaml").write_text(yaml.safe_dump(settings))
+    world.commit("A shorter canary")
+    expect(world.push(), candidate="success", staging="success")
+    before = world.events
+    state = world.hosts[0].folder / "ml" / "production" / "state.json"
+    done = threading.Event()
+
+    def clients() -> None:
+        while not done.wait(0.02):
+            for flight in range(100, 3000, 97):
+                ROW["flight"] = flight
+                world.served()
+
+    def weighted(_: Path) -> bool:
+        return bool(json.loads(state.read_text())["weight"])
+
+    asking = threading.Thread(target=clients)
+    asking.start()
+    try:
+        killed = world.push("refs/tags/v1.3.0", kill_after=weighted)
+        expect(killed, candidate="success", production="cancelled")
+        deadline = time.monotonic() + 60
+        while json.loads(state.read_text())["trying"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+    finally:
+        done.set()
+        asking.join()
+    digest = killed.jobs["candidate"].outputs["digest"]
+    assert world.served() == (digest, "v1.3.0+data.20130801.3")
+    again = world.push("refs/tags/v1.3.0")
+    expect(again, candidate="success", production="success", release="success")
+    kinds = [kind for kind, *_ in world.since(before)]
+    assert kinds.count("promoted") == 1
+    assert "v1.3.0" in world.github.releases
+
+
+def test_a_rollback_goes_to_a_named_release(world: World, big: Run) -> None:
+    before = world.events
+    run = world.dispatch("rollback.yml", environment="production", release="v1.0.0+data.20130801.1")
+    assert run.results == {"rollback": "success"}, run.said
+    assert world.since(before) == [("rolled_back", "production", False)]
+    assert world.served()[1] == "v1.0.0+data.20130801.1"
+    assert "v1.0.0" in run.jobs["rollback"].summary
+
+
+def test_rehearsed_a_tag_is_published_and_production_claims_to_serve_nothing(
+    hosted: World,
+) -> None:
+    before = hosted.events
+    run = hosted.push("refs/tags/v1.0.0")
+    expect(run, candidate="success", production="success", release="success")
+    assert hosted.since(before) == [("promoted", "production", True)]
+    assert "v1.0.0" in hosted.github.releases
+    summary = run.jobs["production"].summary
+    assert "nothing serves here" in summary
+    assert "serving" not in summary
+
+
+def test_rehearsed_a_bad_release_is_refused(world: World, hosted: World, big: Run) -> None:
+    git(hosted.project, "fetch", "--quiet", str(world.project), MAIN)
+    service = "src/late_departures/service.py"
+    git(hosted.project, "checkout", "--quiet", git(world.project, "rev-parse", "v1.1.0"), service)
+    hosted.commit("Keep more in memory")
+    expect(hosted.push(), candidate="success", test="success", staging="success")
+    before = hosted.events
+    run = hosted.push("refs/tags/v1.1.0")
+    expect(run, candidate="success", production="failure")
+    assert hosted.since(before) == [("rolled_back", "production", True)]
+    assert "memory_mb" in hosted.events[-1]["reason"]
+    assert "v1.1.0" not in hosted.github.releases
+
+
+def test_rehearsed_a_rollback_makes_an_earlier_release_the_accepted_one(hosted: World) -> None:
+    before = hosted.events
+    run = hosted.dispatch("rollback.yml", environment="staging")
+    assert run.results == {"rollback": "success"}, run.said
+    assert hosted.since(before) == [("rolled_back", "staging", True)]
+    assert hosted.events[-1]["digest"] == hosted.events[0]["digest"]
+    assert "nothing serves here" in run.jobs["rollback"].summary
+
+
+def test_data_older_than_the_champions_is_refused(hosted: World) -> None:
+    older = hosted.events[0]["commit"]
+    moved = [e for e in hosted.events if e["environment"] == "production"][-1]
+    newer = {k: v for k, v in moved.items() if k not in ("id", "time", "after")}
+    big = next(e for e in hosted.events if e["type"] == "registered" and e is not hosted.events[0])
+    newer |= {"digest": big["digest"], "blob": big["blob"], "as_of": "2013-09-01"}
+    newer |= {"previous": moved["digest"]}
+    code = "import json, sys; from model_delivery.project import find_project; "
+    code += "from model_delivery.registry import Event, event_log; "
+    code += "made = Event.model_validate_json(sys.argv[1]); "
+    code += "event_log(find_project()).append(lambda _: made)"
+    project = BakedProject(hosted.project)
+    git(hosted.project, "remote", "set-url", "origin", str(hosted.github.origin))
+    project.run("uv", "sync", "--quiet")
+    project.run("uv", "run", "python", "-c", code, json.dumps(newer), env=hosted.github.job())
+    before = hosted.events
+    git(hosted.project, "checkout", "--quiet", "--detach", older)
+    run = hosted.push("refs/tags/v8.0.0")
+    expect(run, candidate="success", production="failure")
+    assert "its data ends 2013-08-01, before that of" in run.jobs["production"].log
+    assert "ml ship --as-of 2013-09-01" in run.jobs["production"].log
+    assert [e for e in hosted.events if e["environment"] == "production"][-1] == before[-1]
+
+
+def test_eight_deliveries_at_once_lose_nothing(hosted: World) -> None:
+    before = hosted.events
+    git(hosted.project, "checkout", "--quiet", "--detach", before[0]["commit"])
+    shas = []
+    events = []
+    for number in range(8):
+        shas.append(hosted.commit(f"Change {number}"))
+        hosted.github.receive(hosted.project, f"+HEAD:{DEVELOP}")
+        git(hosted.project, "update-ref", DEVELOP, "HEAD")
+        events.append(push(hosted.project, hosted.github.repository, DEVELOP))
+    with ThreadPoolExecutor(8) as pool:
+        runs = list(pool.map(lambda event: hosted.run("deliver.yml", event), events))
+    for run in runs:
+        expect(run, candidate="success", test="success")
+    assert hosted.since(before) == [("verdict", "test", True)] * 8
+    assert {e["commit"] for e in hosted.events[len(before) :]} == set(shas)
