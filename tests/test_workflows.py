@@ -186,6 +186,45 @@ def test_a_fork_gets_the_summary_and_no_comment(propose: Propose, green: tuple[C
     assert case.github.comments == []
 
 
+NEEDY = {
+    "src/late_departures/sources.py": (
+        "LATE_MINUTES = 15\n",
+        "LATE_MINUTES = 15\nNEEDS = ('WAREHOUSE',)\n",
+    )
+}
+DRAWN = "; on rows drawn from the data contract: no quality was judged"
+
+
+def test_a_fork_without_the_data_s_credentials_is_judged_on_drawn_rows(
+    propose: Propose, green: tuple[Case, Run]
+) -> None:
+    case = propose(NEEDY)
+    run = case.run(PullRequest(fork=True), taken={"test": green[1]})  # no test reads NEEDS
+    expect(run, comment="skipped")
+    assert (
+        run.jobs["candidate"].summary.splitlines()[0].startswith("✅ **This change may be merged")
+    )
+    assert run.jobs["candidate"].summary.splitlines()[0].endswith(f"{DRAWN}.**")
+    assert report(run)["data"]["sample"] is True
+    assert set(outcomes(run)) == {"data", "model", "package", "api", "load"}
+    assert case.github.comments == []
+
+
+def test_a_broken_service_is_red_on_drawn_rows_too(
+    propose: Propose, green: tuple[Case, Run]
+) -> None:
+    old = "        return self.model.predict(self.features.transform(columns))\n"
+    broken = (
+        "        if 1 < len(columns['carrier']) < 1_000:\n            raise ValueError('some')\n"
+    )
+    case = propose({**NEEDY, "src/late_departures/service.py": (old, broken + old)})
+    run = case.run(PullRequest(fork=True), taken={"test": green[1]})  # the gate is meant here
+    expect(run, candidate="failure", comment="skipped", gates="failure")
+    assert outcomes(run)["api"] == "stop"
+    assert DRAWN in run.jobs["candidate"].summary.splitlines()[0]
+    assert report(run)["data"]["sample"] is True
+
+
 def test_a_failing_unit_test_is_red_whatever_the_model_is_worth(
     propose: Propose, green: tuple[Case, Run]
 ) -> None:

@@ -163,6 +163,16 @@ def test_first_line_says_what_may_happen_next_and_why(shown: Report, words: str)
     assert words.split("**")[1].rstrip(".") in render("report.html", shown)
 
 
+def test_first_line_says_that_rows_were_drawn() -> None:
+    said = "; on rows drawn from the data contract: no quality was judged"
+    for found in (data(), data(STOP)):
+        for drawn in (True, False):
+            shown = report(found, model(), data=manifest() | {"sample": drawn})
+            assert (f"{said}.**" in render("report.md", shown).splitlines()[0]) == drawn
+            headline = render("report.html", shown).partition("<h1>")[2].partition("</h1>")[0]
+            assert headline.endswith(said) == drawn
+
+
 @pytest.mark.parametrize("event", get_args(Event))
 @pytest.mark.parametrize("outcome", Outcome)
 def test_every_outcome_has_words_in_every_event(outcome: Outcome, event: Event) -> None:

@@ -24,6 +24,7 @@ from model_delivery.gates.model import check_model
 from model_delivery.gates.package import check_package
 from model_delivery.history import mirror
 from model_delivery.project import Project
+from model_delivery.protocols import user_module
 from model_delivery.registry import champion
 from model_delivery.report.render import render
 from model_delivery.report.verdict import Check, Event, Outcome, Report, Verdict, allows_promotion
@@ -45,6 +46,7 @@ class Run:
     event: Event = "local"
     as_of: dt.date | None = None
     force: bool = False
+    sample: bool = False
     environment: EnvironmentName = "production"
 
 
@@ -70,9 +72,15 @@ def ship(run: Run, last: Stage) -> Iterator[Verdict]:
 
 def extract(run: Run) -> data.Snapshot:
     """Take the snapshot; of a broken structure, which raises, the verdict is kept instead."""
+    needs = getattr(user_module("sources"), "NEEDS", ())
+    unset = [name for name in needs if not os.environ.get(name)]  # GitHub: empty without a secret
+    if unset and not run.sample and run.event != "pull_request":
+        raise UserError(f"sources.extract needs the variable {unset[0]}: set it, or use `--sample`")
+    if sample := run.sample or bool(unset):
+        say("on rows drawn from the data contract: no quality is judged")
     try:
         with step("data: extract and split"):
-            snapshot = data.take_snapshot(run.project, run.as_of, run.force)
+            snapshot = data.take_snapshot(run.project, run.as_of, run.force, sample)
     except BrokenStructureError as broken:
         verdict = Verdict(gate="data", subject="none", checks=broken.checks)
         write_atomic(run.project.work / REFUSED, verdict.model_dump_json(indent=2))

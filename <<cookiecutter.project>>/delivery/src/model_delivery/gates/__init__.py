@@ -1,6 +1,6 @@
 """Gates: each turns values and limits into checks, and checks into a verdict."""
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from model_delivery.contract.settings import Limit
 from model_delivery.files import sha256_json
@@ -26,6 +26,18 @@ def judge(name: str, limit: Limit, value: float | Estimate | None, sentence: str
     outcome = Outcome.PASS if limit.holds(value) else Outcome(limit.outcome)
     ends = {name: end for name, end in (("low", low), ("high", high)) if finite(end)}
     return check.model_copy(update={"outcome": outcome, "value": float(value), **ends})
+
+
+def quality(manifest: dict[str, Any], checks: list[Check]) -> list[Check]:
+    """Return checks of rows; where those were drawn, no limit that breaks is more than a warning.
+
+    What has no limit, as the contract's structure, counts on drawn rows too.
+    """
+    for place, check in enumerate(checks if manifest.get("sample") else ()):
+        if check.limit and check.outcome is not Outcome.PASS:
+            said = f"not judged on sample rows: {check.sentence}"
+            checks[place] = check.model_copy(update={"outcome": Outcome.WARN, "sentence": said})
+    return checks
 
 
 def limits_hash(project: Project, gate: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from model_delivery.gates import judge
+from model_delivery.gates import judge, quality
 from model_delivery.gates.deepchecks import deepchecks
 from model_delivery.project import Project
 from model_delivery.protocols import Floats
@@ -31,7 +31,7 @@ def check_data(project: Project, snapshot: Snapshot) -> Verdict:
     checks = contract_checks(project, snapshot, train, test)
     if all(check.outcome is Outcome.PASS for check in checks):
         checks += deepchecks(project, "data", snapshot)
-    return Verdict(gate="data", checks=checks)
+    return Verdict(gate="data", checks=quality(snapshot.manifest, checks))
 
 
 def contract_checks(

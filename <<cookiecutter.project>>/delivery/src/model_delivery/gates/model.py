@@ -12,7 +12,7 @@ from model_delivery.bundle.environment import score_cleanly
 from model_delivery.contract.settings import Limit
 from model_delivery.errors import UserError
 from model_delivery.files import read_json
-from model_delivery.gates import judge
+from model_delivery.gates import judge, quality
 from model_delivery.gates.deepchecks import deepchecks
 from model_delivery.project import Project
 from model_delivery.protocols import Floats
@@ -47,9 +47,10 @@ class Scored:
 
 def check_model(project: Project, candidate: Candidate, champion: Candidate | None) -> Verdict:
     """Judge a candidate by the scores it saved, beside the champion where there is one."""
-    scored = read_scored(project, candidate, champion)
+    manifest = candidate.lineage["data"]  # on drawn rows no model is better than another
+    scored = read_scored(project, candidate, None if manifest.get("sample") else champion)
     checks, table = score_checks(project, candidate, scored)
-    checks += deepchecks(project, "model", candidate)
+    checks = quality(manifest, checks + deepchecks(project, "model", candidate))
     charts = _charts(candidate, scored)
     return Verdict(gate="model", checks=checks, tables=[table], charts=charts)
 
@@ -107,7 +108,7 @@ def score_checks(
     if change:
         checks[0] = checks[0].model_copy(update={"champion": auc.value - change.value})
     else:
-        sentence = "first delivery, or a champion that is the same or needs other columns"
+        sentence = "first delivery, drawn rows, or a champion that is the same or takes others"
         checks.append(fixed("champion", True, sentence, "none"))
     segments, table = _segments(project, scored)
     return [*checks, *segments], table

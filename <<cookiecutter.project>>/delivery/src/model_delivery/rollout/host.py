@@ -78,6 +78,8 @@ def admit(
     """Return what the gates said of a candidate; a UserError names what speaks against it."""
     as_of, said = str(candidate.lineage["data"]["as_of"]), dict[str, Outcome]()
     snapshot = find_snapshot(project, candidate.lineage["snapshot"])
+    if candidate.lineage["data"].get("sample"):
+        raise UserError(f"candidate {candidate.short}: made of drawn rows, so never deployed")
     if current is not None and as_of < current.as_of:
         than = f"that of {current.release} ({current.as_of}); run `ml ship --as-of {current.as_of}`"
         raise UserError(f"candidate {candidate.short}: its data ends {as_of}, before {than}")
