@@ -164,6 +164,25 @@ def test_a_good_change_is_green_and_its_report_is_posted(green: tuple[Case, Run]
     assert comment.body.strip() in run.jobs["candidate"].summary
 
 
+def test_limits_that_a_change_lowers_are_said_above_the_details(green: tuple[Case, Run]) -> None:
+    case, _ = green  # `propose` loosens the limits of the load gate, and no other
+    lowered = case.comment.partition("**Limits lowered by this change**")[2].partition("<details>")[
+        0
+    ]
+    said = [line for line in lowered.splitlines() if line.startswith("- `")]
+    assert "- `load.qps` min 200 → 2" in said
+    assert "- `load.p95_ms` max 50 → 5,000" in said
+    assert all(line.startswith("- `load.") for line in said)
+    assert "was not compared" not in case.comment
+
+
+def test_the_comment_leads_to_the_run_and_its_artifacts(green: tuple[Case, Run]) -> None:
+    case, run = green
+    address = f"https://github.com/{case.github.repository}/actions/runs/{run.folder.name}"
+    assert f"[This run]({address}) · [its artifacts]({address}#artifacts)" in case.comment
+    assert case.comment.count("```mermaid") == 2
+
+
 def test_a_hostile_title_or_branch_is_data(green: tuple[Case, Run]) -> None:
     case, run = green
     assert report(run)["branch"] == HOSTILE.branch

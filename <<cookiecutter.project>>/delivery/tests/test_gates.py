@@ -385,6 +385,22 @@ def test_every_answer_has_one_outcome(
     assert check.limit == str(limit)
 
 
+def test_every_drift_is_shown_the_largest_first(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {"FeatureDrift": {"`size`: 0.1": 1.2, "`kind`: 0.9": 3.0, "`more`: no": np.nan}}
+    found |= {"LabelDrift": {"the label: 0.2": 2.0}, "NewCategoryTrainTest": {"`kind`": 9.0}}
+    monkeypatch.setattr(deepchecks, "ask", lambda *_: found)
+    limits = dict.fromkeys(found, DRIFT)
+    suites = DeepchecksLimits.model_construct(data=limits, model={})
+    vars(world.project)["gates"] = GATES.model_copy(update={"deepchecks": suites})
+    checks, table = deepchecks.deepchecks(world.project, "data", world.snapshot)
+    assert [check.name for check in checks] == list(found)
+    shown = [["more: no", None], ["kind: 0.9", 3.0], ["the label: 0.2", 2.0], ["size: 0.1", 1.2]]
+    assert table.rows == shown
+    assert check_data(world.project, world.snapshot).tables == [table]
+
+
 def test_the_request_follows_the_contract(contract: DataContract, tmp_path: Path) -> None:
     times = np.datetime64("2013-01-01", "us") + np.arange(120) * np.timedelta64(1, "D")
     pq.write_table(pa.table({contract.time: times}), tmp_path / "train.parquet")

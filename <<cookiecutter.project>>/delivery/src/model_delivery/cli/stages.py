@@ -16,7 +16,7 @@ from model_delivery.cli.screen import say, step
 from model_delivery.contract.settings import EnvironmentName
 from model_delivery.errors import UserError
 from model_delivery.files import write_atomic
-from model_delivery.gates import COMPARED, GATES, limits_hash
+from model_delivery.gates import COMPARED, GATES, limits_hash, lowered_limits
 from model_delivery.gates.api import check_api
 from model_delivery.gates.data import check_data
 from model_delivery.gates.load import check_load
@@ -178,6 +178,11 @@ def write_report(run: Run) -> tuple[Path, Path]:
     elif left:
         facts["notes"] = ["Later gates did not run: an earlier one does not allow it."]
     about: dict[str, Any] = {"project": run.project.root.name, "event": run.event, **facts}
+    if number := os.environ.get("GITHUB_RUN_ID"):
+        server, repository = os.environ["GITHUB_SERVER_URL"], os.environ["GITHUB_REPOSITORY"]
+        about["run"] = f"{server}/{repository}/actions/runs/{number}"
+    if run.event in ("local", "pull_request"):
+        about["lowered"] = lowered_limits(run.project)
     report = Report(subject=subject, verdicts=verdicts, **about)
     write_atomic(folder / "report.json", report.model_dump_json(indent=2))
     for name in ("report.html", "report.md"):

@@ -50,7 +50,7 @@ def check_model(project: Project, candidate: Candidate, champion: Candidate | No
     manifest = candidate.lineage["data"]  # on drawn rows no model is better than another
     scored = read_scored(project, candidate, None if manifest.get("sample") else champion)
     checks, table = score_checks(project, candidate, scored)
-    checks = quality(manifest, checks + deepchecks(project, "model", candidate))
+    checks = quality(manifest, checks + deepchecks(project, "model", candidate)[0])
     charts = _charts(candidate, scored)
     return Verdict(gate="model", checks=checks, tables=[table], charts=charts)
 
@@ -129,7 +129,8 @@ def _segments(project: Project, scored: Scored) -> tuple[list[Check], Table]:
                 rows.append([name, int(inside.sum()), *aucs[name], change and change.value])
     rows.sort(key=lambda row: -abs(row[-1] or 0.0))  # a report shows the first ones
     columns = ["segment", "rows", "ROC AUC", "low", "high", "change to champion"]
-    table = Table(title="Segments", columns=columns, rows=rows)
+    order = ", most changed against the champion first" if changes else ""
+    table = Table(title=f"Segments{order}", columns=columns, rows=rows)
     if not project.contract.segments:
         return [], table
     checks = [_worst("segment_roc_auc", limits.segment_roc_auc, aucs)]
