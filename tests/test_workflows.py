@@ -164,6 +164,25 @@ def test_a_good_change_is_green_and_its_report_is_posted(green: tuple[Case, Run]
     assert comment.body.strip() in run.jobs["candidate"].summary
 
 
+def test_limits_that_a_change_lowers_are_said_above_the_details(green: tuple[Case, Run]) -> None:
+    case, _ = green  # `propose` loosens the limits of the load gate, and no other
+    lowered = case.comment.partition("**Limits lowered by this change**")[2].partition("<details>")[
+        0
+    ]
+    said = [line for line in lowered.splitlines() if line.startswith("- `")]
+    assert "- `load.qps` min 200 → 2" in said
+    assert "- `load.p95_ms` max 50 → 5,000" in said
+    assert all(line.startswith("- `load.") for line in said)
+    assert "was not compared" not in case.comment
+
+
+def test_the_comment_leads_to_the_run_and_its_artifacts(green: tuple[Case, Run]) -> None:
+    case, run = green
+    address = f"https://github.com/{case.github.repository}/actions/runs/{run.folder.name}"
+    assert f"[This run]({address}) · [its artifacts]({address}#artifacts)" in case.comment
+    assert case.comment.count("```mermaid") == 2
+
+
 def test_a_hostile_title_or_branch_is_data(green: tuple[Case, Run]) -> None:
     case, run = green
     assert report(run)["branch"] == HOSTILE.branch
@@ -184,6 +203,45 @@ def test_a_fork_gets_the_summary_and_no_comment(propose: Propose, green: tuple[C
     run = case.run(PullRequest(fork=True), taken=dict.fromkeys(("test", "candidate"), green[1]))
     expect(run, comment="skipped")
     assert case.github.comments == []
+
+
+NEEDY = {
+    "src/late_departures/sources.py": (
+        "LATE_MINUTES = 15\n",
+        "LATE_MINUTES = 15\nNEEDS = ('WAREHOUSE',)\n",
+    )
+}
+DRAWN = "; on rows drawn from the data contract: no quality was judged"
+
+
+def test_a_fork_without_the_data_s_credentials_is_judged_on_drawn_rows(
+    propose: Propose, green: tuple[Case, Run]
+) -> None:
+    case = propose(NEEDY)
+    run = case.run(PullRequest(fork=True), taken={"test": green[1]})  # no test reads NEEDS
+    expect(run, comment="skipped")
+    assert (
+        run.jobs["candidate"].summary.splitlines()[0].startswith("✅ **This change may be merged")
+    )
+    assert run.jobs["candidate"].summary.splitlines()[0].endswith(f"{DRAWN}.**")
+    assert report(run)["data"]["sample"] is True
+    assert set(outcomes(run)) == {"data", "model", "package", "api", "load"}
+    assert case.github.comments == []
+
+
+def test_a_broken_service_is_red_on_drawn_rows_too(
+    propose: Propose, green: tuple[Case, Run]
+) -> None:
+    old = "        return self.model.predict(self.features.transform(columns))\n"
+    broken = (
+        "        if 1 < len(columns['carrier']) < 1_000:\n            raise ValueError('some')\n"
+    )
+    case = propose({**NEEDY, "src/late_departures/service.py": (old, broken + old)})
+    run = case.run(PullRequest(fork=True), taken={"test": green[1]})  # the gate is meant here
+    expect(run, candidate="failure", comment="skipped", gates="failure")
+    assert outcomes(run)["api"] == "stop"
+    assert DRAWN in run.jobs["candidate"].summary.splitlines()[0]
+    assert report(run)["data"]["sample"] is True
 
 
 def test_a_failing_unit_test_is_red_whatever_the_model_is_worth(

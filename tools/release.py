@@ -29,11 +29,11 @@ def notes(changelog: str, version: str) -> str:
     ReleaseError
         When it is missing or empty.
     """
-    heading = rf"^## {re.escape(version)}, \d{{4}}-\d{{2}}-\d{{2}}$"
+    heading = rf"^## {re.escape(version)} - \d{{4}}-\d{{2}}-\d{{2}}$"
     parts = re.split(heading, changelog, maxsplit=1, flags=re.MULTILINE)
     text = parts[1].partition("\n## ")[0].strip() if len(parts) == 2 else ""
     if not text:
-        raise ReleaseError(f"CHANGELOG.md needs a section `## {version}, YYYY-MM-DD` with text")
+        raise ReleaseError(f"CHANGELOG.md needs a section `## {version} - YYYY-MM-DD` with text")
     return f"{text}\n"
 
 

@@ -7,13 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from model_delivery.bundle.candidate import Candidate
+from model_delivery.cli import stages
+from model_delivery.cli.main import app
 from model_delivery.contract.settings import (
     Ceiling,
     DataContract,
@@ -25,16 +29,18 @@ from model_delivery.contract.settings import (
     ModelLimits,
 )
 from model_delivery.gates import deepchecks, judge
-from model_delivery.gates.data import contract_checks, prove, scale_ratio
+from model_delivery.gates.data import check_data, contract_checks, prove, scale_ratio
 from model_delivery.gates.deepchecks import ask, judge_findings, request_of
-from model_delivery.gates.model import read_scored, score_checks
+from model_delivery.gates.model import check_model, read_scored, score_checks
 from model_delivery.project import Project
 from model_delivery.protocols import Floats, UserError
 from model_delivery.report.verdict import Check, Event, Outcome, Verdict, exit_code
 from model_delivery.training import scores as metrics
 from model_delivery.training import snapshot as snapshots
+from model_delivery.training.check import check_content, check_structure
 from model_delivery.training.snapshot import Snapshot
 from sklearn.metrics import log_loss, roc_auc_score
+from typer.testing import CliRunner
 
 PASS, WARN, RETRAIN, INCONCLUSIVE, STOP, CRASH = Outcome
 EXIT_CODES = {PASS: 0, WARN: 0, RETRAIN: 10, INCONCLUSIVE: 30, STOP: 20, CRASH: 1}
@@ -220,6 +226,78 @@ def test_prove_names_the_defect_that_no_limit_notices(world: World) -> None:
     assert unnoticed == {"`size` is in another unit (times 1.8)"}
 
 
+@pytest.mark.parametrize("key", [["at"], ["count"], ["kind", "_flag"]])
+def test_drawn_rows_keep_any_contract_and_can_be_learned(
+    contract: DataContract, key: list[str]
+) -> None:
+    keyed, day = contract.model_copy(update={"key": key}), date(2013, 8, 1)
+    frame = snapshots.draw(keyed, day, 4_000)
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    assert red(check_structure(table, keyed) + check_content(table, keyed)) == set()
+    assert frame.equals(snapshots.draw(keyed, day, 4_000))
+    assert frame["at"].max() < pd.Timestamp(day)
+    if key == ["at"]:
+        start = snapshots.test_start(frame["at"].to_numpy(), day)
+        assert start == np.datetime64("2013-07-01")
+        assert 0.1 < (frame["at"] >= start).mean() < 0.2
+        assert 0.1 < frame["json"].isna().mean() < 0.5
+        assert 0.2 < frame["late"].mean() < 0.6
+        assert roc_auc_score(frame["late"], frame["amount"]) > 0.6
+
+
+def test_on_drawn_rows_a_broken_limit_warns_and_a_broken_contract_stops(world: World) -> None:
+    candidate, snapshot = Candidate(world.project.root / "candidate"), world.snapshot
+    vars(snapshot)["manifest"]["sample"] = True
+    vars(candidate)["lineage"] = {"data": {"sample": True}}
+    (candidate.folder / "curve.json").write_text("{}")
+    pq.write_table(world.train.slice(0, 900), snapshot.path("train"))
+    flat = world.test.append_column("score", pa.array(np.full(len(world.test), 0.5)))
+    pq.write_table(flat, candidate.path("test"))
+    verdicts = check_data(world.project, snapshot), check_model(world.project, candidate, candidate)
+    for verdict, names in zip(verdicts, ("rows", "roc_auc log_loss_gain"), strict=True):
+        broken = [check for check in verdict.checks if check.outcome is not PASS]
+        assert {check.name for check in broken} >= set(names.split())
+        assert {check.outcome for check in broken} == {WARN}
+        assert all(check.sentence.startswith("not judged on sample rows: ") for check in broken)
+    pq.write_table(world.test.drop_columns("size"), snapshot.path("test"))
+    assert check_data(world.project, snapshot).outcome is STOP
+    del snapshot.manifest["sample"]
+    pq.write_table(world.test, snapshot.path("test"))
+    assert check_data(world.project, snapshot).outcome is STOP
+
+
+def test_rows_are_drawn_where_a_pull_request_lacks_a_variable_and_nowhere_else(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def extract(day: date) -> None:
+        raise UserError(f"real rows before {day}")
+
+    sources = SimpleNamespace(NEEDS=("WAREHOUSE",), extract=extract)
+    for module in (stages, snapshots):
+        monkeypatch.setattr(module, "user_module", lambda _: sources)
+    fork, push = stages.Run(world.project, "pull_request"), stages.Run(world.project, "delivery")
+    for value in (None, ""):  # GitHub gives an empty one where a secret is not there
+        with monkeypatch.context() as patch:
+            patch.delenv("WAREHOUSE", raising=False)
+            if value is not None:
+                patch.setenv("WAREHOUSE", value)
+            assert stages.extract(fork).manifest["sample"] is True
+            assert "drawn from the data contract" in capsys.readouterr().err
+            assert stages.extract(replace(push, sample=True)).manifest["sample"] is True
+            with pytest.raises(UserError, match=r"the variable WAREHOUSE: set it, or .*--sample"):
+                stages.extract(push)
+    monkeypatch.setenv("WAREHOUSE", "address")
+    for run in (fork, push):
+        with pytest.raises(UserError, match="real rows before 2013-08-01"):
+            stages.extract(run)
+
+
+def test_ship_says_at_once_that_drawn_rows_are_never_deployed() -> None:
+    asked = CliRunner().invoke(app, ["ship", "--sample"])
+    assert isinstance(asked.exception, UserError)
+    assert "never deployed: use `--until load`" in str(asked.exception)
+
+
 @pytest.mark.parametrize(
     ("first", "as_of", "start"),
     [
@@ -303,6 +381,22 @@ def test_every_answer_has_one_outcome(
     assert check.outcome is outcome
     assert check.sentence.startswith(says)
     assert check.limit == str(limit)
+
+
+def test_every_drift_is_shown_the_largest_first(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {"FeatureDrift": {"`size`: 0.1": 1.2, "`kind`: 0.9": 3.0, "`more`: no": np.nan}}
+    found |= {"LabelDrift": {"the label: 0.2": 2.0}, "NewCategoryTrainTest": {"`kind`": 9.0}}
+    monkeypatch.setattr(deepchecks, "ask", lambda *_: found)
+    limits = dict.fromkeys(found, DRIFT)
+    suites = DeepchecksLimits.model_construct(data=limits, model={})
+    vars(world.project)["gates"] = GATES.model_copy(update={"deepchecks": suites})
+    checks, table = deepchecks.deepchecks(world.project, "data", world.snapshot)
+    assert [check.name for check in checks] == list(found)
+    shown = [["more: no", None], ["kind: 0.9", 3.0], ["the label: 0.2", 2.0], ["size: 0.1", 1.2]]
+    assert table.rows == shown
+    assert check_data(world.project, world.snapshot).tables == [table]
 
 
 def test_the_request_follows_the_contract(contract: DataContract, tmp_path: Path) -> None:

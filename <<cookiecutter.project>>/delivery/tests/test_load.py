@@ -192,6 +192,9 @@ def test_a_champion_that_dies_under_load_is_named_and_inconclusive(
     assert ratio.limit == "≥ 0.5"
     assert "median of 4 rounds" in ratio.sentence
     assert [row[0] for row in verdict.tables[0].rows] == ["candidate", "twin", "champion"]
+    (chart,) = verdict.charts
+    assert list(chart.series) == ["candidate", "twin", "champion"]
+    assert list(chart.series["candidate"]) == verdict.tables[0].rows[0][-3:]
 
 
 def test_a_candidate_that_no_longer_answers_stops(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import math
 import os
 import re
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, get_args
@@ -16,6 +18,8 @@ import pytest
 from model_delivery.cli import screen
 from model_delivery.contract.settings import DataContract
 from model_delivery.files import write_atomic
+from model_delivery.gates import lowered_limits
+from model_delivery.project import Project
 from model_delivery.report.render import (
     LIMITS,
     change_of,
@@ -34,6 +38,7 @@ from model_delivery.report.verdict import (
     Table,
     Verdict,
 )
+from pydantic import ValidationError
 from rich.console import Console
 
 PASS, WARN, RETRAIN, INCONCLUSIVE, STOP, CRASH = Outcome
@@ -42,6 +47,10 @@ HOSTILE = (
     "a|b `x` <script>alert(1)</script> @octocat #1 \n\n# big\n[x](http://evil) "
     "![i](https://e/x.png) \u202eevil\u202c <!-- </details> --> \\ **b** __i__ \x1b[31m [red]r[/]"
 )
+
+
+ALIVE = r"<script|@octocat|(?<!&)#1\b|\u202e|\x1b|<!--|\]\(http:|!\[|http://e"
+"""What of that would do something in a comment."""
 
 
 def check(name: str, outcome: Outcome, value: Any, limit: str, **more: Any) -> Check:
@@ -107,7 +116,7 @@ def report(*verdicts: Verdict, event: Event = "pull_request", **more: Any) -> Re
 def hostile() -> Report:
     bad = HOSTILE
     shown = Table(title=bad + " segment", columns=[bad, "change"], rows=[[bad, 1.0], [None]])
-    line = Chart(title=bad, x=[1, 2, 3], series={bad: [1, 2, None]}, y_label=bad)
+    line = Chart(title=bad, x=[1, 2, 3], series={bad: [1, 2, 3]}, x_label=bad, y_label=bad)
     more = Chart(title=bad, x=[1, 2], series={bad: [1.0, math.nan]}, x_label=bad)
     judged = check(bad, STOP, bad, bad, sentence=bad)
     told: dict[str, Any] = {"tables": [shown], "charts": [line, more], "against": bad}
@@ -163,6 +172,16 @@ def test_first_line_says_what_may_happen_next_and_why(shown: Report, words: str)
     assert words.split("**")[1].rstrip(".") in render("report.html", shown)
 
 
+def test_first_line_says_that_rows_were_drawn() -> None:
+    said = "; on rows drawn from the data contract: no quality was judged"
+    for found in (data(), data(STOP)):
+        for drawn in (True, False):
+            shown = report(found, model(), data=manifest() | {"sample": drawn})
+            assert (f"{said}.**" in render("report.md", shown).splitlines()[0]) == drawn
+            headline = render("report.html", shown).partition("<h1>")[2].partition("</h1>")[0]
+            assert headline.endswith(said) == drawn
+
+
 @pytest.mark.parametrize("event", get_args(Event))
 @pytest.mark.parametrize("outcome", Outcome)
 def test_every_outcome_has_words_in_every_event(outcome: Outcome, event: Event) -> None:
@@ -215,12 +234,188 @@ def test_change_says_which_way_is_better() -> None:
 
 def test_markdown_shows_hostile_text_as_data() -> None:
     page = render("report.md", hostile())
-    alive = r"<script|@octocat|(?<!&)#1\b|\u202e|\x1b|<!--|\]\(http:|!\[|http://e"
-    assert not re.search(alive, page)
+    assert not re.search(ALIVE, page)
     assert not re.search(r"^(#|>|=|1\.)", page, re.MULTILINE)
     assert "&#60;script&#62;" in page
     assert "&#92;u202e" in page
     assert page.count("<details>") == page.count("</details>") == page.count("<summary>")
+
+
+def diagrams(page: str) -> list[tuple[str, str]]:
+    """Return the line above each diagram of a page, and what stands in the diagram."""
+    return re.findall(r"^(\*\*[^\n]*)\n\n```mermaid\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+
+
+def test_diagrams_hold_numbers_alone_and_the_line_above_names_them() -> None:
+    number = r"-?\d+\.\d{6}"
+    for shown in (*REPORTS.values(), huge()):
+        page = render("report.md", shown)
+        assert len(diagrams(page)) == page.count("```mermaid")
+        for _, drawn in diagrams(page):
+            head, kind, *axes = drawn.splitlines()
+            assert re.fullmatch(r'%%\{init: \{["\w:{}, #]+\}\}%%', head)
+            assert kind == "xychart-beta"
+            assert re.fullmatch(rf'  x-axis ({number} --> {number}|\[("[\d.]+"(, )?)+\])', axes[0])
+            assert re.fullmatch(rf"  y-axis {number} --> {number}", axes[1])
+            assert 1 <= len(axes[2:]) <= 4
+            for row in axes[2:]:
+                line = re.fullmatch(rf"  line \[({number}(?:, {number})*)\]", row)
+                assert line
+                assert 2 <= len(line[1].split(", ")) <= 40
+    (named, curve), (_, waits) = diagrams(render("report.md", REPORTS["pass"]))[1:]
+    only = "**Learning curve**: 🟦 fit"  # the other one has gaps
+    assert (named.strip(), curve.count("line [")) == (only, 1)
+    assert '["50", "95", "99"]' in waits
+    assert waits.count("line [") == 2
+
+
+def test_only_what_says_something_stands_above_the_details() -> None:
+    above = render("report.md", REPORTS["pass"]).partition("<details>")[0]
+    titles = re.findall(r"^\*\*(\w+)", above, re.MULTILINE)
+    assert titles == ["Segments", "Drift", "Drift", "Learning", "Latency"]
+    rows = [["north", 900, 0.74, None]]
+    alone = Table(title="Segments", columns=["segment", "rows", "AUC", "change"], rows=rows)
+    page = render("report.md", report(verdict("model", tables=[alone])))
+    assert "**Segments**" not in page.partition("<details>")[0]
+    assert "**Segments**" in page
+
+
+def test_the_comment_leads_to_the_run_and_to_nothing_else() -> None:
+    run = "https://github.com/octo-org/a-project/actions/runs/7"
+    page = render("report.md", report(data(), run=run))
+    assert f"[This run]({run}) · [its artifacts]({run}#artifacts)" in page
+    assert "[This run]" not in render("report.md", report(data()))
+    for bad in ("javascript:alert(1)", "https://e/ [x](http://evil)", f"{run})", f"{run}\n# big"):
+        with pytest.raises(ValidationError):
+            report(data(), run=bad)
+
+
+LIMITS_BEFORE = """
+data: { rows: { min: 20000, outcome: stop } }
+model:
+  roc_auc: { min: 0.70, outcome: stop }
+  calibration_error: { max: 0.08, outcome: stop }
+  segment_rows: 500
+deepchecks: { data: { FeatureDrift: { max: 2, outcome: retrain } } }
+"""
+ROLLOUT_BEFORE = """
+environments: { production: { port: 3000 } }
+rollout: { error_share: { max: 0.01, outcome: stop }, shadow_rows: 200 }
+"""
+
+
+def repository(folder: Path) -> Project:
+    """Return a project of which `main` has limits, on a branch `change`."""
+    (folder / "config").mkdir()
+    (folder / "config" / "gates.yaml").write_text(LIMITS_BEFORE)
+    (folder / "config" / "delivery.yaml").write_text(ROLLOUT_BEFORE)
+    committed(folder, "init --quiet -b main", "Limits")
+    return committed(folder, "checkout --quiet -b change", "Nothing")
+
+
+def committed(folder: Path, command: str, message: str) -> Project:
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    for words in (command.split(), ["add", "."], ["commit", "--allow-empty", "-qm", message]):
+        subprocess.run([*git, *words], cwd=folder, check=True, capture_output=True)
+    return Project(folder)
+
+
+@pytest.fixture
+def change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    monkeypatch.delenv("GITHUB_BASE_REF", raising=False)
+    return repository(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "said"),
+    [
+        ("gates", "min: 0.70", "min: 0.60", "`model.roc_auc` min 0.7 → 0.6"),
+        ("gates", "min: 0.70", "min: 0.80", ""),
+        ("gates", "max: 0.08", "max: 0.1", "`model.calibration_error` max 0.08 → 0.1"),
+        ("gates", "max: 0.08", "max: 0.01", ""),
+        ("gates", "max: 0.08", "min: 0.08", "`model.calibration_error` max 0.08 → –"),
+        ("gates", "0.70, outcome: stop", "0.70, outcome: warn", "roc_auc` outcome stop → warn"),
+        ("gates", "outcome: retrain", "outcome: stop", ""),
+        ("gates", "FeatureDrift: { max: 2, outcome: retrain }", "", "max 2 → –, outcome retrain"),
+        ("gates", "rows: 500", "rows: 5000", "500 → 5,000: it decides what is judged"),
+        ("gates", "rows: 500", "rows: 500\n  more: { min: 1, outcome: stop }", ""),
+        ("delivery", "max: 0.01", "max: 0.02", "`rollout.error_share` max 0.01 → 0.02"),
+        ("delivery", "rows: 200", "rows: 1", "`rollout.shadow_rows` 200 → 1: it decides"),
+        ("delivery", "port: 3000", "port: 3001", ""),
+        ("delivery", ROLLOUT_BEFORE, "rollout: {}", "`rollout.error_share` max 0.01 → –"),
+    ],
+)
+def test_a_looser_limit_is_said_and_a_tighter_one_is_not(
+    change: Project, file: str, old: str, new: str, said: str
+) -> None:
+    assert lowered_limits(change) == []
+    path = change.root / "config" / f"{file}.yaml"
+    path.write_text(path.read_text().replace(old, new))
+    told = lowered_limits(change)
+    assert said in "; ".join(told)
+    assert bool(told) == bool(said)
+    page = render("report.md", report(data(), lowered=told))
+    assert ("**Limits lowered by this change**" in page.partition("<details>")[0]) == bool(said)
+    page = render("report.html", report(lowered=told))
+    assert ("Limits lowered by this change" in page) == bool(said)
+
+
+def test_a_change_is_compared_with_where_it_goes_to(
+    change: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lowered = ["`model.roc_auc` min 0.7 → 0.6"]
+    path = change.root / "config" / "gates.yaml"
+    path.write_text(LIMITS_BEFORE.replace("0.70", "0.60"))
+    committed(change.root, "status", "Lower it")
+    committed(change.root, "status", "Another commit")
+    assert lowered_limits(change) == lowered, "with `main`, however many commits ago"
+    monkeypatch.setenv("GITHUB_BASE_REF", "main")
+    assert lowered_limits(change) == [], "the first parent of what GitHub checks out"
+    committed(change.root, "checkout --quiet main", "Meanwhile")
+    committed(change.root, "merge --quiet --no-ff --no-commit change", "Merge")
+    assert lowered_limits(change) == lowered
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[]", "{}", "a: &a {b: *a}", "a: [", "\udcff", "- " * 3_000),
+        "x: !!python/object/apply:os.system [id]",
+        "model: { roc_auc: { min: high, outcome: stop } }",
+        "model: { roc_auc: { min: 1, outcome: no } }",
+    ],
+)
+def test_limits_that_cannot_be_compared_are_said_so(change: Project, text: str) -> None:
+    path = change.root / "config" / "gates.yaml"
+    content = text.encode(errors="surrogateescape")
+    for back in (content, LIMITS_BEFORE.encode()):
+        path.write_bytes(back)
+        committed(change.root, "checkout --quiet -B main", "Anything")
+    subprocess.run(["git", "reset", "-q", "--soft", "HEAD^"], cwd=change.root, check=True)
+    (told,) = lowered_limits(change)
+    assert told.startswith("`config/gates.yaml` was not compared")
+
+
+def test_hostile_names_of_limits_are_data(change: Project) -> None:
+    path = change.root / "config" / "gates.yaml"
+    bad = json.dumps(HOSTILE)
+    path.write_text(f"{bad}: {{ {bad}: {{ min: 1, outcome: stop }} }}\n")
+    committed(change.root, "checkout --quiet -B main", "Hostile")
+    path.write_text(LIMITS_BEFORE)
+    page = render("report.md", report(data(), lowered=lowered_limits(change)))
+    assert "min 1 → –" in page
+    assert not re.search(ALIVE, page)
+
+
+def test_without_a_branch_to_compare_with_the_report_says_so(tmp_path: Path) -> None:
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "gates.yaml").write_text(LIMITS_BEFORE)
+    (tmp_path / "config" / "delivery.yaml").write_text(ROLLOUT_BEFORE)
+    told = lowered_limits(Project(tmp_path))
+    assert [line.partition(" was not compared")[0] for line in told] == [
+        "`config/gates.yaml`",
+        "`config/delivery.yaml`",
+    ]
 
 
 @pytest.mark.parametrize("shown", [*REPORTS.values(), huge()], ids=[*REPORTS, "huge"])

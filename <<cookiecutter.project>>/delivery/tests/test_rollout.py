@@ -325,6 +325,16 @@ def test_only_good_verdicts_let_through(project: Project) -> None:
     assert event_log(project).events()[-1].verdicts["data"] is Outcome.RETRAIN
 
 
+def test_a_candidate_of_drawn_rows_is_never_registered(project: Project) -> None:
+    candidate = make_candidate(project, "a")
+    lineage = candidate.lineage | {"data": candidate.lineage["data"] | {"sample": True}}
+    (candidate.folder / "lineage.json").write_text(json.dumps(lineage))
+    with pytest.raises(UserError, match="made of drawn rows, so never deployed"):
+        recorded(project, Candidate(candidate.folder))
+    assert event_log(project).events() == []
+    assert state(project) == "nothing deployed"
+
+
 def test_environments_live_side_by_side(project: Project, a: Candidate) -> None:
     b = make_candidate(project, "b", against=a)
     assert host.deploy(project, "staging", recorded(project, b)).outcome is Outcome.PASS

@@ -66,7 +66,8 @@ def user_package() -> str:
 def user_module(name: str) -> ModuleType:
     """Import one of the user's modules: sources, features, model or service.
 
-    `sources.extract(as_of)` returns the rows known before a day, with the contract's columns.
+    `sources.extract(as_of)` returns the rows known before a day, with the contract's columns. The
+    variables of the environment without which it cannot, if any, stand in `sources.NEEDS`, a tuple.
     """
     try:
         return importlib.import_module(f"{user_package()}.{name}")

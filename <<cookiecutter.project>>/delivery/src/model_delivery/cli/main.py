@@ -46,6 +46,8 @@ Why = Annotated[Event | None, typer.Option("--event", help=_WHY)]
 Day = Annotated[dt.datetime | None, typer.Option("--as-of", help=_DAY, formats=["%Y-%m-%d"])]
 One = Annotated[Gate | None, typer.Argument(help="Which gate; default: all.")]
 Prove = Annotated[bool, typer.Option("--prove", help="Break the data instead: is it noticed?")]
+_DRAWN = "Draw rows from the data contract instead of extracting any; never deployed."
+Sample = Annotated[bool, typer.Option("--sample", help=_DRAWN)]
 Until = Annotated[stages.Stage, typer.Option(help="The last stage to run.")]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")]
 FreePort = Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0 takes a free one.")]
@@ -75,9 +77,11 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @app.command()
-def data(as_of: Day = None, force: Force = False, as_json: Json = False) -> None:
+def data(
+    as_of: Day = None, sample: Sample = False, force: Force = False, as_json: Json = False
+) -> None:
     """Extract the rows known at a day, take out what is excluded, split by time."""
-    snapshot = stages.extract(_run(as_of=as_of, force=force))
+    snapshot = stages.extract(_run(as_of=as_of, force=force, sample=sample))
     rows = snapshot.manifest["rows"]
     text = f"{snapshot.name}: {rows['train']:,} rows to train on, {rows['test']:,} to judge by"
     screen.show(snapshot.manifest | {"snapshot": snapshot.name}, as_json, text)
@@ -140,13 +144,17 @@ def ship(
     until: Until = "deploy",
     release: Named = "",
     as_of: Day = None,
+    sample: Sample = False,
     force: Force = False,
     event: Why = None,
     rehearse: Rehearse = _HOSTED,
     as_json: Json = False,
 ) -> None:
     """Do all of it in order, as far as the gates allow; interrupted, it goes on where it was."""
-    run = _run(event, as_of, force=force, release=release, rehearse=rehearse)
+    asked = {"force": force, "sample": sample, "release": release, "rehearse": rehearse}
+    run = _run(event, as_of, **asked)
+    if until in ("register", "deploy") and sample:
+        raise UserError("rows drawn from the data contract are never deployed: use `--until load`")
     if until == "deploy":  # minutes before it would matter
         Target(run.project, run.environment).proxy.check_port()
     code = screen.show_verdicts(stages.ship(run, until), run.event, as_json)

@@ -21,7 +21,7 @@ from model_delivery.bundle.package import build_package
 from model_delivery.cli.screen import say, step
 from model_delivery.contract.settings import EnvironmentName
 from model_delivery.files import write_atomic
-from model_delivery.gates import COMPARED, GATES, limits_hash
+from model_delivery.gates import COMPARED, GATES, limits_hash, lowered_limits
 from model_delivery.gates.api import check_api
 from model_delivery.gates.data import check_data
 from model_delivery.gates.load import check_load
@@ -29,7 +29,7 @@ from model_delivery.gates.model import check_model
 from model_delivery.gates.package import check_package
 from model_delivery.history import mirror
 from model_delivery.project import Project
-from model_delivery.protocols import UserError
+from model_delivery.protocols import UserError, user_module
 from model_delivery.registry import Event as Move
 from model_delivery.registry import event_log, newest
 from model_delivery.releases import champion, delivering, recall, register, resolve, restore
@@ -55,6 +55,7 @@ class Run:
     event: Event = "local"
     as_of: dt.date | None = None
     force: bool = False
+    sample: bool = False
     environment: EnvironmentName = "production"
     release: str = ""  # a tag, a name or a digest: what was recorded, in place of what is here
     rehearse: bool = False
@@ -84,9 +85,15 @@ def ship(run: Run, last: Stage) -> Iterator[Verdict]:
 
 def extract(run: Run) -> data.Snapshot:
     """Take the snapshot; of a broken structure, which raises, the verdict is kept instead."""
+    needs = getattr(user_module("sources"), "NEEDS", ())
+    unset = [name for name in needs if not os.environ.get(name)]  # GitHub: empty without a secret
+    if unset and not run.sample and run.event != "pull_request":
+        raise UserError(f"sources.extract needs the variable {unset[0]}: set it, or use `--sample`")
+    if sample := run.sample or bool(unset):
+        say("on rows drawn from the data contract: no quality is judged")
     try:
         with step("data: extract and split"):
-            snapshot = data.take_snapshot(run.project, _day(run), run.force)
+            snapshot = data.take_snapshot(run.project, _day(run), run.force, sample)
     except BrokenStructureError as broken:
         verdict = Verdict(gate="data", subject="none", checks=broken.checks)
         write_atomic(run.project.work / REFUSED, verdict.model_dump_json(indent=2))
@@ -212,6 +219,11 @@ def write_report(run: Run) -> tuple[Path, Path]:
     elif left:
         facts["notes"] = ["Later gates did not run: an earlier one does not allow it."]
     about: dict[str, Any] = {"project": run.project.root.name, "event": run.event, **facts}
+    if number := os.environ.get("GITHUB_RUN_ID"):
+        server, repository = os.environ["GITHUB_SERVER_URL"], os.environ["GITHUB_REPOSITORY"]
+        about["run"] = f"{server}/{repository}/actions/runs/{number}"
+    if run.event in ("local", "pull_request"):
+        about["lowered"] = lowered_limits(run.project)
     report = Report(subject=subject, verdicts=verdicts, **about)
     write_atomic(folder / "report.json", report.model_dump_json(indent=2))
     for name in ("report.html", "report.md"):

@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 
 from model_delivery.contract.settings import DataContract
-from model_delivery.gates import judge
+from model_delivery.gates import judge, quality
 from model_delivery.gates.deepchecks import deepchecks
 from model_delivery.project import Project
 from model_delivery.protocols import Floats
-from model_delivery.report.verdict import Check, Outcome, Verdict, fixed
+from model_delivery.report.verdict import Check, Outcome, Table, Verdict, fixed
 from model_delivery.training.check import check_content, check_structure
 from model_delivery.training.snapshot import Snapshot, periods
 
@@ -31,10 +31,11 @@ FEWEST_VALUES = 100
 def check_data(project: Project, snapshot: Snapshot) -> Verdict:
     """Judge a snapshot; Deepchecks runs where our own checks pass, for broken data crash it."""
     train, test = snapshot.rows("train"), snapshot.rows("test")
-    checks = contract_checks(project, snapshot, train, test)
+    checks, tables = contract_checks(project, snapshot, train, test), list[Table]()
     if all(check.outcome is Outcome.PASS for check in checks):
-        checks += deepchecks(project, "data", snapshot)
-    return Verdict(gate="data", checks=checks)
+        found, drift = deepchecks(project, "data", snapshot)
+        checks, tables = checks + found, [drift] if drift.rows else []
+    return Verdict(gate="data", checks=quality(snapshot.manifest, checks), tables=tables)
 
 
 def contract_checks(

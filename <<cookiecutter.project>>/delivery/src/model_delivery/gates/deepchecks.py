@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.launch import program_python, run
 from model_delivery.contract.settings import Limit
@@ -12,7 +14,7 @@ from model_delivery.files import read_json, write_json
 from model_delivery.gates import judge
 from model_delivery.project import Project
 from model_delivery.protocols import UserError
-from model_delivery.report.verdict import Check
+from model_delivery.report.verdict import Check, Table, finite
 from model_delivery.training.scores import SCORE
 from model_delivery.training.snapshot import Snapshot, periods
 
@@ -22,13 +24,19 @@ RUN_SECONDS = 300
 
 def deepchecks(
     project: Project, suite: Literal["data", "model"], rows: Snapshot | Candidate
-) -> list[Check]:
-    """Judge a snapshot's rows, or a candidate's scores, by the checks that have a limit."""
+) -> tuple[list[Check], Table]:
+    """Judge a snapshot's rows, or a candidate's scores, by the checks that have a limit.
+
+    The table has every drift.
+    """
     limits: dict[str, Limit] = getattr(project.gates.deepchecks, suite)
-    if not limits:
-        return []
-    found = ask(project.work / "deepchecks", request_of(project, suite, rows))
-    return [judge_findings(name, limit, found[name]) for name, limit in limits.items()]
+    found = ask(project.work / "deepchecks", request_of(project, suite, rows)) if limits else {}
+    drifts = [drift for name in found if name.endswith("Drift") for drift in found[name].items()]
+    ranked = sorted(drifts, key=lambda drift: -np.nan_to_num(drift[1], nan=np.inf))
+    shown = [[said.replace("`", ""), value if finite(value) else None] for said, value in ranked]
+    columns = ["what moved", "times the usual"]
+    table = Table(title="Drift, largest first", columns=columns, rows=shown)
+    return [judge_findings(name, limit, found[name]) for name, limit in limits.items()], table
 
 
 def request_of(project: Project, suite: str, rows: Snapshot | Candidate) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from model_delivery.files import sha256_file
 from model_delivery.gates import judge
 from model_delivery.project import Project
 from model_delivery.protocols import UserError
-from model_delivery.report.verdict import Check, Outcome, Table, Verdict, finite
+from model_delivery.report.verdict import Chart, Check, Outcome, Table, Verdict, finite
 from model_delivery.serving import TWIN_MARK
 from model_delivery.training.scores import UNKNOWN, Estimate
 
@@ -82,7 +82,9 @@ def judge_targets(project: Project, targets: dict[str, Running]) -> Verdict:
         said = "no other release is in production, or it takes other requests: none compared"
         checks.append(Check(name=CHAMPION, outcome=Outcome.PASS, sentence=said, value="none"))
     table = _table(rounds, list(targets))
-    return Verdict(gate="load", checks=checks, tables=[table])
+    waits, labels = {row[0]: row[4:] for row in table.rows}, {"x_label": "% of answers"}
+    chart = Chart(title="Longest wait", x=[50, 95, 99], series=waits, y_label="ms", **labels)
+    return Verdict(gate="load", checks=checks, tables=[table], charts=[chart])
 
 
 def run_rounds(plan: dict[str, Any], root: Path) -> list[Round]:

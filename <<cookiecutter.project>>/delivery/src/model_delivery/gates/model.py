@@ -11,7 +11,7 @@ from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.launch import score_cleanly
 from model_delivery.contract.settings import Limit
 from model_delivery.files import read_json
-from model_delivery.gates import judge
+from model_delivery.gates import judge, quality
 from model_delivery.gates.deepchecks import deepchecks
 from model_delivery.project import Project
 from model_delivery.protocols import Floats, UserError
@@ -45,10 +45,12 @@ class Scored:
 
 def check_model(project: Project, candidate: Candidate, champion: Candidate | None) -> Verdict:
     """Judge a candidate by the scores it saved, beside the champion where there is one."""
-    scored = read_scored(project, candidate, champion)
+    manifest = candidate.lineage["data"]  # on drawn rows no model is better than another
+    scored = read_scored(project, candidate, None if manifest.get("sample") else champion)
     checks, table = score_checks(project, candidate, scored)
-    checks += deepchecks(project, "model", candidate)
-    return Verdict(gate="model", checks=checks, tables=[table], charts=_charts(candidate, scored))
+    checks = quality(manifest, checks + deepchecks(project, "model", candidate)[0])
+    charts = _charts(candidate, scored)
+    return Verdict(gate="model", checks=checks, tables=[table], charts=charts)
 
 
 def read_scored(project: Project, candidate: Candidate, champion: Candidate | None) -> Scored:
@@ -103,7 +105,7 @@ def score_checks(
     if change:
         checks[0] = checks[0].model_copy(update={"champion": auc.value - change.value})
     else:
-        sentence = "first delivery, or a champion that is the same or needs other columns"
+        sentence = "first delivery, drawn rows, or a champion that is the same or takes others"
         checks.append(fixed("champion", True, sentence, "none"))
     segments, table = _segments(project, scored)
     return [*checks, *segments], table
@@ -124,7 +126,8 @@ def _segments(project: Project, scored: Scored) -> tuple[list[Check], Table]:
                 rows.append([name, int(inside.sum()), *aucs[name], change and change.value])
     rows.sort(key=lambda row: -abs(row[-1] or 0.0))  # a report shows the first ones
     columns = ["segment", "rows", "ROC AUC", "low", "high", "change to champion"]
-    table = Table(title="Segments", columns=columns, rows=rows)
+    order = ", most changed against the champion first" if changes else ""
+    table = Table(title=f"Segments{order}", columns=columns, rows=rows)
     if not project.contract.segments:
         return [], table
     checks = [_worst("segment_roc_auc", limits.segment_roc_auc, aucs)]

@@ -143,6 +143,8 @@ class Report(Strict):
     commit: str = ""
     branch: str = ""
     data: dict[str, Any] = {}
+    run: Annotated[str, Field(pattern=r"^(https?://[\w.:/-]+)?$")] = ""  # of a workflow
+    lowered: list[str] = []  # limits, by the change that made the candidate
     notes: list[str] = []
 
     @property

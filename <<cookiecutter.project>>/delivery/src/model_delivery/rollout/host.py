@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 def judged(project: Project, candidate: Candidate, trigger: Trigger) -> dict[str, Verdict]:
     """Return what the gates said of a candidate here; a UserError names what speaks against it."""
     snapshot, said = find_snapshot(project, candidate.lineage["snapshot"]), dict[str, Verdict]()
+    if candidate.lineage["data"].get("sample"):
+        raise UserError(f"candidate {candidate.short}: made of drawn rows, so never deployed")
     for gate in GATES:
         about = snapshot if gate == "data" else candidate
         verdict, again = about.verdict(gate), f"run `ml check {gate}`"
