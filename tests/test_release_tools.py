@@ -170,7 +170,7 @@ def test_a_release_has_its_section_as_notes(template: Template) -> None:
     ("tag", "line", "says"),
     [
         ("v1.3.0", "{tag} {commit}\n", "CHANGELOG.md needs a section `## 1.3.0 - YYYY-MM-DD`"),
-        ("v1.0.0", "{tag} {commit}\n", "CHANGELOG.md needs a section `## 1.0.0, "),
+        ("v1.0.0", "{tag} {commit}\n", "CHANGELOG.md needs a section `## 1.0.0 - "),
         ("v1.2", "{tag} {commit}\n", "v1.2 is not vMAJOR.MINOR.PATCH"),
         ("v1.2.0", "v1.1.0 {commit}\n", "tests/releases.txt needs one line `v1.2.0 COMMIT`"),
         ("v1.2.0", "{tag} {commit}\n" * 2, "tests/releases.txt needs one line `v1.2.0 COMMIT`"),

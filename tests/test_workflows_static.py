@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.baking import ROOT, BakedProject
+from tests.harness.github import git
 from tests.harness.workflow import needs, read_yaml
 from tests.workflow_rules import PINS, RULES, Tree, triggers
 from tests.workflow_table import BEGIN, END, PAGE, part, rewritten, table
@@ -226,7 +227,7 @@ def test_act_reads_every_workflow(baked: BakedProject, tmp_path: Path) -> None:
     shutil.copytree(baked.path / ".github", tmp_path / ".github")
     for file in Tree(tmp_path).files:  # what GitHub knows since May 2026, and act not yet
         file.write_text(file.read_text().replace("queue: max", ""))
-    tool("git", "init", "--quiet", cwd=tmp_path)
+    git(tmp_path, "init", "--quiet")
     tool("act", "--validate", "--strict", cwd=tmp_path)
 
 
