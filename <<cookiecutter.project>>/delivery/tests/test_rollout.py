@@ -30,9 +30,10 @@ from model_delivery.files import SUMS, seal, sha256_file
 from model_delivery.project import Project
 from model_delivery.protocols import UserError
 from model_delivery.registry import Event, event_log
-from model_delivery.releases import champion, register
+from model_delivery.releases import champion, recall, register, resolve
 from model_delivery.report.verdict import Check, Outcome, Verdict
 from model_delivery.rollout import host, target
+from model_delivery.rollout.rehearsal import rehearsal
 from model_delivery.rollout.target import Target
 from model_delivery.training.snapshot import find_snapshot
 
@@ -628,3 +629,140 @@ def test_a_full_disk_changes_nothing(project: Project, a: Candidate) -> None:
     assert served(project) == a.digest
     deploy(project, b)
     assert served(project) == b.digest
+
+
+def committed(project: Project, message: str) -> str:
+    test_registry.git(project.root, "add", ".")
+    test_registry.git(project.root, "commit", "--quiet", "--allow-empty", "-m", message)
+    return test_registry.git(project.root, "rev-parse", "HEAD")
+
+
+@pytest.fixture
+def tagged(project: Project, monkeypatch: pytest.MonkeyPatch) -> tuple[Project, Candidate]:
+    """Return a repository whose commit v1 is at what staging accepted."""
+    monkeypatch.delenv("GITHUB_SHA", raising=False)
+    test_registry.git(project.root, "init", "--quiet", "--initial-branch", "main")
+    (project.root / ".gitignore").write_text(".ml\n")
+    committed(project, "start")
+    candidate = make_candidate(project, "a")
+    host.deploy(project, "staging", recorded(project, candidate))
+    test_registry.git(project.root, "tag", "v1")
+    return project, candidate
+
+
+def test_a_tag_is_what_passed_staging_at_its_commit(tagged: tuple[Project, Candidate]) -> None:
+    project, candidate = tagged
+    goal = resolve(project, "v1")
+    assert (goal.digest, goal.release) == (candidate.digest, "v1+data.20130801.1")
+    host.deploy(project, "production", goal)
+    assert target.status(project, "production")["release"] == "v1+data.20130801.1"
+    assert resolve(project, "v1+data.20130801.1").digest == candidate.digest
+    assert resolve(project, candidate.short).release == "v1.1.0+data.20130801.1"
+    host.stop(project, "staging")
+
+
+def test_a_tag_without_a_pass_in_staging_says_what_helps(
+    tagged: tuple[Project, Candidate],
+) -> None:
+    project, a = tagged
+    commit = committed(project, "never delivered")
+    test_registry.git(project.root, "tag", "v2")
+    with pytest.raises(UserError, match=f"nothing passed staging.*--commit {commit}"):
+        resolve(project, "v2")
+    b = make_candidate(project, "b", against=a)
+    host.deploy(project, "staging", recorded(project, b))
+    assert resolve(project, "v2").digest == b.digest
+    host.rollback(project, "staging", None)
+    with pytest.raises(UserError, match=r"was rolled back in staging \(by hand\)"):
+        resolve(project, "v2")
+    assert resolve(project, "v1").digest == a.digest  # what was gone back to is as good as before
+    test_registry.git(project.root, "checkout", "--quiet", "v1")
+    with pytest.raises(UserError, match=r"v2: its commit .* is not on the branch here; merge it"):
+        resolve(project, "v2")
+    with pytest.raises(UserError, match="no release `v3`"):
+        resolve(project, "v3")
+    host.stop(project, "staging")
+
+
+def test_what_is_served_already_passes_at_a_later_commit_too(
+    tagged: tuple[Project, Candidate],
+) -> None:
+    project, candidate = tagged
+    goal = recorded(project, candidate)
+    commit = committed(project, "docs")
+    for _ in range(2):
+        later = goal.model_copy(update={"commit": commit})
+        assert host.deploy(project, "staging", later).decisive.name == "served"
+    test_registry.git(project.root, "tag", "v2")
+    assert resolve(project, "v2").digest == candidate.digest
+    kinds = [(event.type, event.environment) for event in event_log(project).events()]
+    assert kinds[:3] == [("registered", None), ("promoted", "staging"), ("verdict", "staging")]
+    host.stop(project, "staging")
+
+
+def test_new_verdicts_are_recorded_and_a_key_finds_them(project: Project) -> None:
+    candidate = make_candidate(project, "a")
+    first = recorded(project, candidate)
+    assert recorded(project, candidate) == first
+    judge_again(project, candidate, "load", Outcome.WARN)
+    second = recorded(project, candidate)
+    assert (second.type, second.release, second.blob) == ("verdict", first.release, first.blob)
+    assert second.verdicts["load"] is Outcome.WARN
+    verdicts = host.judged(project, candidate, "local")
+    assert register(project, candidate, verdicts, "local", "another key").key == "another key"
+    candidate.folder.rename(project.work / "away")
+    recall(project, "unknown")
+    assert not candidate.folder.exists()
+    recall(project, "another key")
+    assert (project.work / "keys" / "another key").read_text() == candidate.digest
+    assert candidate.folder.exists()
+
+
+def judge_again(project: Project, candidate: Candidate, gate: str, outcome: Outcome) -> None:
+    """Let a gate judge a candidate anew."""
+    old = candidate.verdict(gate)
+    assert old is not None
+    checks = [Check(name="c", outcome=outcome, sentence="judged again")]
+    candidate.save(old.model_copy(update={"checks": checks}))
+
+
+def test_a_rehearsal_starts_the_accepted_release_and_leaves_nothing(project: Project) -> None:
+    a = make_candidate(project, "a")
+    place = Target(project, "production")
+    with rehearsal(place):
+        deploy(project, a)
+        assert served(project) == a.digest
+    assert (state(project), processes(project.work)) == ("rehearsed", [])
+    b = make_candidate(project, "b", against=a)
+    with rehearsal(place):
+        assert served(project) == a.digest
+        assert deploy(project, b).outcome is Outcome.PASS
+    events = event_log(project).events()
+    assert [(e.type, e.rehearsed) for e in events if e.environment] == [("promoted", True)] * 2
+    accepted = champion(project)
+    assert accepted is not None
+    assert accepted.digest == b.digest
+    assert "DEPLOY_RUNNER_PRODUCTION" in target.status(project, "production")["note"]
+
+
+def test_a_rehearsal_loses_to_a_delivery_that_was_faster(project: Project) -> None:
+    a, other = make_candidate(project, "a"), make_candidate(project, "b")
+    faster = recorded(project, other).model_dump() | {"type": "promoted", "id": "faster"}
+
+    def lose() -> None:
+        with rehearsal(Target(project, "production")):
+            deploy(project, a)
+            test_registry.add(event_log(project), **faster | {"environment": "production"})
+
+    with pytest.raises(UserError, match="was accepted meanwhile; run it again"):
+        lose()
+    accepted = champion(project)
+    assert accepted is not None
+    assert accepted.digest == other.digest
+
+
+def test_a_rehearsal_keeps_away_from_what_serves(project: Project, a: Candidate) -> None:
+    refused = pytest.raises(UserError, match="production is served here: rehearse where it is not")
+    with refused, rehearsal(Target(project, "production")):
+        pytest.fail("it must not begin")
+    assert served(project) == a.digest
