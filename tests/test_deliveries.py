@@ -387,9 +387,8 @@ def test_rehearsed_a_tag_is_published_and_production_claims_to_serve_nothing(
 
 
 def test_rehearsed_a_bad_release_is_refused(world: World, hosted: World, big: Run) -> None:
-    git(hosted.project, "fetch", "--quiet", str(world.project), MAIN)
-    service = "src/late_departures/service.py"
-    git(hosted.project, "checkout", "--quiet", git(world.project, "rev-parse", "v1.1.0"), service)
+    git(hosted.project, "fetch", "--quiet", str(world.project), "v1.1.0")
+    git(hosted.project, "checkout", "--quiet", "FETCH_HEAD", "--", "src")
     hosted.commit("Keep more in memory")
     expect(hosted.push(), candidate="success", test="success", staging="success")
     before = hosted.events

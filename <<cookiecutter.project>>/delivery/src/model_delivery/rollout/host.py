@@ -168,7 +168,7 @@ def _event(target: Target, goal: Event, **facts: Any) -> Event:
     about = {
         "environment": target.name,
         "previous": current.digest if current else None,
-        "rehearsed": target.state().rehearsed,
+        "rehearsed": target.state().rehearsed > 0,
     }
     return Event(**known | about | facts)
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 
 import httpx
 
+from model_delivery.bundle.launch import free_port
 from model_delivery.contract.request import draw_rows
 from model_delivery.protocols import UserError
 from model_delivery.registry import Event, event_log, newest
@@ -32,12 +33,12 @@ def rehearsal(target: Target) -> Iterator[None]:
         if event.environment == target.name:
             moves.setdefault(event.digest, event)
     kept = list(moves.values())[: target.project.delivery.keep_releases]
-    target.save(State(moves=kept, rehearsed=True))
-    host.start(target.project, target.name)
+    target.save(State(moves=kept, rehearsed=free_port()))
     done = threading.Event()
     clients = threading.Thread(target=_visit, args=(target, done), daemon=True)
     clients.start()
     try:
+        host.start(target.project, target.name)
         yield
     finally:
         done.set()

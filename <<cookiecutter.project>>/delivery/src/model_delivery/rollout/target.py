@@ -46,7 +46,7 @@ class State(Strict):
     trying: Event | None = None  # the move that a rollout is about, written before each act
     weight: float = 0.0  # the share of requests that it gets meanwhile
     verdict: Verdict | None = None  # on the last rollout, or so far
-    rehearsed: bool = False  # what was accepted serves elsewhere, or nowhere
+    rehearsed: int = 0  # the port of a rehearsal: what it accepts serves elsewhere, or nowhere
 
     @property
     def current(self) -> Event | None:
@@ -80,7 +80,7 @@ class Target:
 
     @property
     def proxy(self) -> Caddy:
-        return Caddy(self.folder / "proxy", self.settings.port)
+        return Caddy(self.folder / "proxy", self.state().rehearsed or self.settings.port)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
