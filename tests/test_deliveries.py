@@ -260,6 +260,25 @@ def test_a_tag_that_never_passed_staging_is_refused(world: World, v1: Run) -> No
     assert world.since(before) == []
 
 
+def test_a_hostile_tag_or_input_is_data(world: World, v1: Run) -> None:
+    before, served = world.events, world.served()
+    world.github.receive(world.project, f"HEAD:{MAIN}")
+    tag = "v0-$(touch${IFS}hostile)`id`;'\"&"
+    runs = [
+        world.push(f"refs/tags/{tag}"),
+        world.dispatch("deliver.yml", tag=HOSTILE),
+        world.dispatch("rollback.yml", environment="production", release=HOSTILE),
+    ]
+    for run, job, said in zip(
+        runs, ("candidate", "candidate", "rollback"), (tag, HOSTILE, HOSTILE), strict=True
+    ):
+        assert run.results[job] == "failure"
+        assert said in run.jobs[job].log
+    places = [*(run.folder for run in runs), world.hosts[0].folder]
+    assert not [f for place in places for f in place.rglob("hostile*")]
+    assert (world.since(before), world.served()) == ([], served)
+
+
 @pytest.fixture(scope="module")
 def big(world: World, v1: Run) -> Run:
     """Return the push of a release that passes each gate and needs too much memory."""

@@ -26,6 +26,7 @@ HOSTILE = PullRequest(
     branch="hostile/$(touch${IFS}hostile)`id`|@everyone",
 )
 SHIP = "Ship up to the load test"
+KEEP = "Keep the candidate for the next push, where no job that delivers looks"
 WHO = ("-c", "user.name=tester", "-c", "user.email=tester@example.org")
 QUICK: dict[str, dict[str, dict[str, object]]] = {
     "gates.yaml": {"deepchecks": {"data": {}, "model": {}}, "load": {"rounds": 4, "seconds": 0.2}},
@@ -199,10 +200,17 @@ def test_a_hostile_title_or_branch_is_data(green: tuple[Case, Run]) -> None:
     assert not [f for f in run.folder.rglob("*hostile*") if f.name.startswith("hostile")]
 
 
-def test_the_next_push_updates_the_same_comment(green: tuple[Case, Run]) -> None:
+def test_the_next_push_trains_nothing_twice_and_updates_the_same_comment(
+    green: tuple[Case, Run],
+) -> None:
     case, first = green
-    run = case.run(action="synchronize", taken={"test": first, "candidate": first})
+    assert first.jobs["candidate"].step(KEEP).result == "success"
+    run = case.run(action="synchronize", taken={"test": first})
     expect(run)
+    assert run.jobs["candidate"].step(KEEP).result == "skipped"  # the cache had it
+    times = [{v["gate"]: v["finished"] for v in report(one)["verdicts"]} for one in (first, run)]
+    for gate in ("model", "api", "load"):
+        assert times[0][gate] == times[1][gate], f"{gate} judged the same candidate again"
     (comment,) = case.github.comments
     assert comment.updates == 1
 

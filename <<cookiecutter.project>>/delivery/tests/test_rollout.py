@@ -24,7 +24,7 @@ from typing import Any
 
 import pytest
 import test_registry
-from model_delivery.bundle.candidate import Candidate
+from model_delivery.bundle.candidate import Candidate, key_record
 from model_delivery.bundle.launch import NotReadyError, Running, end, free_port, identity, processes
 from model_delivery.files import SUMS, seal, sha256_file
 from model_delivery.project import Project
@@ -714,7 +714,7 @@ def test_new_verdicts_are_recorded_and_a_key_finds_them(project: Project) -> Non
     recall(project, "unknown")
     assert not candidate.folder.exists()
     recall(project, "another key")
-    assert (project.work / "keys" / "another key").read_text() == candidate.digest
+    assert key_record(project, "another key").read_text() == candidate.digest
     assert candidate.folder.exists()
 
 

@@ -102,7 +102,7 @@ def training_key(project: Project, snapshot: Snapshot) -> str:
 
 def key_record(project: Project, key: str) -> Path:
     """Return the file that holds the digest of the candidate that a key led to."""
-    return project.work / "keys" / key
+    return project.work / "candidates" / "keys" / key
 
 
 def make_candidate(
