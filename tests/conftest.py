@@ -77,8 +77,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the file that takes longest: of two workers the other takes the rest."""
-    items.sort(key=lambda item: item.path.name != "test_workflows.py")
+    """Begin with the files that take longest: of two workers one would end with them alone."""
+    longest = ("test_deliveries.py", "test_workflows.py")
+    items.sort(key=lambda item: item.path.name not in longest)
 
 
 @pytest.hookimpl(wrapper=True)
