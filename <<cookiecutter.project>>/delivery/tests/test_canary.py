@@ -24,7 +24,7 @@ from model_delivery.releases import register
 from model_delivery.report.verdict import Outcome
 from model_delivery.rollout import canary
 from model_delivery.rollout.canary import Answer, Traffic, compare
-from model_delivery.rollout.target import Target, status
+from model_delivery.rollout.target import Target
 from test_rollout import clients, configured, deploy, make_candidate, rollback, served
 
 project, a = test_rollout.project, test_rollout.a  # fixtures
@@ -246,7 +246,7 @@ def test_a_rollback_ends_a_rollout_and_twice_is_once(stepped: Project, a: Candid
         os.execv(sys.executable, [sys.executable, "-c", SUPERVISOR, str(slow.root), b.digest])
     with clients(slow) as answers:
         wait_for_canary(slow)
-        found = status(slow, "production")
+        found = target.status()
         assert (found["rollout"], len(found["arms"])) == ("under way", 2)
         begun = time.monotonic()
         moved = [rollback(slow) for _ in range(2)]

@@ -7,11 +7,14 @@ from typing import Any
 
 from model_delivery.bundle import candidate as candidates
 from model_delivery.bundle.candidate import Candidate, git, load_candidate
-from model_delivery.files import write_atomic
+from model_delivery.files import changed_files, write_atomic
+from model_delivery.gates import COMPARED, GATES
 from model_delivery.project import Project
 from model_delivery.protocols import UserError
 from model_delivery.registry import Event, blob_store, event_log, newest
-from model_delivery.report.verdict import Verdict, finite
+from model_delivery.report.verdict import Event as Trigger
+from model_delivery.report.verdict import Verdict, allows_promotion, finite
+from model_delivery.training.snapshot import find_snapshot
 
 JUDGED = ("verdicts", "limits", "against", "key")
 """What is recorded anew when it changes."""
@@ -35,6 +38,30 @@ def recall(project: Project, key: str) -> None:
     if known := newest(event_log(project).events(), key=key):
         with suppress(UserError):
             write_atomic(candidates.key_record(project, key), restore(project, known).digest)
+
+
+def judged(project: Project, candidate: Candidate, trigger: Trigger) -> dict[str, Verdict]:
+    """Return what the gates said of a candidate here; a UserError names what speaks against it."""
+    snapshot, said = find_snapshot(project, candidate.lineage["snapshot"]), dict[str, Verdict]()
+    if candidate.lineage["data"].get("sample"):
+        raise UserError(f"candidate {candidate.short}: made of drawn rows, so never deployed")
+    for gate in GATES:
+        about = snapshot if gate == "data" else candidate
+        verdict, again = about.verdict(gate), f"run `ml check {gate}`"
+        if verdict is None:
+            raise UserError(f"gate {gate}: no verdict on candidate {candidate.short}; {again}")
+        if verdict.subject != about.folder.name:
+            raise UserError(f"gate {gate}: its verdict is on something else; {again}")
+        if not allows_promotion(verdict.outcome, trigger):
+            why = verdict.decisive.sentence
+            raise UserError(f"gate {gate} says {verdict.outcome}, nothing was deployed: {why}")
+        said[gate] = verdict
+    model, load = (said[gate].against for gate in COMPARED)
+    if model != load:
+        raise UserError("gate load: judged beside another champion than `model`; run `ml check`")
+    for name in changed_files(candidate.package):
+        raise UserError(f"{candidate.package / name}: not as packaged; run `ml package`")
+    return said
 
 
 def register(

@@ -14,8 +14,7 @@ from model_delivery import history as past
 from model_delivery.bundle import launch
 from model_delivery.bundle.candidate import current_candidate
 from model_delivery.cli import screen, stages
-from model_delivery.cli.doctor import diagnose
-from model_delivery.cli.github import Finding, diagnose_github, gh
+from model_delivery.cli.doctor import diagnose, diagnose_github, gh
 from model_delivery.contract.settings import EnvironmentName
 from model_delivery.gates import GATES, Gate
 from model_delivery.gates.data import prove
@@ -26,7 +25,6 @@ from model_delivery.report.verdict import USAGE, Event, exit_code
 from model_delivery.rollout import host
 from model_delivery.rollout.rehearsal import rehearsal
 from model_delivery.rollout.target import Target
-from model_delivery.rollout.target import status as rollout_status
 from model_delivery.training.snapshot import current_snapshot
 
 HELP = (
@@ -178,12 +176,12 @@ def deploy(
     if start and stop:
         raise UserError("--start or --stop: one of them")
     if start or stop:
-        (host.stop if stop else host.start)(run.project, to)
+        (host.stop if stop else host.start)(Target(run.project, to))
         status(to, as_json=as_json)
     verdict = stages.deploy(run)
     if not as_json:
         screen.show_verdicts([verdict], run.event, False)
-    health = screen.show_status(rollout_status(run.project, to), as_json)
+    health = screen.show_status(Target(run.project, to).status(), as_json)
     raise typer.Exit(exit_code([verdict.outcome], run.event) or health)
 
 
@@ -198,7 +196,7 @@ def rollback(
     target = Target(find_project(), of)
     with screen.step("rollback"), rehearsal(target) if rehearse else nullcontext():
         before = target.state().current
-        after = host.rollback(target.project, of, release)
+        after = host.rollback(target, release)
     if after == before:
         screen.say(f"it served {after.release} already; `ml rollback RELEASE` names another")
     status(of, as_json=as_json)
@@ -207,12 +205,12 @@ def rollback(
 @app.command()
 def status(of: Of = PRODUCTION, watch: Watch = False, as_json: Json = False) -> None:
     """Say what an environment serves, who gets which share, and what was decided last."""
-    project = find_project()
+    target = Target(find_project(), of)
     while watch:
         screen.results.clear()
-        screen.show_status(rollout_status(project, of), as_json)
+        screen.show_status(target.status(), as_json)
         time.sleep(1)
-    raise typer.Exit(screen.show_status(rollout_status(project, of), as_json))
+    raise typer.Exit(screen.show_status(target.status(), as_json))
 
 
 @app.command()
@@ -239,24 +237,21 @@ def history(
 @app.command()
 def doctor(on_github: OnGitHub = False, fix: Fix = False, as_json: Json = False) -> None:
     """Say what this machine or project lacks, or its side on GitHub, and what mends it."""
-    project, mends = find_project(), list[Finding]()
     if fix and not on_github:
         raise UserError("--fix goes with --github; here, each sentence names the command")
-    if on_github:
-        looked = diagnose_github(project)
-        mends = [finding for finding in looked if fix and finding.call]
-        findings = [dict(zip(("subject", "ok", "sentence"), each, strict=False)) for each in looked]
-    else:
-        findings = diagnose(project)
-    lines = [f"{'ok' if f['ok'] else 'NO':3} {f['subject']}: {f['sentence']}" for f in findings]
-    screen.show(findings, as_json, "\n".join(lines))
+    project = find_project()
+    found = diagnose_github(project) if on_github else diagnose(project)
+    lines = [f"{'ok' if it.ok else 'NO':3} {it.subject}: {it.sentence}" for it in found]
+    shown = [{"subject": it.subject, "ok": it.ok, "sentence": it.sentence} for it in found]
+    screen.show(shown, as_json, "\n".join(lines))
+    mends = [it for it in found if fix and it.call]
     for mend in mends:
         screen.say(str(mend))
     if mends and typer.confirm(f"Run these {len(mends)}?", err=True):
         for mend in mends:
             gh(project, *mend.call, given=mend.given)
         return screen.say("done; without --fix, this looks again")
-    raise typer.Exit(0 if all(finding["ok"] for finding in findings) else USAGE)
+    raise typer.Exit(0 if all(it.ok for it in found) else USAGE)
 
 
 def _run(event: Event | None = None, as_of: Day = None, **asked: Any) -> stages.Run:

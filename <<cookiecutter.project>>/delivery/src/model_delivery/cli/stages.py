@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from model_delivery import releases
 from model_delivery.bundle.candidate import (
     CURRENT,
     Candidate,
@@ -32,10 +33,8 @@ from model_delivery.project import Project
 from model_delivery.protocols import UserError, user_module
 from model_delivery.registry import Event as Move
 from model_delivery.registry import event_log, newest
-from model_delivery.releases import champion, delivering, recall, register, resolve, restore
 from model_delivery.report.render import render
 from model_delivery.report.verdict import Check, Event, Outcome, Report, Verdict, allows_promotion
-from model_delivery.rollout import host
 from model_delivery.rollout.rehearsal import rehearsal
 from model_delivery.rollout.supervisor import supervise
 from model_delivery.rollout.target import Target
@@ -105,7 +104,7 @@ def extract(run: Run) -> data.Snapshot:
 def _day(run: Run) -> dt.date:
     """Return the first day not known: of a release its own, else never before the champion's."""
     if run.release:
-        return dt.date.fromisoformat(resolve(run.project, run.release).as_of)
+        return dt.date.fromisoformat(releases.resolve(run.project, run.release).as_of)
     served = newest(event_log(run.project).events(), environment="production")
     known = run.project.contract.as_of
     return run.as_of or max(known, dt.date.fromisoformat(served.as_of) if served else known)
@@ -116,12 +115,12 @@ def train(run: Run) -> Candidate:
     project = run.project
     with step("train: features, model, scores"):
         if run.release:
-            candidate = restore(project, resolve(project, run.release))
+            candidate = releases.restore(project, releases.resolve(project, run.release))
             write_atomic(project.work / CURRENT, candidate.digest)
             return candidate
         snapshot = data.current_snapshot(project)
         run.key = training_key(project, snapshot)
-        recall(project, run.key)
+        releases.recall(project, run.key)
         return make_candidate(project, snapshot, run.event, run.force)
 
 
@@ -137,16 +136,16 @@ def record(run: Run) -> Move:
     """Tell the log of the current candidate and of its verdicts, if they allow its promotion."""
     candidate = current_candidate(run.project)
     with step(f"register {candidate.short}"):
-        verdicts = host.judged(run.project, candidate, run.event)
-        known = register(run.project, candidate, verdicts, run.event, run.key)
-    run.recorded = known.model_copy(update={"commit": delivering(run.project)})
+        verdicts = releases.judged(run.project, candidate, run.event)
+        known = releases.register(run.project, candidate, verdicts, run.event, run.key)
+    run.recorded = known.model_copy(update={"commit": releases.delivering(run.project)})
     return run.recorded
 
 
 def deploy(run: Run) -> Verdict:
     """Make an environment serve a release, as far as its rollout allows it."""
     target, release = Target(run.project, run.environment), run.release
-    move = resolve(run.project, release) if release else run.recorded or record(run)
+    move = releases.resolve(run.project, release) if release else run.recorded or record(run)
     place = rehearsal(target) if run.rehearse else nullcontext()
     with step(f"rollout of {move.digest[:12]} to {run.environment}"), place:
         verdict = supervise(target, move, run.event, say)
@@ -163,7 +162,10 @@ def gate(run: Run, name: str) -> Verdict:
         snapshot = data.current_snapshot(project)
         return _verdict(run, name, snapshot, lambda: check_data(project, snapshot))
     candidate = current_candidate(project)
-    served, known = champion(project) if name in COMPARED else None, candidate.verdict(name)
+    served, known = (
+        releases.champion(project) if name in COMPARED else None,
+        candidate.verdict(name),
+    )
     old = served if served and served.digest != candidate.digest else None
     # Once it is served itself, what it was compared with before still stands.
     against = old.digest if old else known.against if served and known else None

@@ -11,57 +11,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.launch import NotReadyError, Running, end
-from model_delivery.contract.settings import EnvironmentName
-from model_delivery.files import changed_files
 from model_delivery.gates import COMPARED, GATES, limits_hash
 from model_delivery.gates.load import CANDIDATE, judge_targets
-from model_delivery.project import Project
 from model_delivery.protocols import UserError
 from model_delivery.registry import Event
 from model_delivery.report.render import value_of
-from model_delivery.report.verdict import Check, Verdict, allows_promotion, fixed, worst
+from model_delivery.report.verdict import Check, Verdict, fixed, worst
 from model_delivery.report.verdict import Event as Trigger
 from model_delivery.rollout import canary
 from model_delivery.rollout.target import BusyError, Target, told
-from model_delivery.training.snapshot import find_snapshot
 
 log = logging.getLogger(__name__)
 
 
-def judged(project: Project, candidate: Candidate, trigger: Trigger) -> dict[str, Verdict]:
-    """Return what the gates said of a candidate here; a UserError names what speaks against it."""
-    snapshot, said = find_snapshot(project, candidate.lineage["snapshot"]), dict[str, Verdict]()
-    if candidate.lineage["data"].get("sample"):
-        raise UserError(f"candidate {candidate.short}: made of drawn rows, so never deployed")
-    for gate in GATES:
-        about = snapshot if gate == "data" else candidate
-        verdict, again = about.verdict(gate), f"run `ml check {gate}`"
-        if verdict is None:
-            raise UserError(f"gate {gate}: no verdict on candidate {candidate.short}; {again}")
-        if verdict.subject != about.folder.name:
-            raise UserError(f"gate {gate}: its verdict is on something else; {again}")
-        if not allows_promotion(verdict.outcome, trigger):
-            why = verdict.decisive.sentence
-            raise UserError(f"gate {gate} says {verdict.outcome}, nothing was deployed: {why}")
-        said[gate] = verdict
-    model, load = (said[gate].against for gate in COMPARED)
-    if model != load:
-        raise UserError("gate load: judged beside another champion than `model`; run `ml check`")
-    for name in changed_files(candidate.package):
-        raise UserError(f"{candidate.package / name}: not as packaged; run `ml package`")
-    return said
-
-
-def deploy(
-    project: Project, environment: EnvironmentName, goal: Event, trigger: Trigger = "local"
-) -> Verdict:
+def deploy(target: Target, goal: Event, trigger: Trigger = "local") -> Verdict:
     """Make an environment serve what was recorded, if its rollout allows it; return the verdict.
 
     Whatever forbids it, the environment serves what it served.
     """
-    target = Target(project, environment)
     with target.lock():
         target.tell()  # gates judge beside the champion that the log knows
         target.proxy.check_port()
@@ -69,32 +37,29 @@ def deploy(
             _converge(target)
         current = target.state().current
         facts: dict[str, Any] = {"verdicts": goal.verdicts, "trigger": trigger}
-        if current is not None and current.digest == goal.digest:
+        if current and current.digest == goal.digest:
             if current.commit != goal.commit:
                 same = _event(target, goal, type="verdict", **facts)
                 target.save(target.state(), untold=[*target.state().untold, same])
-            _converge(target)
-            served = fixed("served", True, f"{environment} serves it already", current.release)
+            served = fixed("served", True, f"{target.name} serves it already", current.release)
             verdict = Verdict(gate="rollout", subject=current.digest, checks=[served])
             target.save(target.state(), verdict=verdict)
-            target.tell()
-            return verdict
-        admit(project, environment, goal, current)
-        with _undone(target):
-            verdict = _try(target, _event(target, goal, type="promoted", **facts))
-            if verdict.outcome in canary.GOOD:
-                _settle(target, _event(target, goal, type="promoted", **facts))  # of now
-            elif current:
-                why = {"previous": goal.digest, "reason": told(verdict.decisive)}
-                _settle(target, _event(target, current, type="rolled_back", trigger=trigger, **why))
+        else:
+            admit(target, goal, current)
+            with _undone(target):
+                verdict = _try(target, _event(target, goal, type="promoted", **facts))
+                if verdict.outcome in canary.GOOD:
+                    _settle(target, _event(target, goal, type="promoted", **facts))  # of now
+                elif current:
+                    facts = {"previous": goal.digest, "reason": told(verdict.decisive)}
+                    facts |= {"type": "rolled_back", "trigger": trigger}
+                    _settle(target, _event(target, current, **facts))
         _converge(target)
         target.tell()
         return verdict
 
 
-def admit(
-    project: Project, environment: EnvironmentName, goal: Event, current: Event | None
-) -> None:
+def admit(target: Target, goal: Event, current: Event | None) -> None:
     """Raise a UserError that names what speaks against a release beside the one that serves."""
     name = f"{goal.release} ({goal.digest[:12]})"
     back = current and (current.type, current.previous) == ("rolled_back", goal.digest)
@@ -105,28 +70,27 @@ def admit(
         than = f"that of {current.release} ({current.as_of}); run `ml ship --as-of {current.as_of}`"
         raise UserError(f"{name}: its data ends {goal.as_of}, before {than}")
     for gate in GATES:
-        if goal.limits.get(gate) != limits_hash(project, gate):
+        if goal.limits.get(gate) != limits_hash(target.project, gate):
             why = "config/gates.yaml or data.yaml changed after its verdict"
             raise UserError(f"gate {gate}: {why}; run `ml check {gate}`")
-    if environment == "production" and goal.against != (current.digest if current else None):
+    if target.name == "production" and goal.against != (current.digest if current else None):
         names = " and ".join(COMPARED)
         why = "they judged beside another champion than is served"
         raise UserError(f"gates {names}: {why}; run `ml ship`, or the workflow again")
 
 
-def rollback(project: Project, environment: EnvironmentName, release: str | None) -> Event:
+def rollback(target: Target, release: str | None) -> Event:
     """Make an environment serve an installed release again; no registry and no network.
 
     It is given by name or by the first 12 digits of its digest. None is the one that serves while
     a rollout is under way, which is ended first; else the one served before the last deploy, so
     that rolling back twice is rolling back once.
     """
-    target = Target(project, environment)
     end(target.supervisor)  # it can be killed anywhere
     with target.lock(), _undone(target):
         state = target.state()
         if state.current is None:
-            raise UserError(f"{environment}: nothing deployed, nothing to roll back")
+            raise UserError(f"{target.name}: nothing deployed, nothing to roll back")
         target.proxy.check_port()
         stays = state.trying or state.current.type == "rolled_back"
         before = state.current.digest if stays else state.current.previous
@@ -135,7 +99,7 @@ def rollback(project: Project, environment: EnvironmentName, release: str | None
         if not found:
             what = f"installed release `{release}`" if release else "earlier release"
             names = ", ".join(move.release for move in state.moves)
-            raise UserError(f"{environment}: no {what}; installed: {names}")
+            raise UserError(f"{target.name}: no {what}; installed: {names}")
         if state.trying or found[0] is not state.current:
             facts = {"type": "rolled_back", "trigger": "local"}
             if state.trying:
@@ -147,18 +111,16 @@ def rollback(project: Project, environment: EnvironmentName, release: str | None
         return target.state().moves[0]
 
 
-def start(project: Project, environment: EnvironmentName) -> None:
+def start(target: Target) -> None:
     """Serve again what is deployed; to a command at work, as a rollout, it is left."""
-    target = Target(project, environment)
     with suppress(BusyError), target.lock():
         _converge(target)
 
 
-def stop(project: Project, environment: EnvironmentName) -> None:
+def stop(target: Target) -> None:
     """Stop services and proxy; `start` starts them again."""
-    target = Target(project, environment)
     with target.lock():
-        _halt(target)
+        target.clear()
 
 
 def _event(target: Target, goal: Event, **facts: Any) -> Event:
@@ -239,19 +201,12 @@ def _undone(target: Target) -> Iterator[None]:
 def _converge(target: Target) -> None:
     """Make the machine serve what the state says and nothing else."""
     state = target.state()
-    if state.current:
-        service = _switch(target, state.current)
+    service = _switch(target, state.current) if state.current else None
+    if service:
         target.proxy.drain({old.address for old in target.services() if old != service})
-        target.clear(kept=service)
-    else:
-        _halt(target)
+    target.clear(kept=service)
     if state.trying:
         target.save(state, trying=None, weight=0.0)
-
-
-def _halt(target: Target) -> None:
-    target.proxy.stop()
-    target.clear()
 
 
 def _switch(target: Target, move: Event) -> Running:

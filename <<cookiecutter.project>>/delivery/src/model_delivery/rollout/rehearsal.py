@@ -33,7 +33,7 @@ def rehearsal(target: Target) -> Iterator[None]:
             moves.setdefault(event.digest, event)
     kept = list(moves.values())[: target.project.delivery.keep_releases]
     target.save(State(moves=kept, rehearsed=True))
-    host.start(target.project, target.name)
+    host.start(target)
     done = threading.Event()
     clients = threading.Thread(target=_visit, args=(target, done), daemon=True)
     clients.start()
@@ -42,7 +42,7 @@ def rehearsal(target: Target) -> Iterator[None]:
     finally:
         done.set()
         clients.join()
-        host.stop(target.project, target.name)
+        host.stop(target)
     for move in target.state().untold:
         event_log(target.project).append(lambda events, move=move: _next(events, move))  # type: ignore[misc]  # mypy sees no type in a default
     target.save(target.state(), untold=[])

@@ -71,9 +71,9 @@ def main() -> None:
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     logging.getLogger("model_delivery").setLevel(logging.INFO)
     environment, trigger, goal = sys.argv[1:]
-    arguments = cast(EnvironmentName, environment), Move.model_validate_json(goal)
+    target = Target(find_project(), cast(EnvironmentName, environment))
     try:
-        host.deploy(find_project(), *arguments, cast(Event, trigger))
+        host.deploy(target, Move.model_validate_json(goal), cast(Event, trigger))
     except UserError as error:
         logging.error(str(error).replace("\n", " "))
         sys.exit(USAGE)
