@@ -33,7 +33,7 @@ from model_delivery.registry import Event, event_log
 from model_delivery.releases import champion, judged, recall, register, resolve
 from model_delivery.report.verdict import Check, Outcome, Verdict
 from model_delivery.rollout import host, target
-from model_delivery.rollout.rehearsal import rehearsal
+from model_delivery.rollout.host import rehearsal
 from model_delivery.rollout.target import Target
 from model_delivery.training.snapshot import find_snapshot
 

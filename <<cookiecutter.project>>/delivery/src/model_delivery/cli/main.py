@@ -23,7 +23,6 @@ from model_delivery.protocols import UserError
 from model_delivery.registry import event_log
 from model_delivery.report.verdict import USAGE, Event, exit_code
 from model_delivery.rollout import host
-from model_delivery.rollout.rehearsal import rehearsal
 from model_delivery.rollout.target import Target
 from model_delivery.training.snapshot import current_snapshot
 
@@ -194,7 +193,7 @@ def rollback(
 ) -> None:
     """Make an environment serve an installed release again: seconds, no registry, no network."""
     target = Target(find_project(), of)
-    with screen.step("rollback"), rehearsal(target) if rehearse else nullcontext():
+    with screen.step("rollback"), host.rehearsal(target) if rehearse else nullcontext():
         before = target.state().current
         after = host.rollback(target, release)
     if after == before:

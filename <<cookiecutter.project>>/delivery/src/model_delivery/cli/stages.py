@@ -35,7 +35,7 @@ from model_delivery.registry import Event as Move
 from model_delivery.registry import event_log, newest
 from model_delivery.report.render import render
 from model_delivery.report.verdict import Check, Event, Outcome, Report, Verdict, allows_promotion
-from model_delivery.rollout.rehearsal import rehearsal
+from model_delivery.rollout.host import rehearsal
 from model_delivery.rollout.supervisor import supervise
 from model_delivery.rollout.target import Target
 from model_delivery.training import snapshot as data

@@ -5,22 +5,27 @@ prove itself, switches the proxy in one step, and replaces the state. `_converge
 what the state says: it ends every move, undoes every failed one, and mends after a crash.
 """
 
+import itertools
 import logging
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import httpx
+
 from model_delivery.bundle.launch import NotReadyError, Running, end
+from model_delivery.contract.request import draw_rows
 from model_delivery.gates import COMPARED, GATES, limits_hash
 from model_delivery.gates.load import CANDIDATE, judge_targets
 from model_delivery.protocols import UserError
-from model_delivery.registry import Event
+from model_delivery.registry import Event, event_log, newest
 from model_delivery.report.render import value_of
 from model_delivery.report.verdict import Check, Verdict, fixed, worst
 from model_delivery.report.verdict import Event as Trigger
 from model_delivery.rollout import canary
-from model_delivery.rollout.target import BusyError, Target, told
+from model_delivery.rollout.target import BusyError, State, Target, told
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +128,37 @@ def stop(target: Target) -> None:
         target.clear()
 
 
+@contextmanager
+def rehearsal(target: Target) -> Iterator[None]:
+    """Let acts happen on a machine that is gone afterwards, as a runner of GitHub's is.
+
+    What the log has as accepted is installed first, drawn rows are the clients, and at the end all
+    is stopped. What passes is accepted in turn: the log says so, and that it serves nowhere. The
+    log is the truth here: where another delivery was accepted meanwhile, a UserError names it.
+    """
+    if (state := target.state()).current and not state.rehearsed:
+        raise UserError(f"{target.name} is served here: rehearse where it is not")
+    moves = dict[str, Event]()
+    for event in reversed(event_log(target.project).events()):
+        if event.environment == target.name:
+            moves.setdefault(event.digest, event)
+    kept = list(moves.values())[: target.project.delivery.keep_releases]
+    target.save(State(moves=kept, rehearsed=True))
+    start(target)
+    done = threading.Event()
+    clients = threading.Thread(target=_visit, args=(target, done), daemon=True)
+    clients.start()
+    try:
+        yield
+    finally:
+        done.set()
+        clients.join()
+        stop(target)
+    for move in target.state().untold:
+        event_log(target.project).append(lambda events, move=move: _next(events, move))  # type: ignore[misc]  # mypy sees no type in a default
+    target.save(target.state(), untold=[])
+
+
 def _event(target: Target, goal: Event, **facts: Any) -> Event:
     """Return the move after which the target serves a release, from what it serves now."""
     known = goal.model_dump(include={"digest", "release", "as_of", "commit", "blob"})
@@ -170,7 +206,7 @@ def _stages(target: Target, move: Event) -> Iterator[list[Check]]:
     for step in target.settings.canary:
         log.info("%.0f%% of the requests for %g s", 100 * step.weight, step.seconds)
         target.save(target.state(), weight=step.weight)
-        traffic = canary.Traffic(target.proxy.answers, target.proxy.answers.stat().st_size)
+        traffic = canary.Traffic(target.proxy.answers, challenger, champion)
         until = time.time() + step.deadline + 5
         places = champion.address, challenger.address
         target.proxy.route(current.release, *places, weight=step.weight, until=until)
@@ -218,3 +254,23 @@ def _switch(target: Target, move: Event) -> Running:
             return service
         target.proxy.stop()
     raise UserError(f"port {target.proxy.port} does not lead to {move.release}: who holds it?")
+
+
+def _next(events: Sequence[Event], move: Event) -> Event:
+    """Return a move, if what it starts from is still the newest."""
+    last = newest(events, environment=str(move.environment))
+    if last and last.digest not in (move.digest, move.previous):
+        raise UserError(f"{move.environment}: {last.release} was accepted meanwhile; run it again")
+    return move
+
+
+def _visit(target: Target, done: threading.Event) -> None:
+    """Ask for drawn rows at the expected rate."""
+    rows = draw_rows(target.project.contract, 1_000, seed=2)
+    pause = 1 / target.project.delivery.rollout.requests_per_second
+    with httpx.Client(base_url=target.url, timeout=5, trust_env=False) as client:
+        for row in itertools.cycle(rows):
+            with suppress(httpx.HTTPError):  # the proxy's log has it
+                client.post("/predict", json={"rows": [row]})
+            if done.wait(pause):
+                return
