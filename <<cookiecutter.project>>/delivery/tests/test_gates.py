@@ -34,7 +34,7 @@ from model_delivery.gates.deepchecks import ask, judge_findings, request_of
 from model_delivery.gates.model import check_model, read_scored, score_checks
 from model_delivery.project import Project
 from model_delivery.protocols import Floats, UserError
-from model_delivery.report.verdict import Check, Event, Outcome, Verdict, exit_code
+from model_delivery.report.verdict import Check, Outcome, Trigger, Verdict, exit_code
 from model_delivery.training import scores as metrics
 from model_delivery.training import snapshot as snapshots
 from model_delivery.training.check import check_content, check_structure
@@ -81,9 +81,9 @@ def test_a_value_has_one_outcome(limit: Limit, value: float | None, outcome: Out
     assert (check.outcome, check.low, check.limit) == (outcome, None, str(limit))
 
 
-@pytest.mark.parametrize("event", get_args(Event))
+@pytest.mark.parametrize("event", get_args(Trigger))
 @pytest.mark.parametrize("outcome", Outcome)
-def test_every_outcome_has_an_exit_code_in_every_event(outcome: Outcome, event: Event) -> None:
+def test_every_outcome_has_an_exit_code_in_every_event(outcome: Outcome, event: Trigger) -> None:
     reported = outcome is RETRAIN and event in ("local", "pull_request", "delivery")
     assert exit_code([PASS, outcome], event) == (0 if reported else EXIT_CODES[outcome])
 

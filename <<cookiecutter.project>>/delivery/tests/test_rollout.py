@@ -24,6 +24,7 @@ from typing import Any
 
 import pytest
 import test_registry
+from model_delivery.bundle import candidate as candidates
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.launch import NotReadyError, Running, end, free_port, identity, processes
 from model_delivery.files import SUMS, seal, sha256_file
@@ -700,7 +701,9 @@ def test_what_is_served_already_passes_at_a_later_commit_too(
     host.stop(Target(project, "staging"))
 
 
-def test_new_verdicts_are_recorded_and_a_key_finds_them(project: Project) -> None:
+def test_new_verdicts_are_recorded_and_a_key_finds_them(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     candidate = make_candidate(project, "a")
     first = recorded(project, candidate)
     assert recorded(project, candidate) == first
@@ -711,11 +714,11 @@ def test_new_verdicts_are_recorded_and_a_key_finds_them(project: Project) -> Non
     verdicts = judged(project, candidate, "local")
     assert register(project, candidate, verdicts, "local", "another key").key == "another key"
     candidate.folder.rename(project.work / "away")
-    recall(project, "unknown")
-    assert not candidate.folder.exists()
-    recall(project, "another key")
+    for key, there in (("unknown", False), ("another key", True)):
+        monkeypatch.setattr(candidates, "training_key", lambda *_, key=key: key)
+        assert recall(project, find_snapshot(project, "s")) == key
+        assert candidate.folder.exists() is there
     assert (project.work / "keys" / "another key").read_text() == candidate.digest
-    assert candidate.folder.exists()
 
 
 def judge_again(project: Project, candidate: Candidate, gate: str, outcome: Outcome) -> None:

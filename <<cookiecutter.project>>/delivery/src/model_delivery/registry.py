@@ -194,20 +194,19 @@ class DirectoryBlobs:
         return files.sha256_file(self._path(digest))
 
     def get(self, digest: str, checksum: str, destination: Path) -> None:
-        """Make `destination`, unless it is there, what was stored and nothing else."""
+        """Make `destination`, unless it is there, what was stored, attested, and nothing else."""
         if destination.exists():
             return
         path = self._path(digest)
         if not DirectoryBlobs.has(self, digest, checksum) and not self.has(digest, checksum):
             raise UserError(f"{path}: missing or tampered with; run `ml deploy` where it was made")
-        self._attest(path)
+        if os.environ.get("ML_ATTESTED") == "true":  # else this plan of GitHub has none
+            repository = os.environ["GITHUB_REPOSITORY"]
+            run(["gh", "attestation", "verify", path.name, "--repo", repository], path.parent)
         with files.temporary_folder(destination.parent) as folder:
             unpack(path, folder)
             files.verify(folder / "ship", digest)
             files.settle(folder, destination)
-
-    def _attest(self, path: Path) -> None:
-        """Raise a UserError where a blob has not the attestation that it must have."""
 
     def _path(self, digest: str) -> Path:
         return self.folder / f"{digest}.tar.xz"
@@ -236,11 +235,6 @@ class GithubBlobs(DirectoryBlobs):
         if not self.has(digest, checksum):
             raise UserError(f"{path}: did not arrive in release {STORE}; run it again")
         return checksum
-
-    def _attest(self, path: Path) -> None:
-        if os.environ.get("ML_ATTESTED") == "true":  # else this plan of GitHub has none
-            repository = os.environ["GITHUB_REPOSITORY"]
-            run(["gh", "attestation", "verify", str(path), "--repo", repository], self.root)
 
     def _gh(self, *command: str) -> bool:
         """Run a command on releases; return whether what it needs is there."""

@@ -12,9 +12,8 @@ from model_delivery.gates import COMPARED, GATES
 from model_delivery.project import Project
 from model_delivery.protocols import UserError
 from model_delivery.registry import Event, blob_store, event_log, newest
-from model_delivery.report.verdict import Event as Trigger
-from model_delivery.report.verdict import Verdict, allows_promotion, finite
-from model_delivery.training.snapshot import find_snapshot
+from model_delivery.report.verdict import Trigger, Verdict, allows_promotion, finite
+from model_delivery.training.snapshot import Snapshot, find_snapshot
 
 JUDGED = ("verdicts", "limits", "against", "key")
 """What is recorded anew when it changes."""
@@ -33,11 +32,13 @@ def restore(project: Project, event: Event) -> Candidate:
     return load_candidate(project, event.digest)
 
 
-def recall(project: Project, key: str) -> None:
-    """Fetch what was recorded of a key; one whose bytes are gone is trained again."""
+def recall(project: Project, snapshot: Snapshot) -> str:
+    """Fetch what was recorded of a key, and return that; what is gone is trained again."""
+    key = candidates.training_key(project, snapshot)
     if known := newest(event_log(project).events(), key=key):
         with suppress(UserError):
             write_atomic(candidates.key_record(project, key), restore(project, known).digest)
+    return key
 
 
 def judged(project: Project, candidate: Candidate, trigger: Trigger) -> dict[str, Verdict]:
@@ -87,14 +88,13 @@ def register(
         if known and blobs.has(digest, known.blob):
             if all(getattr(known, name) == facts[name] for name in JUDGED):
                 return known
-            about: dict[str, Any] = {"type": "verdict", "release": known.release}
-            about["blob"] = known.blob
+            facts.update(type="verdict", release=known.release, blob=known.blob)
         else:
             taken = {e.release for e in events if e.release.rpartition(".")[0] == prefix}
             name = known.release if known else f"{prefix}.{len(taken) + 1}"
             blob = blobs.put(digest, candidate.folder)
-            about = {"type": "registered", "release": name, "blob": blob}
-        return Event(digest=digest, commit=commit, trigger=trigger, **facts, **about)
+            facts.update(type="registered", release=name, blob=blob)
+        return Event(digest=digest, commit=commit, trigger=trigger, **facts)
 
     return event_log(project).append(decide)
 

@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from contextlib import nullcontext, suppress
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
@@ -21,7 +21,7 @@ from model_delivery.gates.data import prove
 from model_delivery.project import find_project
 from model_delivery.protocols import UserError
 from model_delivery.registry import event_log
-from model_delivery.report.verdict import USAGE, Event, exit_code
+from model_delivery.report.verdict import USAGE, Trigger, exit_code
 from model_delivery.rollout import host
 from model_delivery.rollout.target import Target
 from model_delivery.training.snapshot import current_snapshot
@@ -39,7 +39,7 @@ _WHY = "Why this runs, which decides what an outcome means; default: from GITHUB
 _DAY = "First day not known yet, as 2013-08-01; default: `as_of` in config/data.yaml."
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Force = Annotated[bool, typer.Option("--force", help="Do it again, even if up to date.")]
-Why = Annotated[Event | None, typer.Option("--event", help=_WHY)]
+Why = Annotated[Trigger | None, typer.Option("--event", help=_WHY)]
 Day = Annotated[dt.datetime | None, typer.Option("--as-of", help=_DAY, formats=["%Y-%m-%d"])]
 One = Annotated[Gate | None, typer.Argument(help="Which gate; default: all.")]
 Prove = Annotated[bool, typer.Option("--prove", help="Break the data instead: is it noticed?")]
@@ -69,7 +69,6 @@ Ui = Annotated[bool, typer.Option("--ui", help=_UI)]
 _THERE = "Look at the repository on GitHub instead, through `gh`."
 OnGitHub = Annotated[bool, typer.Option("--github", help=_THERE)]
 Fix = Annotated[bool, typer.Option("--fix", help="Print the calls that mend it, and ask.")]
-PRODUCTION: Final = "production"
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -148,8 +147,7 @@ def ship(
     as_json: Json = False,
 ) -> None:
     """Do all of it in order, as far as the gates allow; interrupted, it goes on where it was."""
-    asked = {"force": force, "sample": sample, "release": release, "rehearse": rehearse}
-    run = _run(event, as_of, **asked)
+    run = _run(event, as_of, force=force, sample=sample, release=release, rehearse=rehearse)
     if until in ("register", "deploy") and sample:
         raise UserError("rows drawn from the data contract are never deployed: use `--until load`")
     if until == "deploy":  # minutes before it would matter
@@ -162,7 +160,7 @@ def ship(
 @app.command()
 def deploy(
     release: Goal = "",
-    to: Where = PRODUCTION,
+    to: Where = "production",
     start: Start = False,
     stop: Stop = False,
     event: Why = None,
@@ -170,8 +168,7 @@ def deploy(
     as_json: Json = False,
 ) -> None:
     """Make an environment serve a release, if gates and rollout allow it."""
-    run = _run(event, release=release, rehearse=rehearse)
-    run.environment = to
+    run = _run(event, environment=to, release=release, rehearse=rehearse)
     if start and stop:
         raise UserError("--start or --stop: one of them")
     if start or stop:
@@ -187,7 +184,7 @@ def deploy(
 @app.command()
 def rollback(
     release: Release = None,
-    of: Of = PRODUCTION,
+    of: Of = "production",
     rehearse: Rehearse = _HOSTED,
     as_json: Json = False,
 ) -> None:
@@ -202,7 +199,7 @@ def rollback(
 
 
 @app.command()
-def status(of: Of = PRODUCTION, watch: Watch = False, as_json: Json = False) -> None:
+def status(of: Of = "production", watch: Watch = False, as_json: Json = False) -> None:
     """Say what an environment serves, who gets which share, and what was decided last."""
     target = Target(find_project(), of)
     while watch:
@@ -253,12 +250,12 @@ def doctor(on_github: OnGitHub = False, fix: Fix = False, as_json: Json = False)
     raise typer.Exit(0 if all(it.ok for it in found) else USAGE)
 
 
-def _run(event: Event | None = None, as_of: Day = None, **asked: Any) -> stages.Run:
+def _run(event: Trigger | None = None, as_of: Day = None, **asked: Any) -> stages.Run:
     """Return a run in the project's folder, after its configuration was read."""
     project = find_project()
     os.chdir(project.root)
     project.check_config()
-    by_github: dict[str, Event] = {"": "local", "pull_request": "pull_request"}
+    by_github: dict[str, Trigger] = {"": "local", "pull_request": "pull_request"}
     event = event or by_github.get(os.environ.get("GITHUB_EVENT_NAME", ""), "delivery")
     return stages.Run(project, event, as_of.date() if as_of else None, **asked)
 

@@ -11,13 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from model_delivery import releases
-from model_delivery.bundle.candidate import (
-    CURRENT,
-    Candidate,
-    current_candidate,
-    make_candidate,
-    training_key,
-)
+from model_delivery.bundle.candidate import CURRENT, Candidate, current_candidate, make_candidate
 from model_delivery.bundle.package import build_package
 from model_delivery.cli.screen import say, step
 from model_delivery.contract.settings import EnvironmentName
@@ -31,10 +25,9 @@ from model_delivery.gates.package import check_package
 from model_delivery.history import mirror
 from model_delivery.project import Project
 from model_delivery.protocols import UserError, user_module
-from model_delivery.registry import Event as Move
-from model_delivery.registry import event_log, newest
+from model_delivery.registry import Event, event_log, newest
 from model_delivery.report.render import render
-from model_delivery.report.verdict import Check, Event, Outcome, Report, Verdict, allows_promotion
+from model_delivery.report.verdict import Check, Outcome, Report, Trigger, Verdict, allows_promotion
 from model_delivery.rollout.host import rehearsal
 from model_delivery.rollout.supervisor import supervise
 from model_delivery.rollout.target import Target
@@ -51,7 +44,7 @@ class Run:
     """One call of `ml`: the project, why it runs, and what was asked."""
 
     project: Project
-    event: Event = "local"
+    event: Trigger = "local"
     as_of: dt.date | None = None
     force: bool = False
     sample: bool = False
@@ -59,7 +52,7 @@ class Run:
     release: str = ""  # a tag, a name or a digest: what was recorded, in place of what is here
     rehearse: bool = False
     key: str = ""
-    recorded: Move | None = None
+    recorded: Event | None = None
 
 
 def ship(run: Run, last: Stage) -> Iterator[Verdict]:
@@ -119,8 +112,7 @@ def train(run: Run) -> Candidate:
             write_atomic(project.work / CURRENT, candidate.digest)
             return candidate
         snapshot = data.current_snapshot(project)
-        run.key = training_key(project, snapshot)
-        releases.recall(project, run.key)
+        run.key = releases.recall(project, snapshot)
         return make_candidate(project, snapshot, run.event, run.force)
 
 
@@ -132,7 +124,7 @@ def package(run: Run) -> Candidate:
     return candidate
 
 
-def record(run: Run) -> Move:
+def record(run: Run) -> Event:
     """Tell the log of the current candidate and of its verdicts, if they allow its promotion."""
     candidate = current_candidate(run.project)
     with step(f"register {candidate.short}"):

@@ -55,27 +55,22 @@ def limits_hash(project: Project, gate: str) -> str:
 
 def lowered_limits(project: Project) -> list[str]:
     """Say which limits are looser here than on the branch that a change goes to."""
-    base, told = _base(project), list[str]()
+    names, told = ("origin/HEAD", "origin/main", "main"), list[str]()
+    found = (git(project, "merge-base", "HEAD", name) for name in names)
+    # GitHub has merged a pull request into the commit that it starts from.
+    base = "HEAD^1" if os.environ.get("GITHUB_BASE_REF") else next(filter(None, found), None)
     for path, part in (("config/gates.yaml", ""), ("config/delivery.yaml", "rollout.")):
         try:
             old = _limits(yaml.safe_load(git(project, "show", f"{base}:./{path}") or ""))
             new = _limits(yaml.safe_load((project.root / path).read_text("utf-8")))
             kept = {name: old[name] for name in old if name.startswith(part)}
-            found = {name: _loosened(limit, new.get(name)) for name, limit in kept.items()}
+            looser = {name: _loosened(limit, new.get(name)) for name, limit in kept.items()}
         except Exception:  # the base may hold anything, also a file of another version
-            kept = found = {}
+            kept = looser = {}
         if not any(isinstance(limit, dict) for limit in kept.values()):
-            found = {path: "was not compared: no limits can be read on the branch this goes to"}
-        told += [f"`{name}` {how}" for name, how in found.items() if how]
+            looser = {path: "was not compared: no limits can be read on the branch this goes to"}
+        told += [f"`{name}` {how}" for name, how in looser.items() if how]
     return told
-
-
-def _base(project: Project) -> str | None:
-    """Return the commit that a change starts from; GitHub has merged a pull request into it."""
-    if os.environ.get("GITHUB_BASE_REF"):
-        return "HEAD^1"
-    names = "origin/HEAD", "origin/main", "main"
-    return next(filter(None, (git(project, "merge-base", "HEAD", name) for name in names)), None)
 
 
 def _limits(content: Any, name: str = "") -> dict[str, Any]:

@@ -22,8 +22,7 @@ from model_delivery.gates.load import CANDIDATE, judge_targets
 from model_delivery.protocols import UserError
 from model_delivery.registry import Event, event_log, newest
 from model_delivery.report.render import value_of
-from model_delivery.report.verdict import Check, Verdict, fixed, worst
-from model_delivery.report.verdict import Event as Trigger
+from model_delivery.report.verdict import Check, Trigger, Verdict, fixed, worst
 from model_delivery.rollout import canary
 from model_delivery.rollout.target import BusyError, State, Target, told
 
@@ -162,13 +161,10 @@ def rehearsal(target: Target) -> Iterator[None]:
 def _event(target: Target, goal: Event, **facts: Any) -> Event:
     """Return the move after which the target serves a release, from what it serves now."""
     known = goal.model_dump(include={"digest", "release", "as_of", "commit", "blob"})
-    current = target.state().current
-    about = {
-        "environment": target.name,
-        "previous": current.digest if current else None,
-        "rehearsed": target.state().rehearsed,
-    }
-    return Event(**known | about | facts)
+    state = target.state()
+    known |= {"environment": target.name, "rehearsed": state.rehearsed}
+    known["previous"] = state.current.digest if state.current else None
+    return Event(**known | facts)
 
 
 def _try(target: Target, move: Event) -> Verdict:
