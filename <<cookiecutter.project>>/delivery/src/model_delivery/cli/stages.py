@@ -154,10 +154,8 @@ def gate(run: Run, name: str) -> Verdict:
         snapshot = data.current_snapshot(project)
         return _verdict(run, name, snapshot, lambda: check_data(project, snapshot))
     candidate = current_candidate(project)
-    served, known = (
-        releases.champion(project) if name in COMPARED else None,
-        candidate.verdict(name),
-    )
+    served = releases.champion(project) if name in COMPARED else None
+    known = candidate.verdict(name)
     old = served if served and served.digest != candidate.digest else None
     # Once it is served itself, what it was compared with before still stands.
     against = old.digest if old else known.against if served and known else None
