@@ -33,7 +33,7 @@ def restore(project: Project, event: Event) -> Candidate:
 
 
 def recall(project: Project, snapshot: Snapshot) -> str:
-    """Fetch what was recorded of a key, and return that; what is gone is trained again."""
+    """Fetch what was recorded of a snapshot's key, if its bytes are there; return the key."""
     key = candidates.training_key(project, snapshot)
     if known := newest(event_log(project).events(), key=key):
         with suppress(UserError):
