@@ -80,8 +80,8 @@ def audit(
     project = folder / "project"
     git(folder, "clone", "--quiet", str(ready.path), str(project))
     # The jobs that a pull request skips use actions in sub-folders, which have no stand-in.
-    job, _, rest = (project / WORKFLOW).read_text().partition("\n  scan:")
-    assert rest, "the first job is `audit`, the second `scan`"
+    job, _, rest = (project / WORKFLOW).read_text().partition("\n  plan:")
+    assert rest, "the first job is `audit`, the second `plan`"
     elsewhere = f"env:\n  PIP_AUDIT_OSV_URL: {address}\n\njobs:\n"
     (project / WORKFLOW).write_text(job.replace("jobs:\n", elsewhere))
     if seeded:

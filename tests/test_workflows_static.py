@@ -124,12 +124,13 @@ def test_gates_waits_for_every_other_job_and_always_answers(ci: dict[str, Any]) 
 
 def test_what_a_plan_may_not_have_runs_or_is_said_to_be_left_out(baked: BakedProject) -> None:
     jobs = Tree(baked.path).workflows["security.yml"]["jobs"]
-    public = "github.event.repository.visibility == 'public'"
-    assert jobs["scan"]["if"] == f"github.event_name != 'pull_request' && {public}"
-    assert jobs["left-out"]["if"] == jobs["scan"]["if"].replace("==", "!=")
-    said = jobs["left-out"]["steps"][0]["run"]
-    for name in ("CodeQL", "Scorecard", "GITHUB_STEP_SUMMARY"):
-        assert name in said
+    assert jobs["scan"]["needs"] == "plan"
+    assert jobs["scan"]["if"].endswith("&& needs.plan.outputs.visibility == 'public'")
+    asks, says = jobs["plan"]["steps"]
+    assert "gh api" in asks["run"]  # the event of a schedule does not say it
+    assert says["if"] == "steps.asked.outputs.visibility != 'public'"
+    for name in ("CodeQL", "Scorecard", "ttestations", "GITHUB_STEP_SUMMARY"):
+        assert name in says["run"]
 
 
 def rules_of(tree: Tree) -> dict[str, dict[str, Any]]:
@@ -139,19 +140,19 @@ def rules_of(tree: Tree) -> dict[str, dict[str, Any]]:
     for ruleset in rulesets:
         assert ruleset["enforcement"] == "active"
         assert ruleset["conditions"]["ref_name"]["exclude"] == []
-        (ref,) = ruleset["conditions"]["ref_name"]["include"]
-        found[f"{ruleset['target']} {ref}"] = {
-            rule["type"]: rule.get("parameters", {}) for rule in ruleset["rules"]
-        }
+        for ref in ruleset["conditions"]["ref_name"]["include"]:
+            found[f"{ruleset['target']} {ref}"] = {
+                rule["type"]: rule.get("parameters", {}) for rule in ruleset["rules"]
+            }
     assert len({ruleset["name"] for ruleset in rulesets}) == len(rulesets)
     return found
 
 
 def test_rulesets_keep_what_must_not_be_rewritten(baked: BakedProject) -> None:
+    merged = {"deletion", "non_fast_forward", "pull_request", "required_status_checks"}
     assert {ref: set(rules) for ref, rules in rules_of(Tree(baked.path)).items()} == {
-        "branch ~DEFAULT_BRANCH": {
-            *("deletion", "non_fast_forward", "pull_request", "required_status_checks")
-        },
+        "branch ~DEFAULT_BRANCH": merged,
+        "branch refs/heads/develop": merged,
         "tag refs/tags/v*": {"update", "deletion"},
         "branch refs/heads/model-registry": {"non_fast_forward", "deletion"},
     }
@@ -176,8 +177,10 @@ def test_owners_are_asked_about_workflows_and_limits(bake: Callable[..., BakedPr
     project = bake(github_owner="some-team")
     lines = project.text(".github/CODEOWNERS").splitlines()
     owned = dict(line.split(" ") for line in lines if not line.startswith("#"))
-    assert owned == {"/.github/": "@some-team", "/config/gates.yaml": "@some-team"}
-    for path in owned:
+    paths = ("/.github/", "/config/", "/delivery/", "/Makefile", "/pyproject.toml")
+    assert {*paths, "/uv.lock"} == owned.keys()
+    assert {*owned.values()} == {"@some-team"}
+    for path in paths:  # uv.lock comes with the first commit
         assert (project.path / path.strip("/")).exists(), path
 
 

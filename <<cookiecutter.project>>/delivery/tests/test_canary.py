@@ -24,7 +24,7 @@ from model_delivery.releases import register
 from model_delivery.report.verdict import Outcome
 from model_delivery.rollout import canary
 from model_delivery.rollout.canary import Answer, Traffic, compare
-from model_delivery.rollout.target import Target, status
+from model_delivery.rollout.target import Target
 from test_rollout import clients, configured, deploy, make_candidate, rollback, served
 
 project, a = test_rollout.project, test_rollout.a  # fixtures
@@ -61,7 +61,7 @@ def arm(n: int, failing: float = 0, wait: float = 5, score: float | None = None)
 
     def answer() -> Answer:
         value = draw.random() if score is None else score
-        return Answer("a", draw.random() < failing, "d", draw.expovariate(1 / wait), value)
+        return Answer(draw.random() < failing, draw.expovariate(1 / wait), value)
 
     return [answer() for _ in range(n)]
 
@@ -108,29 +108,28 @@ def test_the_log_is_read_on_whole_lines_only_and_after_it_rolled_over(tmp_path: 
         logged = {"status": status, "duration": 0.002, "resp_headers": headers, "arm": arm}
         return json.dumps(logged) + "\n"
 
-    def failed(arm: str) -> list[bool]:
-        [own] = traffic.read(Running(f"http://{arm}", arm, "launch", tmp_path))
-        return [answer.failed for answer in own]
+    def failed() -> list[list[bool]]:
+        return [[answer.failed for answer in answers] for answers in traffic.read()]
 
     log = tmp_path / "access.log"
     log.write_text(line("old"))
-    traffic = Traffic(log, log.stat().st_size)
-    assert failed("old") == []
+    traffic = Traffic(log, *(Running(f"http://{arm}", arm, "", tmp_path) for arm in ("old", "new")))
+    assert failed() == [[], []]
     with log.open("a") as stream:
-        stream.write(line("new", 499) + line("old") + line("new")[:20])
-    assert failed("new") == [True]
+        stream.write(line("new", 499) + line("old") + line("other") + line("new")[:20])
+    assert failed() == [[False], [True]]
     with log.open("a") as stream:
         stream.write(line("new")[20:] + line("new", digest="old"))  # led on to the champion
-    assert (failed("new"), failed("old")) == ([True, False, True], [False])
+    assert failed() == [[False], [True, False, True]]
     log.write_text(line("new"))
-    assert failed("new") == [True, False, True, False]
-    assert traffic.answers[0] == Answer("new", True, "new", 2.0, 0.25)
+    assert failed() == [[False], [True, False, True, False]]
+    assert traffic.read()[1][0] == Answer(True, 2.0, 0.25)
 
 
 def test_what_a_bad_release_may_cost_is_said_with_its_numbers() -> None:
     step = canary.Step(weight=0.05, seconds=30)
     said = canary.damage(Delivery.model_construct(rollout=LIMITS), [step])
-    assert said == "5% × 100 requests/s × 60 s = 300 requests at most"
+    assert said == "5% × 100 requests/s × 60 s = 300 requests at that rate"
 
 
 @pytest.fixture
@@ -246,7 +245,7 @@ def test_a_rollback_ends_a_rollout_and_twice_is_once(stepped: Project, a: Candid
         os.execv(sys.executable, [sys.executable, "-c", SUPERVISOR, str(slow.root), b.digest])
     with clients(slow) as answers:
         wait_for_canary(slow)
-        found = status(slow, "production")
+        found = target.status()
         assert (found["rollout"], len(found["arms"])) == ("under way", 2)
         begun = time.monotonic()
         moved = [rollback(slow) for _ in range(2)]

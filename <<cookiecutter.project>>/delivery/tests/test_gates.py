@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from model_delivery import protocols
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.cli import stages
 from model_delivery.cli.main import app
@@ -34,7 +35,7 @@ from model_delivery.gates.deepchecks import ask, judge_findings, request_of
 from model_delivery.gates.model import check_model, read_scored, score_checks
 from model_delivery.project import Project
 from model_delivery.protocols import Floats, UserError
-from model_delivery.report.verdict import Check, Event, Outcome, Verdict, exit_code
+from model_delivery.report.verdict import Check, Outcome, Trigger, Verdict, exit_code
 from model_delivery.training import scores as metrics
 from model_delivery.training import snapshot as snapshots
 from model_delivery.training.check import check_content, check_structure
@@ -81,9 +82,9 @@ def test_a_value_has_one_outcome(limit: Limit, value: float | None, outcome: Out
     assert (check.outcome, check.low, check.limit) == (outcome, None, str(limit))
 
 
-@pytest.mark.parametrize("event", get_args(Event))
+@pytest.mark.parametrize("event", get_args(Trigger))
 @pytest.mark.parametrize("outcome", Outcome)
-def test_every_outcome_has_an_exit_code_in_every_event(outcome: Outcome, event: Event) -> None:
+def test_every_outcome_has_an_exit_code_in_every_event(outcome: Outcome, event: Trigger) -> None:
     reported = outcome is RETRAIN and event in ("local", "pull_request", "delivery")
     assert exit_code([PASS, outcome], event) == (0 if reported else EXIT_CODES[outcome])
 
@@ -273,7 +274,7 @@ def test_rows_are_drawn_where_a_pull_request_lacks_a_variable_and_nowhere_else(
         raise UserError(f"real rows before {day}")
 
     sources = SimpleNamespace(NEEDS=("WAREHOUSE",), extract=extract)
-    for module in (stages, snapshots):
+    for module in (protocols, snapshots):
         monkeypatch.setattr(module, "user_module", lambda _: sources)
     fork, push = stages.Run(world.project, "pull_request"), stages.Run(world.project, "delivery")
     for value in (None, ""):  # GitHub gives an empty one where a secret is not there
@@ -286,6 +287,9 @@ def test_rows_are_drawn_where_a_pull_request_lacks_a_variable_and_nowhere_else(
             assert stages.extract(replace(push, sample=True)).manifest["sample"] is True
             with pytest.raises(UserError, match=r"the variable WAREHOUSE: set it, or .*--sample"):
                 stages.extract(push)
+    sources.NEEDS = "WAREHOUSE"  # a forgotten comma
+    with pytest.raises(UserError, match=r"the variable WAREHOUSE: set it"):
+        stages.extract(push)
     monkeypatch.setenv("WAREHOUSE", "address")
     for run in (fork, push):
         with pytest.raises(UserError, match="real rows before 2013-08-01"):

@@ -32,10 +32,10 @@ from model_delivery.report.render import (
 from model_delivery.report.verdict import (
     Chart,
     Check,
-    Event,
     Outcome,
     Report,
     Table,
+    Trigger,
     Verdict,
 )
 from pydantic import ValidationError
@@ -108,7 +108,7 @@ def manifest(text: str = "2013-08-01") -> dict[str, Any]:
     }
 
 
-def report(*verdicts: Verdict, event: Event = "pull_request", **more: Any) -> Report:
+def report(*verdicts: Verdict, event: Trigger = "pull_request", **more: Any) -> Report:
     fields = {"project": "a-project", "subject": DIGEST, "commit": "8c1f2a9", "data": manifest()}
     return Report(event=event, verdicts=list(verdicts), **{**fields, **more})
 
@@ -182,9 +182,9 @@ def test_first_line_says_that_rows_were_drawn() -> None:
             assert headline.endswith(said) == drawn
 
 
-@pytest.mark.parametrize("event", get_args(Event))
+@pytest.mark.parametrize("event", get_args(Trigger))
 @pytest.mark.parametrize("outcome", Outcome)
-def test_every_outcome_has_words_in_every_event(outcome: Outcome, event: Event) -> None:
+def test_every_outcome_has_words_in_every_event(outcome: Outcome, event: Trigger) -> None:
     shown = report(verdict("data", check("drift", outcome, 1.0, "≤ 2")), event=event)
     page = render("report.html", shown)
     headline = page.partition("<h1>")[2].partition("</h1>")[0]

@@ -24,16 +24,17 @@ from typing import Any
 
 import pytest
 import test_registry
-from model_delivery.bundle.candidate import Candidate, key_record
+from model_delivery.bundle import candidate as candidates
+from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.launch import NotReadyError, Running, end, free_port, identity, processes
 from model_delivery.files import SUMS, seal, sha256_file
 from model_delivery.project import Project
 from model_delivery.protocols import UserError
 from model_delivery.registry import Event, event_log
-from model_delivery.releases import champion, recall, register, resolve
+from model_delivery.releases import champion, judged, recall, register, resolve
 from model_delivery.report.verdict import Check, Outcome, Verdict
 from model_delivery.rollout import host, target
-from model_delivery.rollout.rehearsal import rehearsal
+from model_delivery.rollout.host import rehearsal
 from model_delivery.rollout.target import Target
 from model_delivery.training.snapshot import find_snapshot
 
@@ -118,7 +119,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project
     monkeypatch.setattr(host, "limits_hash", lambda *_: "limits")
     made = make_project(tmp_path / "project")
     yield made
-    host.stop(made, "production")
+    host.stop(Target(made, "production"))
 
 
 def make_project(root: Path) -> Project:
@@ -174,19 +175,19 @@ def make_candidate(
 
 def recorded(project: Project, candidate: Candidate) -> Event:
     """Return the event that a candidate is recorded by, with what the gates said of it."""
-    return register(project, candidate, host.judged(project, candidate, "local"), "local")
+    return register(project, candidate, judged(project, candidate, "local"), "local")
 
 
 def deploy(project: Project, candidate: Candidate) -> Verdict:
-    return host.deploy(project, "production", recorded(project, candidate))
+    return host.deploy(Target(project, "production"), recorded(project, candidate))
 
 
 def rollback(project: Project, release: str | None = None) -> Event:
-    return host.rollback(project, "production", release)
+    return host.rollback(Target(project, "production"), release)
 
 
 def state(project: Project) -> Any:
-    return target.status(project, "production")["state"]
+    return Target(project, "production").status()["state"]
 
 
 def ask(
@@ -222,11 +223,11 @@ def test_first_deploy_serves_and_is_remembered(project: Project) -> None:
     candidate = make_candidate(project, "a")
     assert state(project) == "nothing deployed"
     assert deploy(project, candidate).outcome is Outcome.PASS
-    assert target.status(project, "production")["release"] == "v1.1.0+data.20130801.1"
+    assert Target(project, "production").status()["release"] == "v1.1.0+data.20130801.1"
     assert served(project) == candidate.digest
     assert [e.type for e in event_log(project).events()] == ["registered", "promoted"]
     assert set(event_log(project).events()[1].verdicts.values()) == {Outcome.PASS}
-    found = target.status(project, "production")
+    found = Target(project, "production").status()
     assert (found["state"], found["problem"], found["untold"]) == ("serving", "", 0)
     old = champion(project)
     assert old is not None
@@ -338,8 +339,8 @@ def test_a_candidate_of_drawn_rows_is_never_registered(project: Project) -> None
 
 def test_environments_live_side_by_side(project: Project, a: Candidate) -> None:
     b = make_candidate(project, "b", against=a)
-    assert host.deploy(project, "staging", recorded(project, b)).outcome is Outcome.PASS
-    found = [target.status(project, name) for name in ("staging", "production")]
+    assert host.deploy(Target(project, "staging"), recorded(project, b)).outcome is Outcome.PASS
+    found = [Target(project, name).status() for name in ("staging", "production")]
     assert [one["digest"] for one in found] == [b.digest, a.digest]
     assert [one["state"] for one in found] == ["serving"] * 2
     assert deploy(project, b).outcome is Outcome.PASS  # the same bytes
@@ -348,12 +349,12 @@ def test_environments_live_side_by_side(project: Project, a: Candidate) -> None:
     assert newest.digest == b.digest
     rollback(project)
     assert served(project) == a.digest
-    assert target.status(project, "staging")["digest"] == b.digest
+    assert Target(project, "staging").status()["digest"] == b.digest
     releases = [e.release for e in event_log(project).events() if e.digest == b.digest]
     assert len(set(releases)) == 1
     with pytest.raises(UserError, match="there is no environment `test`"):
-        host.deploy(project, "test", recorded(project, b))
-    host.stop(project, "staging")
+        host.deploy(Target(project, "test"), recorded(project, b))
+    host.stop(Target(project, "staging"))
 
 
 def test_data_older_than_the_champions_is_refused(project: Project, a: Candidate) -> None:
@@ -407,11 +408,11 @@ def test_rollback_goes_back_once_and_needs_no_registry(project: Project, a: Cand
     moved = [rollback(project) for _ in range(2)]
     assert time.monotonic() - begun < 10
     assert [m.digest for m in moved] == [served(project)] * 2 == [a.digest] * 2
-    assert target.status(project, "production")["untold"] == 1
+    assert Target(project, "production").status()["untold"] == 1
     registry.unlink()
     (project.work / "away").rename(registry)
     assert rollback(project) == moved[1]
-    assert target.status(project, "production")["untold"] == 0
+    assert Target(project, "production").status()["untold"] == 0
     types = [event.type for event in event_log(project).events()]
     assert types == ["registered", "promoted"] * 2 + ["rolled_back"]
     with pytest.raises(UserError, match=r"was rolled back at .*: train another candidate"):
@@ -425,7 +426,7 @@ def test_rollback_to_a_named_release_and_what_is_kept(project: Project, a: Candi
     deploy(project, b)
     c = make_candidate(project, "c", against=b)
     deploy(project, c)
-    assert target.status(project, "production")["installed"] == names[:0:-1]
+    assert Target(project, "production").status()["installed"] == names[:0:-1]
     with pytest.raises(UserError, match=r"no installed release `v1.1.0.data.20130801.1`"):
         rollback(project, names[0])
     rollback(project, names[1])
@@ -446,7 +447,7 @@ def test_a_tampered_release_is_not_started(project: Project, a: Candidate) -> No
 
 def test_stop_keeps_the_state_even_on_a_full_disk(project: Project, a: Candidate) -> None:
     with full_disk():
-        host.stop(project, "production")
+        host.stop(Target(project, "production"))
     assert (state(project), processes(project.work)) == ("stopped", [])
     assert deploy(project, a).subject == a.digest
     assert served(project) == a.digest
@@ -459,7 +460,7 @@ def test_what_died_is_seen_and_started_by_the_next_verb(
     for process in processes(project.work / "production" / folder):
         process.kill()
         process.wait()
-    found = target.status(project, "production")
+    found = Target(project, "production").status()
     assert (found["state"], victim in found["problem"]) == ("unhealthy", True)
     assert deploy(project, a).subject == a.digest
     assert state(project) == "serving"
@@ -467,7 +468,7 @@ def test_what_died_is_seen_and_started_by_the_next_verb(
 
 def test_start_serves_again_what_the_state_says(project: Project) -> None:
     def start() -> Any:
-        host.start(project, "production")
+        host.start(Target(project, "production"))
         return state(project)
 
     assert start() == "nothing deployed"
@@ -481,13 +482,13 @@ def test_start_serves_again_what_the_state_says(project: Project) -> None:
         for process in processes(project.work / "production" / folder):
             process.kill()
             process.wait()
-        found = target.status(project, "production")
+        found = Target(project, "production").status()
         assert found["state"] == "unhealthy"
         assert "`ml deploy --start --to production`" in found["problem"]
         assert start() == "serving"
         assert served(project) == a.digest
-    host.stop(project, "production")
-    found = target.status(project, "production")
+    host.stop(Target(project, "production"))
+    found = Target(project, "production").status()
     assert found["problem"] == "nothing runs; run `ml deploy --start --to production`"
     assert start() == "serving"
     assert running(project) == [a.digest]
@@ -503,14 +504,14 @@ def test_start_leaves_a_rollout_alone_and_mends_one_that_was_killed(
     while Target(project, "production").state().weight == 0:
         assert os.waitpid(rollout, os.WNOHANG) == (0, 0)
         time.sleep(0.05)
-    host.start(project, "production")
+    host.start(Target(project, "production"))
     now = Target(project, "production").state()
     assert (now.trying and now.trying.digest, now.weight) == (b.digest, 0.5)
     assert sorted(running(project)) == sorted([a.digest, b.digest])
     assert os.waitpid(rollout, os.WNOHANG) == (0, 0)
     os.kill(rollout, signal.SIGKILL)
     os.waitpid(rollout, 0)
-    host.start(project, "production")
+    host.start(Target(project, "production"))
     assert Target(project, "production").state().trying is None
     assert (served(project), running(project)) == (a.digest, [a.digest])
 
@@ -645,7 +646,7 @@ def tagged(project: Project, monkeypatch: pytest.MonkeyPatch) -> tuple[Project, 
     (project.root / ".gitignore").write_text(".ml\n")
     committed(project, "start")
     candidate = make_candidate(project, "a")
-    host.deploy(project, "staging", recorded(project, candidate))
+    host.deploy(Target(project, "staging"), recorded(project, candidate))
     test_registry.git(project.root, "tag", "v1")
     return project, candidate
 
@@ -654,11 +655,11 @@ def test_a_tag_is_what_passed_staging_at_its_commit(tagged: tuple[Project, Candi
     project, candidate = tagged
     goal = resolve(project, "v1")
     assert (goal.digest, goal.release) == (candidate.digest, "v1+data.20130801.1")
-    host.deploy(project, "production", goal)
-    assert target.status(project, "production")["release"] == "v1+data.20130801.1"
+    host.deploy(Target(project, "production"), goal)
+    assert Target(project, "production").status()["release"] == "v1+data.20130801.1"
     assert resolve(project, "v1+data.20130801.1").digest == candidate.digest
     assert resolve(project, candidate.short).release == "v1.1.0+data.20130801.1"
-    host.stop(project, "staging")
+    host.stop(Target(project, "staging"))
 
 
 def test_a_tag_without_a_pass_in_staging_says_what_helps(
@@ -670,9 +671,9 @@ def test_a_tag_without_a_pass_in_staging_says_what_helps(
     with pytest.raises(UserError, match=f"nothing passed staging.*--commit {commit}"):
         resolve(project, "v2")
     b = make_candidate(project, "b", against=a)
-    host.deploy(project, "staging", recorded(project, b))
+    host.deploy(Target(project, "staging"), recorded(project, b))
     assert resolve(project, "v2").digest == b.digest
-    host.rollback(project, "staging", None)
+    host.rollback(Target(project, "staging"), None)
     with pytest.raises(UserError, match=r"was rolled back in staging \(by hand\)"):
         resolve(project, "v2")
     assert resolve(project, "v1").digest == a.digest  # what was gone back to is as good as before
@@ -681,7 +682,7 @@ def test_a_tag_without_a_pass_in_staging_says_what_helps(
         resolve(project, "v2")
     with pytest.raises(UserError, match="no release `v3`"):
         resolve(project, "v3")
-    host.stop(project, "staging")
+    host.stop(Target(project, "staging"))
 
 
 def test_what_is_served_already_passes_at_a_later_commit_too(
@@ -692,15 +693,17 @@ def test_what_is_served_already_passes_at_a_later_commit_too(
     commit = committed(project, "docs")
     for _ in range(2):
         later = goal.model_copy(update={"commit": commit})
-        assert host.deploy(project, "staging", later).decisive.name == "served"
+        assert host.deploy(Target(project, "staging"), later).decisive.name == "served"
     test_registry.git(project.root, "tag", "v2")
     assert resolve(project, "v2").digest == candidate.digest
     kinds = [(event.type, event.environment) for event in event_log(project).events()]
     assert kinds[:3] == [("registered", None), ("promoted", "staging"), ("verdict", "staging")]
-    host.stop(project, "staging")
+    host.stop(Target(project, "staging"))
 
 
-def test_new_verdicts_are_recorded_and_a_key_finds_them(project: Project) -> None:
+def test_new_verdicts_are_recorded_and_a_key_finds_them(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     candidate = make_candidate(project, "a")
     first = recorded(project, candidate)
     assert recorded(project, candidate) == first
@@ -708,14 +711,14 @@ def test_new_verdicts_are_recorded_and_a_key_finds_them(project: Project) -> Non
     second = recorded(project, candidate)
     assert (second.type, second.release, second.blob) == ("verdict", first.release, first.blob)
     assert second.verdicts["load"] is Outcome.WARN
-    verdicts = host.judged(project, candidate, "local")
+    verdicts = judged(project, candidate, "local")
     assert register(project, candidate, verdicts, "local", "another key").key == "another key"
     candidate.folder.rename(project.work / "away")
-    recall(project, "unknown")
-    assert not candidate.folder.exists()
-    recall(project, "another key")
-    assert key_record(project, "another key").read_text() == candidate.digest
-    assert candidate.folder.exists()
+    for key, there in (("unknown", False), ("another key", True)):
+        monkeypatch.setattr(candidates, "training_key", lambda *_, key=key: key)
+        assert recall(project, find_snapshot(project, "s")) == key
+        assert candidate.folder.exists() is there
+    assert (project.work / "candidates" / "keys" / "another key").read_text() == candidate.digest
 
 
 def judge_again(project: Project, candidate: Candidate, gate: str, outcome: Outcome) -> None:
@@ -743,7 +746,7 @@ def test_a_rehearsal_starts_the_accepted_release_and_leaves_nothing(project: Pro
     accepted = champion(project)
     assert accepted is not None
     assert accepted.digest == b.digest
-    assert "DEPLOY_RUNNER_PRODUCTION" in target.status(project, "production")["note"]
+    assert "DEPLOY_RUNNER_PRODUCTION" in Target(project, "production").status()["note"]
 
 
 def test_a_rehearsal_loses_to_a_delivery_that_was_faster(project: Project) -> None:
@@ -763,7 +766,7 @@ def test_a_rehearsal_loses_to_a_delivery_that_was_faster(project: Project) -> No
 
 
 def test_a_rehearsal_keeps_away_from_what_serves(project: Project, a: Candidate) -> None:
-    refused = pytest.raises(UserError, match="production is served here: rehearse where it is not")
+    refused = pytest.raises(UserError, match="production is served here; rehearse another")
     with refused, rehearsal(Target(project, "production")):
         pytest.fail("it must not begin")
     assert served(project) == a.digest

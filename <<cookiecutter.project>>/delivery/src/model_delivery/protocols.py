@@ -63,6 +63,12 @@ def user_package() -> str:
     return found[0]
 
 
+def needed_variables() -> tuple[str, ...]:
+    """Return which variables of the environment the user's `sources.extract` needs: `NEEDS`."""
+    found = getattr(user_module("sources"), "NEEDS", ())
+    return (found,) if isinstance(found, str) else tuple(found)
+
+
 def user_module(name: str) -> ModuleType:
     """Import one of the user's modules: sources, features, model or service.
 

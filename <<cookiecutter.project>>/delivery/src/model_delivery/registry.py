@@ -52,7 +52,9 @@ class Event(Strict):
     environment: str | None = None  # of a move
     previous: str | None = None  # of a move: the digest served before
     rehearsed: bool = False  # accepted, and served nowhere
-    who: str = Field(default_factory=lambda: os.environ.get("GITHUB_ACTOR") or getpass.getuser())
+    who: str = Field(
+        default_factory=lambda: os.environ.get("GITHUB_TRIGGERING_ACTOR") or getpass.getuser()
+    )
     id: str = Field(default_factory=lambda: uuid4().hex)
     time: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     after: str = ""  # the SHA-256 of the event before, set by the log
@@ -194,20 +196,21 @@ class DirectoryBlobs:
         return files.sha256_file(self._path(digest))
 
     def get(self, digest: str, checksum: str, destination: Path) -> None:
-        """Make `destination`, unless it is there, what was stored and nothing else."""
+        """Make `destination`, unless it is there, what was stored, attested, and nothing else."""
         if destination.exists():
             return
         path = self._path(digest)
         if not DirectoryBlobs.has(self, digest, checksum) and not self.has(digest, checksum):
             raise UserError(f"{path}: missing or tampered with; run `ml deploy` where it was made")
-        self._attest(path)
+        if os.environ.get("ML_ATTESTED") == "true":  # else this plan of GitHub has none
+            repository = os.environ["GITHUB_REPOSITORY"]
+            builder = f"{repository}/.github/workflows/deliver.yml"
+            command = ["gh", "attestation", "verify", path.name, "--repo", repository]
+            run([*command, "--signer-workflow", builder], path.parent)
         with files.temporary_folder(destination.parent) as folder:
             unpack(path, folder)
             files.verify(folder / "ship", digest)
             files.settle(folder, destination)
-
-    def _attest(self, path: Path) -> None:
-        """Raise a UserError where a blob has not the attestation that it must have."""
 
     def _path(self, digest: str) -> Path:
         return self.folder / f"{digest}.tar.xz"
@@ -237,11 +240,6 @@ class GithubBlobs(DirectoryBlobs):
             raise UserError(f"{path}: did not arrive in release {STORE}; run it again")
         return checksum
 
-    def _attest(self, path: Path) -> None:
-        if os.environ.get("ML_ATTESTED") == "true":  # else this plan of GitHub has none
-            repository = os.environ["GITHUB_REPOSITORY"]
-            run(["gh", "attestation", "verify", str(path), "--repo", repository], self.root)
-
     def _gh(self, *command: str) -> bool:
         """Run a command on releases; return whether what it needs is there."""
         try:
@@ -255,7 +253,7 @@ class GithubBlobs(DirectoryBlobs):
 
 def event_log(project: Project) -> DirectoryLog:
     """Return what happened to a project's releases; on a branch where it is a git repository."""
-    folder, remote = project.work / "registry" / "events", "origin" if _shared(project) else "."
+    folder, remote = project.work / "registry" / "events", "origin" if shared(project) else "."
     here = (project.root / ".git").exists()
     return GitLog(folder, project, remote) if here else DirectoryLog(folder)
 
@@ -263,9 +261,9 @@ def event_log(project: Project) -> DirectoryLog:
 def blob_store(project: Project) -> DirectoryBlobs:
     """Return the bytes it happened to."""
     folder = project.work / "registry" / "blobs"
-    return GithubBlobs(folder, project.root) if _shared(project) else DirectoryBlobs(folder)
+    return GithubBlobs(folder, project.root) if shared(project) else DirectoryBlobs(folder)
 
 
-def _shared(project: Project) -> bool:
+def shared(project: Project) -> bool:
     """Return whether both are shared: by workflows. What a laptop tries is its own affair."""
     return os.environ.get("GITHUB_ACTIONS") == "true" and bool(git(project, "remote"))

@@ -7,11 +7,13 @@ from typing import Any
 
 from model_delivery.bundle import candidate as candidates
 from model_delivery.bundle.candidate import Candidate, git, load_candidate
-from model_delivery.files import write_atomic
+from model_delivery.files import changed_files, write_atomic
+from model_delivery.gates import COMPARED, GATES
 from model_delivery.project import Project
 from model_delivery.protocols import UserError
 from model_delivery.registry import Event, blob_store, event_log, newest
-from model_delivery.report.verdict import Verdict, finite
+from model_delivery.report.verdict import Trigger, Verdict, allows_promotion, finite
+from model_delivery.training.snapshot import Snapshot, find_snapshot
 
 JUDGED = ("verdicts", "limits", "against", "key")
 """What is recorded anew when it changes."""
@@ -25,16 +27,45 @@ def champion(project: Project, environment: str = "production") -> Candidate | N
 
 def restore(project: Project, event: Event) -> Candidate:
     """Return a registered candidate, from the blob store if it is not here."""
-    folder = candidates.candidate_folder(project, event.digest)
-    blob_store(project).get(event.digest, event.blob, folder)
+    folder, events = candidates.candidate_folder(project, event.digest), event_log(project).events()
+    stored = recorded(events, event.digest) or event  # its bytes may have been stored anew since
+    blob_store(project).get(event.digest, stored.blob, folder)
     return load_candidate(project, event.digest)
 
 
-def recall(project: Project, key: str) -> None:
-    """Fetch what was recorded of a key; one whose bytes are gone is trained again."""
+def recall(project: Project, snapshot: Snapshot) -> str:
+    """Fetch what was recorded of a snapshot's key, if its bytes are there; return the key."""
+    key = candidates.training_key(project, snapshot)
     if known := newest(event_log(project).events(), key=key):
         with suppress(UserError):
             write_atomic(candidates.key_record(project, key), restore(project, known).digest)
+    return key
+
+
+def judged(project: Project, candidate: Candidate, trigger: Trigger) -> dict[str, Verdict]:
+    """Return what the gates said of a candidate here; a UserError names what speaks against it."""
+    snapshot, said = find_snapshot(project, candidate.lineage["snapshot"]), dict[str, Verdict]()
+    if candidate.lineage["data"].get("sample"):
+        raise UserError(f"candidate {candidate.short}: made of drawn rows, so never deployed")
+    for gate in GATES:
+        # What was recorded elsewhere has its rows' verdict beside it, and not the rows.
+        about = snapshot if gate == "data" and snapshot.folder.exists() else candidate
+        verdict, again = about.verdict(gate), f"run `ml check {gate}`"
+        if verdict is None:
+            raise UserError(f"gate {gate}: no verdict on candidate {candidate.short}; {again}")
+        if verdict.subject != (snapshot if gate == "data" else candidate).folder.name:
+            raise UserError(f"gate {gate}: its verdict is on something else; {again}")
+        if not allows_promotion(verdict.outcome, trigger):
+            why = verdict.decisive.sentence
+            raise UserError(f"gate {gate} says {verdict.outcome}, nothing was deployed: {why}")
+        said[gate] = verdict
+    model, load = (said[gate].against for gate in COMPARED)
+    if model != load:
+        raise UserError("gate load: judged beside another champion than `model`; run `ml check`")
+    for name in changed_files(candidate.package):
+        raise UserError(f"{candidate.package / name}: not as packaged; run `ml package`")
+    candidate.save(said["data"])
+    return said
 
 
 def register(
@@ -60,14 +91,13 @@ def register(
         if known and blobs.has(digest, known.blob):
             if all(getattr(known, name) == facts[name] for name in JUDGED):
                 return known
-            about: dict[str, Any] = {"type": "verdict", "release": known.release}
-            about["blob"] = known.blob
+            facts.update(type="verdict", release=known.release, blob=known.blob)
         else:
             taken = {e.release for e in events if e.release.rpartition(".")[0] == prefix}
             name = known.release if known else f"{prefix}.{len(taken) + 1}"
             blob = blobs.put(digest, candidate.folder)
-            about = {"type": "registered", "release": name, "blob": blob}
-        return Event(digest=digest, commit=commit, trigger=trigger, **facts, **about)
+            facts.update(type="registered", release=name, blob=blob)
+        return Event(digest=digest, commit=commit, trigger=trigger, **facts)
 
     return event_log(project).append(decide)
 
@@ -107,13 +137,24 @@ def find(events: Sequence[Event], wanted: str) -> Event:
 
 
 def resolve(project: Project, wanted: str) -> Event:
-    """Return what is to be deployed, given by a git tag, or by the name or digest of a release."""
-    if commit := git(project, "rev-parse", "--verify", "--quiet", f"refs/tags/{wanted}^{{commit}}"):
-        return staged(project, wanted, commit)
+    """Return what is to be deployed, given by a git tag, or by the name or digest of a release.
+
+    `refs/tags/v1.0.0` is a tag and nothing else.
+    """
+    tag = wanted.removeprefix("refs/tags/")
+    if commit := git(project, "rev-parse", "--verify", "--quiet", f"refs/tags/{tag}^{{commit}}"):
+        return staged(project, tag, commit)
+    if tag != wanted:
+        raise UserError(f"no tag `{tag}` here; `git fetch --tags` brings those of `origin`")
     events = event_log(project).events()
     first = find(events, wanted)
     goal = recorded(events, first.digest) or first
     return goal.model_copy(update={"commit": os.environ.get("GITHUB_SHA") or goal.commit})
+
+
+def _about(event: Event) -> set[str | None]:
+    """Return the digests that an event says are good or bad in its environment."""
+    return {event.digest, event.previous if event.type == "rolled_back" else None}
 
 
 def staged(project: Project, tag: str, commit: str) -> Event:
@@ -122,18 +163,20 @@ def staged(project: Project, tag: str, commit: str) -> Event:
     It is never looked for by a key made anew. A UserError says why there is none, and what helps.
     """
     if git(project, "merge-base", "--is-ancestor", commit, "HEAD") is None:
-        mend = f"merge it, wait for staging, and move the tag: `git tag --force {tag} COMMIT`"
+        mend = "merge it, wait for staging, and give the merged commit a tag of another name"
         raise UserError(f"{tag}: its commit {commit[:12]} is not on the branch here; {mend}")
     events = event_log(project).events()
     good = [event for event in events if event.type in ("promoted", "verdict")]
     passed = newest(good, environment="staging", commit=commit)
     again = "run deliver.yml of that commit again: `gh run list --workflow deliver.yml "
-    again += f"--commit {commit}` names the run, `gh run rerun ID` starts it"
+    again += f"--commit {commit}` names the run, `gh run rerun ID` starts it; where there is none, "
+    again += "tag the commit that was pushed last. On this machine: `ml deploy --to staging`"
     if passed is None:
         raise UserError(f"{tag}: nothing passed staging at its commit {commit[:12]}; {again}")
-    back = newest(events, environment="staging", type="rolled_back", previous=passed.digest)
-    if back and events.index(back) > events.index(passed):
-        why = back.reason or "by hand"
-        raise UserError(f"{tag}: {passed.release} was rolled back in staging ({why}); {again}")
+    ends = [e for e in events if e.environment == "staging" and passed.digest in _about(e)]
+    if ends[-1].digest != passed.digest:
+        why = f"rolled back in staging ({ends[-1].reason or 'by hand'})"
+        mend = f"bring it back there by rollback.yml with the release {passed.release}"
+        raise UserError(f"{tag}: {passed.release} was {why}; {mend}")
     goal, data = recorded(events, passed.digest) or passed, passed.release.partition("+")[2]
     return goal.model_copy(update={"commit": commit, "release": f"{tag}+{data}"})

@@ -116,6 +116,9 @@ def attestation_verify(options: Options) -> None:
         found = [a for a in attestations if a["sha256"] == digest]
     if not found:
         _fail(f"no attestations found for subject sha256:{digest}")
+    signer = f"{options.repo}/.github/workflows/deliver.yml"
+    if options.signer_workflow not in (None, signer):
+        _fail(f"verifying with issuer failed: expected {options.signer_workflow}")
     for key, wanted in (("sha", options.source_digest), ("ref", options.source_ref)):
         if wanted and not any(a[key] == wanted for a in found):
             _fail(f"verifying with issuer failed: expected {key} {wanted}")
@@ -171,7 +174,8 @@ def api(options: Options) -> None:
     if path not in answers:
         print(json.dumps({"message": "Not Found", "status": "404"}))
         _fail("gh: Not Found (HTTP 404)")
-    print(json.dumps(answers[path]))
+    found = answers[path]
+    print(found[options.jq.removeprefix(".")] if options.jq else json.dumps(found))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -180,10 +184,16 @@ def _parser() -> argparse.ArgumentParser:
     many: _How = {"action": "append", "default": []}
     yes: _How = {"action": "store_true"}
     body: _Arguments = {"--title": {}, "--body": {}, "--body-file": {}}
-    _add(groups, "api", api, {"path": {}, "--method": {"default": "GET"}, "--paginate": yes})
+    _add(
+        groups,
+        "api",
+        api,
+        {"path": {}, "--method": {"default": "GET"}, "--paginate": yes, "--jq": {}},
+    )
     auth = groups.add_parser("auth").add_subparsers(required=True)
     _add(auth, "setup-git", setup_git, {})
     verify: _Arguments = {"file": {}, "--source-digest": {}, "--source-ref": {}, "--format": {}}
+    verify["--signer-workflow"] = {}
     attestation = groups.add_parser("attestation").add_subparsers(required=True)
     _add(attestation, "verify", attestation_verify, verify)
     release = groups.add_parser("release").add_subparsers(required=True)

@@ -1,21 +1,42 @@
-"""What this machine or project lacks, and the command that mends it."""
+"""What this machine, this project or its side on GitHub lacks, and what mends it."""
 
+import json
+import shlex
 import shutil
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple, get_args
 
 from model_delivery.bundle.candidate import git
+from model_delivery.bundle.launch import run
+from model_delivery.contract.settings import EnvironmentName
 from model_delivery.project import Project
-from model_delivery.protocols import UserError, user_module
+from model_delivery.protocols import UserError, needed_variables, user_module
 from model_delivery.rollout.target import Target
 
+HERE: Final = "repos/{owner}/{repo}"  # gh fills in the names, from the remote `origin`
+RULESETS: Final = ".github/rulesets.json"
 
-def diagnose(project: Project) -> list[dict[str, Any]]:
+
+class Finding(NamedTuple):
+    """Something looked at; if `gh` can mend it, the call, what that reads, and what prints this."""
+
+    subject: str
+    ok: bool
+    sentence: str
+    call: tuple[str, ...] = ()
+    given: str = ""
+    source: str = ""
+
+    def __str__(self) -> str:
+        return self.source + shlex.join(["gh", *self.call])
+
+
+def diagnose(project: Project) -> list[Finding]:
     """Look at everything a delivery needs here, and go on after a finding."""
     target, names = Target(project, "production"), ("sources", "features", "model", "service")
     supported = (3, 11) <= sys.version_info[:2] < (3, 14)
-    uv, commit = shutil.which("uv"), git(project, "rev-parse", "--short", "HEAD")
+    uv, commit = shutil.which("uv") or "", git(project, "rev-parse", "--short", "HEAD")
     free = shutil.disk_usage(project.root).free // 10**9
     more = f"{free} GB free, 3 needed; delete old candidates in .ml/candidates"
     start = "no commit; run `git init && git add . && git commit -m Start`"
@@ -30,10 +51,7 @@ def diagnose(project: Project) -> list[dict[str, Any]]:
         # Not the bound method: to find the proxy reads the configuration, which may be broken.
         "port": _tried(lambda: target.proxy.check_port(), "free, or ours"),  # noqa: PLW0108
     }
-    return [
-        {"subject": subject, "ok": bool(ok), "sentence": good if ok else bad}
-        for subject, (ok, good, bad) in found.items()
-    ]
+    return [Finding(it, bool(ok), good if ok else bad) for it, (ok, good, bad) in found.items()]
 
 
 def _tried(look: Callable[[], object], good: str) -> tuple[bool, str, str]:
@@ -42,3 +60,81 @@ def _tried(look: Callable[[], object], good: str) -> tuple[bool, str, str]:
     except Exception as error:  # the user's own code may raise anything
         return False, good, str(error) if isinstance(error, UserError) else repr(error)
     return True, good, ""
+
+
+def gh(project: Project, *words: str, given: str = "") -> Any:
+    """Run `gh` in the project, and return the JSON that it answers with, if any."""
+    try:
+        return json.loads(run(["gh", *words], project.root, input=given, timeout=60) or "null")
+    except UserError as error:
+        said = str(error).replace("see `ml doctor`", "see https://cli.github.com")
+        login = "auth login" in said and "nobody is logged in to GitHub: run `gh auth login`"
+        raise UserError(login or said.rpartition("gh: ")[2]) from None
+
+
+def diagnose_github(project: Project) -> list[Finding]:
+    """Look at everything that the workflows need on GitHub, and go on after a finding."""
+    about = gh(project, "api", HERE)
+    branch = about["default_branch"]
+    found = [Finding("default branch", branch == "main", f"{branch}; workflows deliver from main")]
+    for look in (_environments, _names, _rulesets, _schedules):
+        try:
+            found += look(project, about)
+        except UserError as error:  # as where a plan has no rulesets
+            found += [Finding(look.__name__.strip("_"), False, f"not shown: {error}")]
+    return found
+
+
+def _environments(project: Project, about: dict[str, Any]) -> Iterator[Finding]:
+    listed = gh(project, "api", f"{HERE}/environments")["environments"]
+    found = {each["name"]: each for each in listed}
+    enforced, owner = not about["private"], about["owner"]
+    if not enforced and owner["type"] == "Organization":  # only its owners are told the plan
+        plan = gh(project, "api", f"orgs/{owner['login']}").get("plan", {})
+        enforced = str(plan.get("name")).startswith("enterprise")
+    for name in get_args(EnvironmentName):
+        there, rules = name in found, found.get(name, {}).get("protection_rules", [])
+        call: tuple[str, ...] = ("api", "--method", "PUT", f"{HERE}/environments/{name}")
+        if name == "production":
+            asked = enforced and any(rule["type"] == "required_reviewers" for rule in rules)
+            bad = "nobody is asked before a delivery; set required reviewers"
+            bad = bad if enforced else "not enforced if private and below the plan Enterprise"
+            yield Finding("reviewers", asked, "asked" if asked else bad)
+            there = there and (bool(rules) or not enforced)  # a call would take its rules away
+            if enforced:
+                me = gh(project, "api", "user")["id"]
+                call += ("-f", "reviewers[][type]=User", "-F", f"reviewers[][id]={me}")
+        said = "there" if name in found else "not there"
+        yield Finding(name, name in found, said, () if there else call)
+
+
+def _names(project: Project, _: object) -> Iterator[Finding]:
+    runners = [f"DEPLOY_RUNNER_{place.upper()}" for place in get_args(EnvironmentName)]
+    needs = needed_variables()
+    why = "without it deliveries rehearse", "sources.py needs it"
+    for kind, names, reason in zip(("variable", "secret"), (runners, needs), why, strict=True):
+        answer = gh(project, "api", f"{HERE}/actions/{kind}s?per_page=100")
+        have = {each["name"] for each in answer[f"{kind}s"]}
+        for name in names:
+            said = "set" if name in have else f"not set: {reason}; `gh {kind} set {name}`"
+            yield Finding(name, name in have or kind == "variable", said)
+
+
+def _rulesets(project: Project, _: object) -> Iterator[Finding]:
+    have = {each["name"] for each in gh(project, "api", f"{HERE}/rulesets?per_page=100")}
+    call = ("api", "--method", "POST", f"{HERE}/rulesets", "--input", "-")
+    for place, wanted in enumerate(json.loads((project.root / RULESETS).read_text())):
+        name, said = wanted["name"], f"{RULESETS} has it, GitHub does not"
+        mend = said, call, json.dumps(wanted), f"jq '.[{place}]' {RULESETS} | "
+        yield Finding(f"ruleset {name}", name in have, *(("there",) if name in have else mend))
+
+
+def _schedules(project: Project, _: object) -> Iterator[Finding]:
+    for file in sorted(project.root.glob(".github/workflows/*.yml")):
+        if "\n  schedule:\n" in file.read_text(encoding="utf-8"):
+            path = f"{HERE}/actions/workflows/{file.name}"
+            state = gh(project, "api", path)["state"]
+            runs = gh(project, "api", f"{path}/runs?event=schedule&per_page=1")["workflow_runs"]
+            said = f"{state}, last run by schedule: {runs[0]['created_at'] if runs else 'none yet'}"
+            again = () if state == "active" else ("workflow", "enable", file.name)
+            yield Finding(file.name, not again, said, again)

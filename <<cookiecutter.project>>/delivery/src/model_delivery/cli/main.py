@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from contextlib import nullcontext, suppress
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
@@ -14,19 +14,16 @@ from model_delivery import history as past
 from model_delivery.bundle import launch
 from model_delivery.bundle.candidate import current_candidate
 from model_delivery.cli import screen, stages
-from model_delivery.cli.doctor import diagnose
-from model_delivery.cli.github import Finding, diagnose_github, gh
+from model_delivery.cli.doctor import diagnose, diagnose_github, gh
 from model_delivery.contract.settings import EnvironmentName
 from model_delivery.gates import GATES, Gate
 from model_delivery.gates.data import prove
 from model_delivery.project import find_project
 from model_delivery.protocols import UserError
 from model_delivery.registry import event_log
-from model_delivery.report.verdict import USAGE, Event, exit_code
+from model_delivery.report.verdict import USAGE, Trigger, exit_code
 from model_delivery.rollout import host
-from model_delivery.rollout.rehearsal import rehearsal
 from model_delivery.rollout.target import Target
-from model_delivery.rollout.target import status as rollout_status
 from model_delivery.training.snapshot import current_snapshot
 
 HELP = (
@@ -42,7 +39,7 @@ _WHY = "Why this runs, which decides what an outcome means; default: from GITHUB
 _DAY = "First day not known yet, as 2013-08-01; default: `as_of` in config/data.yaml."
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Force = Annotated[bool, typer.Option("--force", help="Do it again, even if up to date.")]
-Why = Annotated[Event | None, typer.Option("--event", help=_WHY)]
+Why = Annotated[Trigger | None, typer.Option("--event", help=_WHY)]
 Day = Annotated[dt.datetime | None, typer.Option("--as-of", help=_DAY, formats=["%Y-%m-%d"])]
 One = Annotated[Gate | None, typer.Argument(help="Which gate; default: all.")]
 Prove = Annotated[bool, typer.Option("--prove", help="Break the data instead: is it noticed?")]
@@ -72,7 +69,6 @@ Ui = Annotated[bool, typer.Option("--ui", help=_UI)]
 _THERE = "Look at the repository on GitHub instead, through `gh`."
 OnGitHub = Annotated[bool, typer.Option("--github", help=_THERE)]
 Fix = Annotated[bool, typer.Option("--fix", help="Print the calls that mend it, and ask.")]
-PRODUCTION: Final = "production"
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -151,8 +147,7 @@ def ship(
     as_json: Json = False,
 ) -> None:
     """Do all of it in order, as far as the gates allow; interrupted, it goes on where it was."""
-    asked = {"force": force, "sample": sample, "release": release, "rehearse": rehearse}
-    run = _run(event, as_of, **asked)
+    run = _run(event, as_of, force=force, sample=sample, release=release, rehearse=rehearse)
     if until in ("register", "deploy") and sample:
         raise UserError("rows drawn from the data contract are never deployed: use `--until load`")
     if until == "deploy":  # minutes before it would matter
@@ -165,7 +160,7 @@ def ship(
 @app.command()
 def deploy(
     release: Goal = "",
-    to: Where = PRODUCTION,
+    to: Where = "production",
     start: Start = False,
     stop: Stop = False,
     event: Why = None,
@@ -173,46 +168,45 @@ def deploy(
     as_json: Json = False,
 ) -> None:
     """Make an environment serve a release, if gates and rollout allow it."""
-    run = _run(event, release=release, rehearse=rehearse)
-    run.environment = to
+    run = _run(event, environment=to, release=release, rehearse=rehearse)
     if start and stop:
         raise UserError("--start or --stop: one of them")
     if start or stop:
-        (host.stop if stop else host.start)(run.project, to)
+        (host.stop if stop else host.start)(Target(run.project, to))
         status(to, as_json=as_json)
     verdict = stages.deploy(run)
     if not as_json:
         screen.show_verdicts([verdict], run.event, False)
-    health = screen.show_status(rollout_status(run.project, to), as_json)
+    health = screen.show_status(Target(run.project, to).status(), as_json)
     raise typer.Exit(exit_code([verdict.outcome], run.event) or health)
 
 
 @app.command()
 def rollback(
     release: Release = None,
-    of: Of = PRODUCTION,
+    of: Of = "production",
     rehearse: Rehearse = _HOSTED,
     as_json: Json = False,
 ) -> None:
     """Make an environment serve an installed release again: seconds, no registry, no network."""
     target = Target(find_project(), of)
-    with screen.step("rollback"), rehearsal(target) if rehearse else nullcontext():
+    with screen.step("rollback"), host.rehearsal(target) if rehearse else nullcontext():
         before = target.state().current
-        after = host.rollback(target.project, of, release)
+        after = host.rollback(target, release)
     if after == before:
         screen.say(f"it served {after.release} already; `ml rollback RELEASE` names another")
     status(of, as_json=as_json)
 
 
 @app.command()
-def status(of: Of = PRODUCTION, watch: Watch = False, as_json: Json = False) -> None:
+def status(of: Of = "production", watch: Watch = False, as_json: Json = False) -> None:
     """Say what an environment serves, who gets which share, and what was decided last."""
-    project = find_project()
+    target = Target(find_project(), of)
     while watch:
         screen.results.clear()
-        screen.show_status(rollout_status(project, of), as_json)
+        screen.show_status(target.status(), as_json)
         time.sleep(1)
-    raise typer.Exit(screen.show_status(rollout_status(project, of), as_json))
+    raise typer.Exit(screen.show_status(target.status(), as_json))
 
 
 @app.command()
@@ -239,32 +233,29 @@ def history(
 @app.command()
 def doctor(on_github: OnGitHub = False, fix: Fix = False, as_json: Json = False) -> None:
     """Say what this machine or project lacks, or its side on GitHub, and what mends it."""
-    project, mends = find_project(), list[Finding]()
     if fix and not on_github:
         raise UserError("--fix goes with --github; here, each sentence names the command")
-    if on_github:
-        looked = diagnose_github(project)
-        mends = [finding for finding in looked if fix and finding.call]
-        findings = [dict(zip(("subject", "ok", "sentence"), each, strict=False)) for each in looked]
-    else:
-        findings = diagnose(project)
-    lines = [f"{'ok' if f['ok'] else 'NO':3} {f['subject']}: {f['sentence']}" for f in findings]
-    screen.show(findings, as_json, "\n".join(lines))
+    project = find_project()
+    found = diagnose_github(project) if on_github else diagnose(project)
+    lines = [f"{'ok' if it.ok else 'NO':3} {it.subject}: {it.sentence}" for it in found]
+    shown = [{"subject": it.subject, "ok": it.ok, "sentence": it.sentence} for it in found]
+    screen.show(shown, as_json, "\n".join(lines))
+    mends = [it for it in found if fix and it.call]
     for mend in mends:
         screen.say(str(mend))
     if mends and typer.confirm(f"Run these {len(mends)}?", err=True):
         for mend in mends:
             gh(project, *mend.call, given=mend.given)
         return screen.say("done; without --fix, this looks again")
-    raise typer.Exit(0 if all(finding["ok"] for finding in findings) else USAGE)
+    raise typer.Exit(0 if all(it.ok for it in found) else USAGE)
 
 
-def _run(event: Event | None = None, as_of: Day = None, **asked: Any) -> stages.Run:
+def _run(event: Trigger | None = None, as_of: Day = None, **asked: Any) -> stages.Run:
     """Return a run in the project's folder, after its configuration was read."""
     project = find_project()
     os.chdir(project.root)
     project.check_config()
-    by_github: dict[str, Event] = {"": "local", "pull_request": "pull_request"}
+    by_github: dict[str, Trigger] = {"": "local", "pull_request": "pull_request"}
     event = event or by_github.get(os.environ.get("GITHUB_EVENT_NAME", ""), "delivery")
     return stages.Run(project, event, as_of.date() if as_of else None, **asked)
 

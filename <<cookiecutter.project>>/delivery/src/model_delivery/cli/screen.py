@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from model_delivery.report.render import clean, value_of
-from model_delivery.report.verdict import Check, Event, Outcome, Verdict, decide, exit_code
+from model_delivery.report.verdict import Check, Outcome, Trigger, Verdict, decide, exit_code
 
 progress = Console(stderr=True, highlight=False)
 results = Console(highlight=False, emoji=False)
@@ -52,7 +52,7 @@ def show_status(found: dict[str, Any], as_json: bool) -> int:
     return exit_code([Outcome.STOP if found["state"] == "unhealthy" else Outcome.PASS], "local")
 
 
-def show_verdicts(verdicts: Iterable[Verdict], event: Event, as_json: bool) -> int:
+def show_verdicts(verdicts: Iterable[Verdict], event: Trigger, as_json: bool) -> int:
     """Print each verdict as it comes, with every check that did not pass; return the exit code."""
     shown = list[Verdict]()
     for verdict in verdicts:
@@ -70,7 +70,7 @@ def show_verdicts(verdicts: Iterable[Verdict], event: Event, as_json: bool) -> i
     return exit_code([verdict.outcome for verdict in shown], event)
 
 
-def _line(outcome: Outcome, event: Event, said: str, indent: str = "") -> None:
+def _line(outcome: Outcome, event: Trigger, said: str, indent: str = "") -> None:
     decided = decide(outcome, event)
     raw = f" ({outcome})" if decided is not outcome else ""
     colour = {"pass": "green", "warn": "yellow"}.get(decided, "red")

@@ -10,13 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from model_delivery.bundle.candidate import (
-    CURRENT,
-    Candidate,
-    current_candidate,
-    make_candidate,
-    training_key,
-)
+from model_delivery import releases
+from model_delivery.bundle.candidate import CURRENT, Candidate, current_candidate, make_candidate
 from model_delivery.bundle.package import build_package
 from model_delivery.cli.screen import say, step
 from model_delivery.contract.settings import EnvironmentName
@@ -29,16 +24,13 @@ from model_delivery.gates.model import check_model
 from model_delivery.gates.package import check_package
 from model_delivery.history import mirror
 from model_delivery.project import Project
-from model_delivery.protocols import UserError, user_module
-from model_delivery.registry import Event as Move
-from model_delivery.registry import event_log, newest
-from model_delivery.releases import champion, delivering, recall, register, resolve, restore
+from model_delivery.protocols import UserError, needed_variables
+from model_delivery.registry import Event, event_log, newest
 from model_delivery.report.render import render
-from model_delivery.report.verdict import Check, Event, Outcome, Report, Verdict, allows_promotion
-from model_delivery.rollout import host
-from model_delivery.rollout.rehearsal import rehearsal
+from model_delivery.report.verdict import Check, Outcome, Report, Trigger, Verdict, allows_promotion
+from model_delivery.rollout.host import rehearsal
 from model_delivery.rollout.supervisor import supervise
-from model_delivery.rollout.target import Target
+from model_delivery.rollout.target import State, Target
 from model_delivery.training import snapshot as data
 from model_delivery.training.snapshot import BrokenStructureError, Judged
 
@@ -52,7 +44,7 @@ class Run:
     """One call of `ml`: the project, why it runs, and what was asked."""
 
     project: Project
-    event: Event = "local"
+    event: Trigger = "local"
     as_of: dt.date | None = None
     force: bool = False
     sample: bool = False
@@ -60,7 +52,7 @@ class Run:
     release: str = ""  # a tag, a name or a digest: what was recorded, in place of what is here
     rehearse: bool = False
     key: str = ""
-    recorded: Move | None = None
+    recorded: Event | None = None
 
 
 def ship(run: Run, last: Stage) -> Iterator[Verdict]:
@@ -70,6 +62,8 @@ def ship(run: Run, last: Stage) -> Iterator[Verdict]:
     packaged, and nothing of either is deployed.
     """
     acts = {"data": extract, "train": train, "package": package, "register": record}
+    if run.release:  # it is judged as it was recorded: nothing of it is made anew
+        acts = {"data": fetch, "register": record}
     for stage in STAGES[: STAGES.index(last) + 1]:
         if stage in acts:
             with suppress(BrokenStructureError):  # the gate says it
@@ -85,8 +79,8 @@ def ship(run: Run, last: Stage) -> Iterator[Verdict]:
 
 def extract(run: Run) -> data.Snapshot:
     """Take the snapshot; of a broken structure, which raises, the verdict is kept instead."""
-    needs = getattr(user_module("sources"), "NEEDS", ())
-    unset = [name for name in needs if not os.environ.get(name)]  # GitHub: empty without a secret
+    # On GitHub a secret that a job may not have is there, and empty.
+    unset = [name for name in needed_variables() if not os.environ.get(name)]
     if unset and not run.sample and run.event != "pull_request":
         raise UserError(f"sources.extract needs the variable {unset[0]}: set it, or use `--sample`")
     if sample := run.sample or bool(unset):
@@ -102,10 +96,16 @@ def extract(run: Run) -> data.Snapshot:
     return snapshot
 
 
+def fetch(run: Run) -> Candidate:
+    """Make the release that was asked for the current candidate."""
+    with step(f"fetch {run.release}"):
+        candidate = releases.restore(run.project, releases.resolve(run.project, run.release))
+        write_atomic(run.project.work / CURRENT, candidate.digest)
+        return candidate
+
+
 def _day(run: Run) -> dt.date:
-    """Return the first day not known: of a release its own, else never before the champion's."""
-    if run.release:
-        return dt.date.fromisoformat(resolve(run.project, run.release).as_of)
+    """Return the first day not known: never before the champion's."""
     served = newest(event_log(run.project).events(), environment="production")
     known = run.project.contract.as_of
     return run.as_of or max(known, dt.date.fromisoformat(served.as_of) if served else known)
@@ -115,13 +115,8 @@ def train(run: Run) -> Candidate:
     """Train, unless the same key was trained before, here or by whoever registered it."""
     project = run.project
     with step("train: features, model, scores"):
-        if run.release:
-            candidate = restore(project, resolve(project, run.release))
-            write_atomic(project.work / CURRENT, candidate.digest)
-            return candidate
         snapshot = data.current_snapshot(project)
-        run.key = training_key(project, snapshot)
-        recall(project, run.key)
+        run.key = releases.recall(project, snapshot)
         return make_candidate(project, snapshot, run.event, run.force)
 
 
@@ -133,20 +128,22 @@ def package(run: Run) -> Candidate:
     return candidate
 
 
-def record(run: Run) -> Move:
+def record(run: Run) -> Event:
     """Tell the log of the current candidate and of its verdicts, if they allow its promotion."""
     candidate = current_candidate(run.project)
     with step(f"register {candidate.short}"):
-        verdicts = host.judged(run.project, candidate, run.event)
-        known = register(run.project, candidate, verdicts, run.event, run.key)
-    run.recorded = known.model_copy(update={"commit": delivering(run.project)})
+        verdicts = releases.judged(run.project, candidate, run.event)
+        known = releases.register(run.project, candidate, verdicts, run.event, run.key)
+    run.recorded = known.model_copy(update={"commit": releases.delivering(run.project)})
     return run.recorded
 
 
 def deploy(run: Run) -> Verdict:
     """Make an environment serve a release, as far as its rollout allows it."""
     target, release = Target(run.project, run.environment), run.release
-    move = resolve(run.project, release) if release else run.recorded or record(run)
+    if target.state().rehearsed and not run.rehearse:
+        target.save(State())
+    move = releases.resolve(run.project, release) if release else run.recorded or record(run)
     place = rehearsal(target) if run.rehearse else nullcontext()
     with step(f"rollout of {move.digest[:12]} to {run.environment}"), place:
         verdict = supervise(target, move, run.event, say)
@@ -158,12 +155,15 @@ def gate(run: Run, name: str) -> Verdict:
     """Return a gate's verdict on the current data or candidate, given now or before."""
     project = run.project
     if name == "data":
+        if run.release:
+            return _recorded(project, current_candidate(project))
         if (run.project.work / REFUSED).exists():
             return Verdict.model_validate_json((run.project.work / REFUSED).read_bytes())
         snapshot = data.current_snapshot(project)
         return _verdict(run, name, snapshot, lambda: check_data(project, snapshot))
     candidate = current_candidate(project)
-    served, known = champion(project) if name in COMPARED else None, candidate.verdict(name)
+    served = releases.champion(project) if name in COMPARED else None
+    known = candidate.verdict(name)
     old = served if served and served.digest != candidate.digest else None
     # Once it is served itself, what it was compared with before still stands.
     against = old.digest if old else known.against if served and known else None
@@ -174,6 +174,15 @@ def gate(run: Run, name: str) -> Verdict:
         "load": lambda: check_load(project, candidate, old),
     }
     return _verdict(run, name, candidate, gates[name], against)
+
+
+def _recorded(project: Project, candidate: Candidate) -> Verdict:
+    """Return the verdict on the rows of a candidate that was made elsewhere."""
+    known = candidate.verdict("data")
+    if known is None or known.limits != limits_hash(project, "data"):
+        why = "config/data.yaml or gates.yaml changed since its rows were judged"
+        raise UserError(f"gate data: {why}; deliver main again, and tag what staging has then")
+    return known
 
 
 def _verdict(
@@ -233,11 +242,14 @@ def write_report(run: Run) -> tuple[Path, Path]:
 
 def _found(project: Project) -> tuple[list[Verdict], dict[str, Any]]:
     """Return the verdicts on the snapshot and on the candidate trained on it, and their facts."""
-    snapshot = data.current_snapshot(project)
-    facts: dict[str, Any] = {"data": snapshot.manifest | {"snapshot": snapshot.name}}
-    found = [snapshot.verdict("data")]
     candidate = current_candidate(project) if (project.work / CURRENT).exists() else None
-    if candidate and candidate.lineage["snapshot"] == snapshot.name:
+    manifest, name = candidate.lineage["data"] if candidate else {}, ""
+    found = [candidate.verdict("data")] if candidate else []
+    if (project.work / data.CURRENT).exists() or not candidate:
+        snapshot = data.current_snapshot(project)
+        manifest, name, found = snapshot.manifest, snapshot.name, [snapshot.verdict("data")]
+    facts: dict[str, Any] = {"data": manifest | {"snapshot": name or "fetched"}}
+    if candidate and name in ("", candidate.lineage["snapshot"]):
         found += [candidate.verdict(gate) for gate in GATES if gate != "data"]
         tried = Target(project, "production").state().verdict
         found += [tried if tried and tried.subject == candidate.digest else None]

@@ -36,12 +36,12 @@ def judge(name: str, limit: Limit, value: float | Estimate | None, sentence: str
 
 
 def quality(manifest: dict[str, Any], checks: list[Check]) -> list[Check]:
-    """Return checks of rows; where those were drawn, no limit that breaks is more than a warning.
+    """Return checks of rows; where those were drawn, each that has a limit is only a warning.
 
     What has no limit, as the contract's structure, counts on drawn rows too.
     """
     for place, check in enumerate(checks if manifest.get("sample") else ()):
-        if check.limit and check.outcome is not Outcome.PASS:
+        if check.limit:
             said = f"not judged on sample rows: {check.sentence}"
             checks[place] = check.model_copy(update={"outcome": Outcome.WARN, "sentence": said})
     return checks
@@ -50,32 +50,29 @@ def quality(manifest: dict[str, Any], checks: list[Check]) -> list[Check]:
 def limits_hash(project: Project, gate: str) -> str:
     """Return the SHA-256 that names what a gate judges by: its limits, and the data contract."""
     limits, contract = project.gates.model_dump(mode="json"), project.contract.model_dump()
+    limits["rollout"] = project.delivery.rollout.model_dump()
     return sha256_json([limits.get(gate), limits["deepchecks"].get(gate), contract])
 
 
 def lowered_limits(project: Project) -> list[str]:
     """Say which limits are looser here than on the branch that a change goes to."""
-    base, told = _base(project), list[str]()
-    for path, part in (("config/gates.yaml", ""), ("config/delivery.yaml", "rollout.")):
+    names, told = ("origin/HEAD", "origin/main", "main"), list[str]()
+    found = (git(project, "merge-base", "HEAD", name) for name in names)
+    # GitHub has merged a pull request into the commit that it starts from.
+    base = "HEAD^1" if os.environ.get("GITHUB_BASE_REF") else next(filter(None, found), None)
+    parts = ("rollout.", "environments.")
+    for path, part in (("config/gates.yaml", ("",)), ("config/delivery.yaml", parts)):
         try:
             old = _limits(yaml.safe_load(git(project, "show", f"{base}:./{path}") or ""))
             new = _limits(yaml.safe_load((project.root / path).read_text("utf-8")))
             kept = {name: old[name] for name in old if name.startswith(part)}
-            found = {name: _loosened(limit, new.get(name)) for name, limit in kept.items()}
+            looser = {name: _loosened(limit, new.get(name)) for name, limit in kept.items()}
         except Exception:  # the base may hold anything, also a file of another version
-            kept = found = {}
+            kept = looser = {}
         if not any(isinstance(limit, dict) for limit in kept.values()):
-            found = {path: "was not compared: no limits can be read on the branch this goes to"}
-        told += [f"`{name}` {how}" for name, how in found.items() if how]
+            looser = {path: "was not compared: no limits can be read on the branch this goes to"}
+        told += [f"`{name}` {how}" for name, how in looser.items() if how]
     return told
-
-
-def _base(project: Project) -> str | None:
-    """Return the commit that a change starts from; GitHub has merged a pull request into it."""
-    if os.environ.get("GITHUB_BASE_REF"):
-        return "HEAD^1"
-    names = "origin/HEAD", "origin/main", "main"
-    return next(filter(None, (git(project, "merge-base", "HEAD", name) for name in names)), None)
 
 
 def _limits(content: Any, name: str = "") -> dict[str, Any]:

@@ -7,7 +7,6 @@ service without its model) and to the champion are sharp: the machine's noise fa
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -77,7 +76,12 @@ def judge_targets(project: Project, targets: dict[str, Running]) -> Verdict:
                 break
     except UserError as error:
         checks.append(Check(name="locust", outcome=Outcome.CRASH, sentence=str(error)))
-    checks += [*judge_rounds(limits, rounds), *_references(limits, rounds)]
+    checks += judge_rounds(limits, rounds)
+    for name in (TWIN, CHAMPION):  # of what failed itself nothing can be compared
+        failed, requests, said = _failures(rounds, name)
+        if requests and not limits.error_share.holds(failed / requests):
+            outcome, said = Outcome.INCONCLUSIVE, f"the {name}: {said}"
+            checks.append(Check(name=f"{name}_answers", outcome=outcome, sentence=said))
     if CHAMPION not in targets:
         said = "no other release is in production, or it takes other requests: none compared"
         checks.append(Check(name=CHAMPION, outcome=Outcome.PASS, sentence=said, value="none"))
@@ -98,7 +102,11 @@ def run_rounds(plan: dict[str, Any], root: Path) -> list[Round]:
 def judge_rounds(limits: LoadLimits, rounds: list[Round]) -> list[Check]:
     """Return a check of each limit; an interval that straddles its limit is inconclusive."""
     failed, requests, said = _failures(rounds, CANDIDATE)
-    checks = [_judge("error_share", limits.error_share, _share(failed, requests), said)]
+    share = UNKNOWN
+    if requests:  # by Wilson (1927), which is sound near zero
+        ends = binomtest(failed, requests).proportion_ci(method="wilson")
+        share = Estimate(failed / requests, ends.low, ends.high)
+    checks = [_judge("error_share", limits.error_share, share, said)]
     names = [*rounds[0]] if rounds else [CANDIDATE, TWIN]
     for name, key, other, phrase in MEASURES:
         if other in (None, *names):
@@ -131,23 +139,6 @@ def _interval(rounds: list[Round], key: str, target: str, other: str | None = No
     draws = np.random.default_rng(0).choice(values, (2_000, len(values)))
     low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
     return Estimate(float(np.median(values)), float(low), float(high))
-
-
-def _share(part: int, whole: int) -> Estimate:
-    """Return a share with its 95 % interval (Wilson 1927), which is sound near zero."""
-    if whole == 0:
-        return UNKNOWN
-    interval = binomtest(part, whole).proportion_ci(method="wilson")
-    return Estimate(part / whole, interval.low, interval.high)
-
-
-def _references(limits: LoadLimits, rounds: list[Round]) -> Iterator[Check]:
-    """Name a twin or champion that failed: nothing can be compared with it."""
-    for name in (TWIN, CHAMPION):
-        failed, requests, said = _failures(rounds, name)
-        if requests and not limits.error_share.holds(failed / requests):
-            outcome = Outcome.INCONCLUSIVE
-            yield Check(name=f"{name}_answers", outcome=outcome, sentence=f"the {name}: {said}")
 
 
 def _failures(rounds: list[Round], name: str) -> tuple[int, int, str]:

@@ -24,7 +24,7 @@ class Outcome(StrEnum):
     CRASH = "crash"
 
 
-Event = Literal["local", "pull_request", "delivery", "retraining", "monitoring"]
+Trigger = Literal["local", "pull_request", "delivery", "retraining", "monitoring"]  # why it runs
 USAGE = 2  # the exit code of bad usage or bad input
 _RANK = list(Outcome)
 _EXIT = dict(zip(Outcome, (0, 0, 10, 30, 20, 1), strict=True))
@@ -35,18 +35,18 @@ def worst(outcomes: list[Outcome]) -> Outcome:
     return max(outcomes, key=_RANK.index, default=Outcome.INCONCLUSIVE)
 
 
-def decide(outcome: Outcome, event: Event) -> Outcome:
+def decide(outcome: Outcome, event: Trigger) -> Outcome:
     """Return what a raw outcome means in an event: old data only warns where code is delivered."""
     delivered = event in ("local", "pull_request", "delivery")
     return Outcome.WARN if outcome is Outcome.RETRAIN and delivered else outcome
 
 
-def exit_code(outcomes: list[Outcome], event: Event) -> int:
+def exit_code(outcomes: list[Outcome], event: Trigger) -> int:
     """Return the process's exit code: of the worst outcome after the event's mapping."""
     return _EXIT[worst([decide(outcome, event) for outcome in outcomes])]
 
 
-def allows_promotion(outcome: Outcome, event: Event) -> bool:
+def allows_promotion(outcome: Outcome, event: Trigger) -> bool:
     """Return whether a candidate with this outcome may go on to the next stage."""
     wanted = event == "retraining" and outcome is Outcome.RETRAIN
     return wanted or exit_code([outcome], event) == 0
@@ -138,7 +138,7 @@ class Report(Strict):
 
     project: str
     subject: str
-    event: Event
+    event: Trigger
     verdicts: list[Verdict]
     commit: str = ""
     branch: str = ""

@@ -9,9 +9,8 @@ time, with enough requests. What is neither by the step's deadline is inconclusi
 import json
 import math
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import httpx
 import numpy as np
@@ -37,44 +36,44 @@ GOOD = (Outcome.PASS, Outcome.WARN)
 
 
 class Answer(NamedTuple):
-    """An answer to a client, as the proxy logged it, by the release that the client was led to.
+    """An answer to a client, as the proxy logged it; without a score that is not-a-number."""
 
-    It failed, too, if the client gave up or had to be led to another release. Without a score
-    that is not-a-number.
-    """
-
-    arm: str
     failed: bool
-    digest: str
     milliseconds: float
     score: float
 
-    def by(self, digest: str) -> Self:
-        """Return it as failed, if another release gave it."""
-        return self._replace(failed=self.failed or self.digest != digest)
 
-
-@dataclass
 class Traffic:
-    """The answers to clients since the proxy's log had `offset` bytes."""
+    """What clients got who were led to services, from now on, as the proxy's log has it."""
 
-    log: Path
-    offset: int
-    answers: list[Answer] = field(default_factory=list)
+    def __init__(self, log: Path, *services: Running) -> None:
+        self.log, self.offset = log, log.stat().st_size
+        self.digests = {service.address: service.digest for service in services}
+        self.answers = {address: list[Answer]() for address in self.digests}
 
-    def read(self, *services: Running) -> list[list[Answer]]:
-        """Read on, whole lines only; return what clients got who were led to each service."""
+    def read(self) -> list[list[Answer]]:
+        """Read on, whole lines only; return the answers by service, in order."""
         if self.log.stat().st_size < self.offset:  # rolled over
             self.offset = 0
         with self.log.open("rb") as stream:
             stream.seek(self.offset)
-            content = stream.read()
-        whole = content[: content.rfind(b"\n") + 1]
-        self.offset += len(whole)
-        self.answers += map(_answer, whole.splitlines())
-        return [
-            [a.by(one.digest) for a in self.answers if a.arm == one.address] for one in services
-        ]
+            for line in stream:
+                if line.endswith(b"\n"):
+                    self.offset += len(line)
+                    self._take(json.loads(line))
+        return [*self.answers.values()]
+
+    def _take(self, logged: dict[str, Any]) -> None:
+        """Count an answer for the release that the client was led to.
+
+        It failed, too, if the client gave up or had to be led to another release.
+        """
+        if (arm := logged.get("arm")) in self.answers:
+            headers = {name.lower(): values[0] for name, values in logged["resp_headers"].items()}
+            failed = logged["status"] >= 400  # what callers do wrong falls on both arms alike
+            failed = failed or headers.get("x-model-digest") != self.digests[arm]
+            score = float(headers.get(SCORE, "nan"))
+            self.answers[arm].append(Answer(failed, 1e3 * logged["duration"], score))
 
 
 def shadow(project: Project, challenger: Running, champion: Running | None) -> list[Check]:
@@ -100,7 +99,7 @@ def watch(
     start, (challenger, champion) = time.monotonic(), arms
     while True:
         time.sleep(1)
-        answers = traffic.read(*arms)
+        answers = traffic.read()
         memory, waited = megabytes(challenger.home), time.monotonic() - start
         if not any(champion.answers(url) for _ in range(2)):
             raise UserError("the champion does not answer any more, or the proxy before it")
@@ -143,17 +142,8 @@ def damage(settings: Delivery, steps: list[Step]) -> str:
     rate, lines = settings.rollout.requests_per_second, list[str]()
     for step in steps:
         cost = f"{step.weight:.0%} × {rate:g} requests/s × {step.deadline:g} s"
-        lines.append(f"{cost} = {step.most(rate):.0f} requests at most")
+        lines.append(f"{cost} = {step.most(rate):.0f} requests at that rate")
     return "\n".join(lines) or "no canary: all clients at once"
-
-
-def _answer(line: bytes) -> Answer:
-    logged: dict[str, Any] = json.loads(line)
-    headers = {name.lower(): values[0] for name, values in logged["resp_headers"].items()}
-    failed = logged["status"] >= 400  # what callers do wrong falls on both arms alike
-    score = float(headers.get(SCORE, "nan"))
-    digest = headers.get("x-model-digest", "")
-    return Answer(logged.get("arm", ""), failed, digest, 1e3 * logged["duration"], score)
 
 
 def _ask(service: Running, rows: list[dict[str, Any]]) -> tuple[Floats, list[str]]:

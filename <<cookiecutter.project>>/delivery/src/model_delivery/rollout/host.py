@@ -5,128 +5,114 @@ prove itself, switches the proxy in one step, and replaces the state. `_converge
 what the state says: it ends every move, undoes every failed one, and mends after a crash.
 """
 
+import itertools
 import logging
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from model_delivery.bundle.candidate import Candidate
-from model_delivery.bundle.launch import NotReadyError, Running, end
-from model_delivery.contract.settings import EnvironmentName
-from model_delivery.files import changed_files
+import httpx
+
+from model_delivery.bundle.launch import NotReadyError, Running, end, free_port
+from model_delivery.contract.request import draw_rows
 from model_delivery.gates import COMPARED, GATES, limits_hash
 from model_delivery.gates.load import CANDIDATE, judge_targets
-from model_delivery.project import Project
 from model_delivery.protocols import UserError
-from model_delivery.registry import Event
+from model_delivery.registry import Event, event_log, newest, shared
+from model_delivery.releases import recorded
 from model_delivery.report.render import value_of
-from model_delivery.report.verdict import Check, Verdict, allows_promotion, fixed, worst
-from model_delivery.report.verdict import Event as Trigger
+from model_delivery.report.verdict import (
+    Check,
+    Outcome,
+    Trigger,
+    Verdict,
+    allows_promotion,
+    fixed,
+    worst,
+)
 from model_delivery.rollout import canary
-from model_delivery.rollout.target import BusyError, Target, told
-from model_delivery.training.snapshot import find_snapshot
+from model_delivery.rollout.target import BusyError, State, Target, told
 
 log = logging.getLogger(__name__)
 
 
-def judged(project: Project, candidate: Candidate, trigger: Trigger) -> dict[str, Verdict]:
-    """Return what the gates said of a candidate here; a UserError names what speaks against it."""
-    snapshot, said = find_snapshot(project, candidate.lineage["snapshot"]), dict[str, Verdict]()
-    if candidate.lineage["data"].get("sample"):
-        raise UserError(f"candidate {candidate.short}: made of drawn rows, so never deployed")
-    for gate in GATES:
-        about = snapshot if gate == "data" else candidate
-        verdict, again = about.verdict(gate), f"run `ml check {gate}`"
-        if verdict is None:
-            raise UserError(f"gate {gate}: no verdict on candidate {candidate.short}; {again}")
-        if verdict.subject != about.folder.name:
-            raise UserError(f"gate {gate}: its verdict is on something else; {again}")
-        if not allows_promotion(verdict.outcome, trigger):
-            why = verdict.decisive.sentence
-            raise UserError(f"gate {gate} says {verdict.outcome}, nothing was deployed: {why}")
-        said[gate] = verdict
-    model, load = (said[gate].against for gate in COMPARED)
-    if model != load:
-        raise UserError("gate load: judged beside another champion than `model`; run `ml check`")
-    for name in changed_files(candidate.package):
-        raise UserError(f"{candidate.package / name}: not as packaged; run `ml package`")
-    return said
-
-
-def deploy(
-    project: Project, environment: EnvironmentName, goal: Event, trigger: Trigger = "local"
-) -> Verdict:
+def deploy(target: Target, goal: Event, trigger: Trigger = "local") -> Verdict:
     """Make an environment serve what was recorded, if its rollout allows it; return the verdict.
 
     Whatever forbids it, the environment serves what it served.
     """
-    target = Target(project, environment)
     with target.lock():
+        target.save(target.state(), shared=target.state().shared or shared(target.project))
         target.tell()  # gates judge beside the champion that the log knows
         target.proxy.check_port()
         if target.state().trying:  # by a supervisor that was killed
             _converge(target)
         current = target.state().current
         facts: dict[str, Any] = {"verdicts": goal.verdicts, "trigger": trigger}
-        if current is not None and current.digest == goal.digest:
+        if current and current.digest == goal.digest:
             if current.commit != goal.commit:
                 same = _event(target, goal, type="verdict", **facts)
                 target.save(target.state(), untold=[*target.state().untold, same])
-            _converge(target)
-            served = fixed("served", True, f"{environment} serves it already", current.release)
+            served = fixed("served", True, f"{target.name} serves it already", current.release)
             verdict = Verdict(gate="rollout", subject=current.digest, checks=[served])
             target.save(target.state(), verdict=verdict)
-            target.tell()
-            return verdict
-        admit(project, environment, goal, current)
-        with _undone(target):
-            verdict = _try(target, _event(target, goal, type="promoted", **facts))
-            if verdict.outcome in canary.GOOD:
-                _settle(target, _event(target, goal, type="promoted", **facts))  # of now
-            elif current:
-                why = {"previous": goal.digest, "reason": told(verdict.decisive)}
-                _settle(target, _event(target, current, type="rolled_back", trigger=trigger, **why))
+        else:
+            admit(target, goal, trigger)
+            with _undone(target):
+                verdict = _try(target, _event(target, goal, type="promoted", **facts))
+                if verdict.outcome in canary.GOOD:
+                    _settle(target, _event(target, goal, type="promoted", **facts))  # of now
+                elif current:
+                    facts = {"previous": goal.digest, "reason": told(verdict.decisive)}
+                    facts |= {"type": "rolled_back", "trigger": trigger}
+                    _settle(target, _event(target, current, **facts))
         _converge(target)
         target.tell()
         return verdict
 
 
-def admit(
-    project: Project, environment: EnvironmentName, goal: Event, current: Event | None
-) -> None:
-    """Raise a UserError that names what speaks against a release beside the one that serves."""
-    name = f"{goal.release} ({goal.digest[:12]})"
+def admit(target: Target, goal: Event, trigger: Trigger) -> None:
+    """Raise a UserError that names what speaks against a release beside the one that serves.
+
+    On a machine that serves nothing yet, that is the one which the log has as accepted.
+    """
+    name, current = f"{goal.release} ({goal.digest[:12]})", target.state().current
     back = current and (current.type, current.previous) == ("rolled_back", goal.digest)
     if current and back and not current.reason:  # by hand, after it had served
         again = "train another candidate, or name its release in `ml rollback`"
         raise UserError(f"{name} was rolled back at {current.time}: {again}")
+    current = current or newest(event_log(target.project).events(), environment=target.name)
     if current and goal.as_of < current.as_of:
         than = f"that of {current.release} ({current.as_of}); run `ml ship --as-of {current.as_of}`"
         raise UserError(f"{name}: its data ends {goal.as_of}, before {than}")
     for gate in GATES:
-        if goal.limits.get(gate) != limits_hash(project, gate):
+        if goal.limits.get(gate) != limits_hash(target.project, gate):
             why = "config/gates.yaml or data.yaml changed after its verdict"
             raise UserError(f"gate {gate}: {why}; run `ml check {gate}`")
-    if environment == "production" and goal.against != (current.digest if current else None):
+        outcome = goal.verdicts.get(gate, Outcome.CRASH)
+        if not allows_promotion(outcome, trigger):
+            raise UserError(f"gate {gate} says {outcome} of {name}: nothing was deployed")
+    beside = current.digest if current else None
+    if target.name == "production" and beside not in (goal.against, goal.digest):
         names = " and ".join(COMPARED)
         why = "they judged beside another champion than is served"
         raise UserError(f"gates {names}: {why}; run `ml ship`, or the workflow again")
 
 
-def rollback(project: Project, environment: EnvironmentName, release: str | None) -> Event:
+def rollback(target: Target, release: str | None) -> Event:
     """Make an environment serve an installed release again; no registry and no network.
 
     It is given by name or by the first 12 digits of its digest. None is the one that serves while
     a rollout is under way, which is ended first; else the one served before the last deploy, so
     that rolling back twice is rolling back once.
     """
-    target = Target(project, environment)
     end(target.supervisor)  # it can be killed anywhere
     with target.lock(), _undone(target):
         state = target.state()
         if state.current is None:
-            raise UserError(f"{environment}: nothing deployed, nothing to roll back")
+            raise UserError(f"{target.name}: nothing deployed, nothing to roll back")
         target.proxy.check_port()
         stays = state.trying or state.current.type == "rolled_back"
         before = state.current.digest if stays else state.current.previous
@@ -135,7 +121,7 @@ def rollback(project: Project, environment: EnvironmentName, release: str | None
         if not found:
             what = f"installed release `{release}`" if release else "earlier release"
             names = ", ".join(move.release for move in state.moves)
-            raise UserError(f"{environment}: no {what}; installed: {names}")
+            raise UserError(f"{target.name}: no {what}; installed: {names}")
         if state.trying or found[0] is not state.current:
             facts = {"type": "rolled_back", "trigger": "local"}
             if state.trying:
@@ -147,30 +133,58 @@ def rollback(project: Project, environment: EnvironmentName, release: str | None
         return target.state().moves[0]
 
 
-def start(project: Project, environment: EnvironmentName) -> None:
+def start(target: Target) -> None:
     """Serve again what is deployed; to a command at work, as a rollout, it is left."""
-    target = Target(project, environment)
     with suppress(BusyError), target.lock():
         _converge(target)
 
 
-def stop(project: Project, environment: EnvironmentName) -> None:
+def stop(target: Target) -> None:
     """Stop services and proxy; `start` starts them again."""
-    target = Target(project, environment)
     with target.lock():
-        _halt(target)
+        target.clear()
+
+
+@contextmanager
+def rehearsal(target: Target) -> Iterator[None]:
+    """Let acts happen on a machine that is gone afterwards, as a runner of GitHub's is.
+
+    What the log has as accepted is installed first, drawn rows are the clients, and at the end all
+    is stopped. What passes is accepted in turn: the log says so, and that it serves nowhere. The
+    log is the truth here: where another delivery was accepted meanwhile, a UserError names it.
+    """
+    if (state := target.state()).current and not state.rehearsed:
+        mend = "rehearse another by `--to`, or where nothing serves"
+        raise UserError(f"{target.name} is served here; {mend}")
+    events, moves = event_log(target.project).events(), dict[str, Event]()
+    for event in reversed(events):
+        if event.environment == target.name:
+            stored = recorded(events, event.digest) or event
+            moves.setdefault(event.digest, event.model_copy(update={"blob": stored.blob}))
+    kept = list(moves.values())[: target.project.delivery.keep_releases]
+    target.save(State(moves=kept, rehearsed=free_port()))
+    done = threading.Event()
+    clients = threading.Thread(target=_visit, args=(target, done), daemon=True)
+    clients.start()
+    try:
+        start(target)
+        yield
+    finally:
+        done.set()
+        clients.join()
+        stop(target)
+    for move in target.state().untold:
+        event_log(target.project).append(lambda events, move=move: _next(events, move))  # type: ignore[misc]  # mypy sees no type in a default
+    target.save(target.state(), untold=[])
 
 
 def _event(target: Target, goal: Event, **facts: Any) -> Event:
     """Return the move after which the target serves a release, from what it serves now."""
     known = goal.model_dump(include={"digest", "release", "as_of", "commit", "blob"})
-    current = target.state().current
-    about = {
-        "environment": target.name,
-        "previous": current.digest if current else None,
-        "rehearsed": target.state().rehearsed > 0,
-    }
-    return Event(**known | about | facts)
+    state = target.state()
+    known |= {"environment": target.name, "rehearsed": state.rehearsed > 0}
+    known["previous"] = state.current.digest if state.current else None
+    return Event(**known | facts)
 
 
 def _try(target: Target, move: Event) -> Verdict:
@@ -208,7 +222,7 @@ def _stages(target: Target, move: Event) -> Iterator[list[Check]]:
     for step in target.settings.canary:
         log.info("%.0f%% of the requests for %g s", 100 * step.weight, step.seconds)
         target.save(target.state(), weight=step.weight)
-        traffic = canary.Traffic(target.proxy.answers, target.proxy.answers.stat().st_size)
+        traffic = canary.Traffic(target.proxy.answers, challenger, champion)
         until = time.time() + step.deadline + 5
         places = champion.address, challenger.address
         target.proxy.route(current.release, *places, weight=step.weight, until=until)
@@ -239,19 +253,12 @@ def _undone(target: Target) -> Iterator[None]:
 def _converge(target: Target) -> None:
     """Make the machine serve what the state says and nothing else."""
     state = target.state()
-    if state.current:
-        service = _switch(target, state.current)
+    service = _switch(target, state.current) if state.current else None
+    if service:
         target.proxy.drain({old.address for old in target.services() if old != service})
-        target.clear(kept=service)
-    else:
-        _halt(target)
+    target.clear(kept=service)
     if state.trying:
         target.save(state, trying=None, weight=0.0)
-
-
-def _halt(target: Target) -> None:
-    target.proxy.stop()
-    target.clear()
 
 
 def _switch(target: Target, move: Event) -> Running:
@@ -263,3 +270,23 @@ def _switch(target: Target, move: Event) -> Running:
             return service
         target.proxy.stop()
     raise UserError(f"port {target.proxy.port} does not lead to {move.release}: who holds it?")
+
+
+def _next(events: Sequence[Event], move: Event) -> Event:
+    """Return a move, if what it starts from is still the newest."""
+    last = newest(events, environment=str(move.environment))
+    if last and last.digest not in (move.digest, move.previous):
+        raise UserError(f"{move.environment}: {last.release} was accepted meanwhile; run it again")
+    return move
+
+
+def _visit(target: Target, done: threading.Event) -> None:
+    """Ask for drawn rows at the expected rate."""
+    rows = draw_rows(target.project.contract, 1_000, seed=2)
+    pause = 1 / target.project.delivery.rollout.requests_per_second
+    with httpx.Client(base_url=target.url, timeout=5, trust_env=False) as client:
+        for row in itertools.cycle(rows):
+            with suppress(httpx.HTTPError):  # the proxy's log has it
+                client.post("/predict", json={"rows": [row]})
+            if done.wait(pause):
+                return

@@ -23,7 +23,7 @@ from model_delivery.contract.settings import Environment, EnvironmentName
 from model_delivery.files import read_json, verify, write_atomic, write_json
 from model_delivery.project import Project
 from model_delivery.protocols import Strict, UserError
-from model_delivery.registry import Event, blob_store, event_log
+from model_delivery.registry import Event, blob_store, event_log, shared
 from model_delivery.report.render import value_of
 from model_delivery.report.verdict import Check, Verdict
 from model_delivery.rollout.proxy import Caddy
@@ -46,6 +46,7 @@ class State(Strict):
     trying: Event | None = None  # the move that a rollout is about, written before each act
     weight: float = 0.0  # the share of requests that it gets meanwhile
     verdict: Verdict | None = None  # on the last rollout, or so far
+    shared: bool = False  # its log is the one of workflows, which only a job can write
     rehearsed: int = 0  # the port of a rehearsal: what it accepts serves elsewhere, or nowhere
 
     @property
@@ -114,7 +115,8 @@ class Target:
     def tell(self) -> None:
         """Tell the registry's log what it was not told; where it cannot be told, a later time."""
         state = self.state()
-        if state.rehearsed:  # then the log is the truth, and may refuse it
+        # In a rehearsal the log is the truth, and may refuse it.
+        if state.rehearsed or (state.shared and not shared(self.project)):
             return
         with suppress(UserError, OSError):
             for move in state.untold:
@@ -142,7 +144,12 @@ class Target:
         return service
 
     def clear(self, kept: Running | None = None) -> None:
-        """Stop all services but one, half started ones too; uninstall what is not to be kept."""
+        """Stop all services but one, half started ones too; uninstall what is not to be kept.
+
+        Without one to keep, the proxy leads nowhere, and is stopped before.
+        """
+        if kept is None:
+            self.proxy.stop()
         for home in self.folder.glob("services/*-*"):
             if kept is None or home != kept.home:
                 end(home)
@@ -151,46 +158,44 @@ class Target:
             if release.name not in digests:
                 shutil.rmtree(release, ignore_errors=True)
 
+    def status(self) -> dict[str, Any]:
+        """Return what an environment serves and how it is, asked of the machine; takes no lock.
 
-def status(project: Project, environment: EnvironmentName) -> dict[str, Any]:
-    """Return what an environment serves and how it is, asked of the machine; takes no lock.
-
-    `state` is `nothing deployed`, `stopped`, `serving`, or `unhealthy` with a `problem`.
-    """
-    target = Target(project, environment)
-    state, services = target.state(), target.services()
-    current, last, health, problem = state.current, state.verdict, "serving", ""
-    if current is None:
-        return {"environment": environment, "state": "nothing deployed"}
-    well = {service.digest for service in services if service.answers()}
-    if not services and not processes(target.folder):
-        health, problem = ("rehearsed", "") if state.rehearsed else ("stopped", "nothing runs")
-    elif current.digest not in well:
-        health, problem = "unhealthy", f"the service of {current.release} does not answer"
-    elif identity(target.url) not in [(one.digest, one.launch) for one in services]:
-        health, problem = "unhealthy", f"the proxy does not lead to {current.release}"
-    arms = {
-        move.release: f"{share:.0%} of requests, {'answers' if move.digest in well else 'silent'}"
-        for move, share in ((current, 1 - state.weight), (state.trying, state.weight))
-        if move and health != "rehearsed"
-    }
-    decided = f"on {last.subject[:12]}: {last.outcome}, {told(last.decisive)}" if last else ""
-    going = "under way" if processes(target.supervisor) else "interrupted; run `ml rollback`"
-    return {
-        "environment": environment,
-        "state": health,
-        "problem": f"{problem}; run `ml deploy --start --to {environment}`" if problem else "",
-        "note": f"{REHEARSED}{environment.upper()}" if health == "rehearsed" else "",
-        "release": current.release,
-        "digest": current.digest,
-        "since": f"{current.time}, {current.type} by {current.who}",
-        "clients": f"{target.url}/predict" if arms else "",
-        "installed": [move.release for move in state.moves],
-        "untold": len(state.untold),
-        "arms": arms,
-        "rollout": going if state.trying else "",
-        "so far" if state.trying else "decided": decided,
-    }
+        `state` is `nothing deployed`, `stopped`, `serving`, or `unhealthy` with a `problem`.
+        """
+        state, services = self.state(), self.services()
+        current, last, health, problem = state.current, state.verdict, "serving", ""
+        if current is None:
+            return {"environment": self.name, "state": "nothing deployed"}
+        well = {service.digest for service in services if service.answers()}
+        if not services and not processes(self.folder):
+            health, problem = ("rehearsed", "") if state.rehearsed else ("stopped", "nothing runs")
+        elif current.digest not in well:
+            health, problem = "unhealthy", f"the service of {current.release} does not answer"
+        elif identity(self.url) not in [(one.digest, one.launch) for one in services]:
+            health, problem = "unhealthy", f"the proxy does not lead to {current.release}"
+        arms = dict[str, str]()
+        for move, share in ((current, 1 - state.weight), (state.trying, state.weight)):
+            if move and health != "rehearsed":
+                said = "answers" if move.digest in well else "silent"
+                arms[move.release] = f"{share:.0%} of requests, {said}"
+        decided = f"on {last.subject[:12]}: {last.outcome}, {told(last.decisive)}" if last else ""
+        going = "under way" if processes(self.supervisor) else "interrupted; run `ml rollback`"
+        return {
+            "environment": self.name,
+            "state": health,
+            "problem": f"{problem}; run `ml deploy --start --to {self.name}`" if problem else "",
+            "note": f"{REHEARSED}{self.name.upper()}" if health == "rehearsed" else "",
+            "release": current.release,
+            "digest": current.digest,
+            "since": f"{current.time}, {current.type} by {current.who}",
+            "clients": f"{self.url}/predict" if arms else "",
+            "installed": [move.release for move in state.moves],
+            "untold": len(state.untold),
+            "arms": arms,
+            "rollout": going if state.trying else "",
+            "so far" if state.trying else "decided": decided,
+        }
 
 
 def told(check: Check) -> str:
