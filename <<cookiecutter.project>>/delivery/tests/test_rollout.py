@@ -770,3 +770,42 @@ def test_a_rehearsal_keeps_away_from_what_serves(project: Project, a: Candidate)
     with refused, rehearsal(Target(project, "production")):
         pytest.fail("it must not begin")
     assert served(project) == a.digest
+
+
+def test_a_new_machine_takes_what_was_judged_beside_the_accepted_release(project: Project) -> None:
+    a, place = make_candidate(project, "a"), Target(project, "production")
+    with rehearsal(place):
+        deploy(project, a)
+    shutil.rmtree(place.folder)  # another machine, which only shares the log
+    b, c = make_candidate(project, "b", against=a), make_candidate(project, "c")
+    with pytest.raises(UserError, match="judged beside another champion than is served"):
+        deploy(project, c)
+    assert deploy(project, b).outcome is Outcome.PASS
+    assert served(project) == b.digest
+
+
+def test_outcomes_are_read_again_where_it_is_deployed(project: Project) -> None:
+    goal = recorded(project, make_candidate(project, "a"))
+    for verdicts in ({}, goal.verdicts | {"model": Outcome.STOP}):
+        with pytest.raises(
+            UserError, match=r"gate \w+ says (crash|stop) of .*nothing was deployed"
+        ):
+            host.deploy(
+                Target(project, "production"), goal.model_copy(update={"verdicts": verdicts})
+            )
+    assert state(project) == "nothing deployed"
+
+
+def test_a_job_s_machine_keeps_for_a_job_what_a_person_did(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = make_candidate(project, "a")
+    deploy(project, a)
+    place = Target(project, "production")
+    deploy(project, make_candidate(project, "b", against=a))
+    place.save(place.state(), shared=True)
+    rollback(project)
+    assert [move.type for move in place.state().untold] == ["rolled_back"]
+    monkeypatch.setattr(target, "shared", lambda _: True)
+    place.tell()
+    assert place.state().untold == []
