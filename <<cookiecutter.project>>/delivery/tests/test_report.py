@@ -299,7 +299,7 @@ model:
 deepchecks: { data: { FeatureDrift: { max: 2, outcome: retrain } } }
 """
 ROLLOUT_BEFORE = """
-environments: { production: { port: 3000 } }
+environments: { production: { port: 3000, load: true, canary: [{ weight: 0.1, seconds: 30 }] } }
 rollout: { error_share: { max: 0.01, outcome: stop }, shadow_rows: 200 }
 """
 
@@ -342,6 +342,8 @@ def change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
         ("delivery", "max: 0.01", "max: 0.02", "`rollout.error_share` max 0.01 → 0.02"),
         ("delivery", "rows: 200", "rows: 1", "`rollout.shadow_rows` 200 → 1: it decides"),
         ("delivery", "port: 3000", "port: 3001", ""),
+        ("delivery", "load: true", "load: false", "`environments.production.load` True → False"),
+        ("delivery", "seconds: 30", "seconds: 1", "`environments.production.canary` [{"),
         ("delivery", ROLLOUT_BEFORE, "rollout: {}", "`rollout.error_share` max 0.01 → –"),
     ],
 )

@@ -1,6 +1,7 @@
 """Gates: each turns values and limits into checks, and checks into a verdict."""
 
 import os
+import re
 from collections.abc import Callable
 from operator import neg, pos
 from typing import Any, Literal, get_args
@@ -60,12 +61,12 @@ def lowered_limits(project: Project) -> list[str]:
     found = (git(project, "merge-base", "HEAD", name) for name in names)
     # GitHub has merged a pull request into the commit that it starts from.
     base = "HEAD^1" if os.environ.get("GITHUB_BASE_REF") else next(filter(None, found), None)
-    parts = ("rollout.", "environments.")
-    for path, part in (("config/gates.yaml", ("",)), ("config/delivery.yaml", parts)):
+    rollout = r"rollout\.|environments\.\w+\.(canary|load)$"
+    for path, limits in (("config/gates.yaml", ""), ("config/delivery.yaml", rollout)):
         try:
             old = _limits(yaml.safe_load(git(project, "show", f"{base}:./{path}") or ""))
             new = _limits(yaml.safe_load((project.root / path).read_text("utf-8")))
-            kept = {name: old[name] for name in old if name.startswith(part)}
+            kept = {name: old[name] for name in old if re.match(limits, name)}
             looser = {name: _loosened(limit, new.get(name)) for name, limit in kept.items()}
         except Exception:  # the base may hold anything, also a file of another version
             kept = looser = {}
