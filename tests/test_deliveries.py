@@ -8,6 +8,7 @@ one, a copy of the first after staging, has no machine to serve on and rehearses
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import threading
 import time
@@ -30,7 +31,7 @@ from tests.test_workflows import QUICK, WHO, loosen_load_limits
 LABEL = "production-host"
 VARIABLES = {"DEPLOY_RUNNER_PRODUCTION": LABEL}
 MAIN, DEVELOP = "refs/heads/main", "refs/heads/develop"
-ROW = {
+ROW: dict[str, Any] = {
     "scheduled": "2013-07-01T17:45",
     "carrier": "UA",
     "flight": 1545,
@@ -363,13 +364,14 @@ def test_a_killed_delivery_is_finished_by_its_supervisor_and_run_again(
     expect(world.push(), candidate="success", staging="success")
     before = world.events
     state = world.hosts[0].folder / "ml" / "production" / "state.json"
-    done = threading.Event()
+    done, draw = threading.Event(), random.Random(0)
 
     def clients() -> None:
         while not done.wait(0.02):
-            for hour in range(5, 24):
-                ROW["scheduled"] = f"2013-07-01T{hour:02}:45"
-                world.served()
+            ROW["scheduled"] = f"2013-0{draw.randint(1, 7)}-01T{draw.randint(5, 23):02}:45"
+            ROW.update(temp=draw.uniform(20, 100), wind_speed=draw.uniform(0, 40))
+            ROW.update(humid=draw.uniform(20, 100), distance=draw.randint(200, 2500))
+            world.served()
 
     def weighted(_: Path) -> bool:
         return bool(json.loads(state.read_text())["weight"])
