@@ -364,7 +364,7 @@ def test_a_killed_delivery_is_finished_by_its_supervisor_and_run_again(
     expect(world.push(), candidate="success", staging="success")
     before = world.events
     state = world.hosts[0].folder / "ml" / "production" / "state.json"
-    done, draw = threading.Event(), random.Random(0)
+    done, draw = threading.Event(), random.Random(0)  # noqa: S311 - rows, no secret
 
     def clients() -> None:
         while not done.wait(0.02):
