@@ -143,6 +143,8 @@ def deploy(run: Run) -> Verdict:
     target, release = Target(run.project, run.environment), run.release
     if target.state().rehearsed and not run.rehearse:
         target.save(State())
+    if not run.rehearse:  # that takes a port of its own
+        target.proxy.check_port()
     move = releases.resolve(run.project, release) if release else run.recorded or record(run)
     place = rehearsal(target) if run.rehearse else nullcontext()
     with step(f"rollout of {move.digest[:12]} to {run.environment}"), place:
