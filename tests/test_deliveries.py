@@ -71,6 +71,20 @@ class World:
         git(self.project, *WHO, "commit", "--quiet", "--all", "--allow-empty", "-m", message)
         return git(self.project, "rev-parse", "HEAD")
 
+    def canary(self, seconds: float) -> None:
+        """Give production's canary one step of 30 %."""
+        file = self.project / "config" / "delivery.yaml"
+        settings = yaml.safe_load(file.read_text())
+        steps = settings["environments"]["production"]["canary"]
+        assert {step["weight"] for step in steps} & {0.3}
+        steps[:] = [{"weight": 0.3, "seconds": seconds}]
+        file.write_text(yaml.safe_dump(settings))
+
+    def state(self) -> dict[str, Any]:
+        """Return what production on the host says of itself; it must have served before."""
+        file = self.hosts[0].folder / "ml" / "production" / "state.json"
+        return dict(json.loads(file.read_text()))
+
     def push(self, ref: str = MAIN, **more: Any) -> Run:
         """Push the commit that is checked out, as a branch or a tag, and run deliver.yml."""
         if ref.startswith("refs/tags/"):
@@ -322,12 +336,7 @@ def test_a_release_that_is_bad_under_the_canary_is_rolled_back(world: World, big
 
 
 def test_a_rollback_ends_a_canary_while_it_runs(world: World, big: Run) -> None:
-    steps = "weight: 0.3"
-    text = (world.project / "config" / "delivery.yaml").read_text()
-    settings = yaml.safe_load(text)
-    settings["environments"]["production"]["canary"] = [{"weight": 0.3, "seconds": 300}]
-    assert steps in text
-    (world.project / "config" / "delivery.yaml").write_text(yaml.safe_dump(settings))
+    world.canary(seconds=300)
     git(world.project, "checkout", "v1.0.0", "--", "src")
     world.commit(
         "Learn faster", {"config/model.yaml": ("learning_rate: 0.05", "learning_rate: 0.1")}
@@ -335,11 +344,10 @@ def test_a_rollback_ends_a_canary_while_it_runs(world: World, big: Run) -> None:
     staged = world.push()
     expect(staged, candidate="success", staging="success")
     before, served = world.events, world.served()
-    state = world.hosts[0].folder / "ml" / "production" / "state.json"
     with ThreadPoolExecutor() as pool:
         delivery = pool.submit(world.push, "refs/tags/v1.2.0")
         deadline = time.monotonic() + 300
-        while not (state.exists() and json.loads(state.read_text())["weight"]):
+        while not world.state()["weight"]:
             assert not delivery.done(), delivery.result().said
             assert time.monotonic() < deadline
             time.sleep(0.2)
@@ -356,14 +364,10 @@ def test_a_rollback_ends_a_canary_while_it_runs(world: World, big: Run) -> None:
 def test_a_killed_delivery_is_finished_by_its_supervisor_and_run_again(
     world: World, big: Run
 ) -> None:
-    text = (world.project / "config" / "delivery.yaml").read_text()
-    settings = yaml.safe_load(text)
-    settings["environments"]["production"]["canary"] = [{"weight": 0.3, "seconds": 8}]
-    (world.project / "config" / "delivery.yaml").write_text(yaml.safe_dump(settings))
+    world.canary(seconds=8)
     world.commit("A shorter canary")
     expect(world.push(), candidate="success", staging="success")
     before = world.events
-    state = world.hosts[0].folder / "ml" / "production" / "state.json"
     done, draw = threading.Event(), random.Random(0)  # noqa: S311 - rows, no secret
 
     def clients() -> None:
@@ -374,7 +378,7 @@ def test_a_killed_delivery_is_finished_by_its_supervisor_and_run_again(
             world.served()
 
     def weighted(_: Path) -> bool:
-        return bool(json.loads(state.read_text())["weight"])
+        return bool(world.state()["weight"])
 
     asking = threading.Thread(target=clients)
     asking.start()
@@ -383,7 +387,7 @@ def test_a_killed_delivery_is_finished_by_its_supervisor_and_run_again(
         assert killed.results["production"] == "cancelled"
         assert killed.results["release"] != "success"
         deadline = time.monotonic() + 60
-        while json.loads(state.read_text())["trying"]:
+        while world.state()["trying"]:
             assert time.monotonic() < deadline
             time.sleep(0.2)
     finally:

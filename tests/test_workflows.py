@@ -326,9 +326,7 @@ def test_a_champion_whose_asset_is_gone_is_named(
 ) -> None:
     case, champion = delivered
     (case.github.folder / "releases" / "model-store" / f"{champion}.tar.xz").unlink()
-    (case.github.folder / "caches.json").unlink(
-        missing_ok=True
-    )  # the pull request's own cache has it, too
+    (case.github.folder / "caches.json").unlink(missing_ok=True)  # where it would be, too
     run = case.run(PullRequest(fork=True), taken={"test": green[1]})  # its token reads, too
     expect(run, candidate="failure", comment="skipped", gates="failure")
     said = f"{champion}.tar.xz: missing or tampered with; run `ml deploy` where it was made"

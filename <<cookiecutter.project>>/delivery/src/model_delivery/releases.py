@@ -21,24 +21,25 @@ JUDGED = ("verdicts", "limits", "against", "key")
 
 def champion(project: Project, environment: str = "production") -> Candidate | None:
     """Return what an environment accepted last by the log."""
-    move = newest(event_log(project).events(), environment=environment)
-    return restore(project, move) if move else None
+    events = event_log(project).events()
+    move = newest(events, environment=environment)
+    return restore(project, stored(events, move)) if move else None
 
 
 def restore(project: Project, event: Event) -> Candidate:
     """Return a registered candidate, from the blob store if it is not here."""
-    folder, events = candidates.candidate_folder(project, event.digest), event_log(project).events()
-    stored = recorded(events, event.digest) or event  # its bytes may have been stored anew since
-    blob_store(project).get(event.digest, stored.blob, folder)
+    folder = candidates.candidate_folder(project, event.digest)
+    blob_store(project).get(event.digest, event.blob, folder)
     return load_candidate(project, event.digest)
 
 
 def recall(project: Project, snapshot: Snapshot) -> str:
     """Fetch what was recorded of a snapshot's key, if its bytes are there; return the key."""
-    key = candidates.training_key(project, snapshot)
-    if known := newest(event_log(project).events(), key=key):
+    key, events = candidates.training_key(project, snapshot), event_log(project).events()
+    if known := newest(events, key=key):
         with suppress(UserError):
-            write_atomic(candidates.key_record(project, key), restore(project, known).digest)
+            candidate = restore(project, stored(events, known))
+            write_atomic(candidates.key_record(project, key), candidate.digest)
     return key
 
 
@@ -64,7 +65,6 @@ def judged(project: Project, candidate: Candidate, trigger: Trigger) -> dict[str
         raise UserError("gate load: judged beside another champion than `model`; run `ml check`")
     for name in changed_files(candidate.package):
         raise UserError(f"{candidate.package / name}: not as packaged; run `ml package`")
-    candidate.save(said["data"])
     return said
 
 
@@ -123,6 +123,12 @@ def delivering(project: Project) -> str | None:
 def recorded(events: Sequence[Event], digest: str) -> Event | None:
     """Return what was recorded last of a digest itself: its registration, or newer verdicts."""
     return newest([event for event in events if event.environment is None], digest=digest)
+
+
+def stored(events: Sequence[Event], event: Event) -> Event:
+    """Return an event with its digest's bytes as they are kept now: they may be stored anew."""
+    last = recorded(events, event.digest) or event
+    return event.model_copy(update={"blob": last.blob})
 
 
 def find(events: Sequence[Event], wanted: str) -> Event:

@@ -133,6 +133,7 @@ def record(run: Run) -> Event:
     candidate = current_candidate(run.project)
     with step(f"register {candidate.short}"):
         verdicts = releases.judged(run.project, candidate, run.event)
+        candidate.save(verdicts["data"])  # goes along with the bytes; the rows stay here
         known = releases.register(run.project, candidate, verdicts, run.event, run.key)
     run.recorded = known.model_copy(update={"commit": releases.delivering(run.project)})
     return run.recorded

@@ -9,7 +9,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -21,7 +21,7 @@ from model_delivery.gates import COMPARED, GATES, limits_hash
 from model_delivery.gates.load import CANDIDATE, judge_targets
 from model_delivery.protocols import UserError
 from model_delivery.registry import Event, event_log, newest, shared
-from model_delivery.releases import recorded
+from model_delivery.releases import stored
 from model_delivery.report.render import value_of
 from model_delivery.report.verdict import (
     Check,
@@ -159,8 +159,7 @@ def rehearsal(target: Target) -> Iterator[None]:
     events, moves = event_log(target.project).events(), dict[str, Event]()
     for event in reversed(events):
         if event.environment == target.name:
-            stored = recorded(events, event.digest) or event
-            moves.setdefault(event.digest, event.model_copy(update={"blob": stored.blob}))
+            moves.setdefault(event.digest, stored(events, event))
     kept = list(moves.values())[: target.project.delivery.keep_releases]
     target.save(State(moves=kept, rehearsed=free_port()))
     done = threading.Event()
@@ -173,9 +172,7 @@ def rehearsal(target: Target) -> Iterator[None]:
         done.set()
         clients.join()
         stop(target)
-    for move in target.state().untold:
-        event_log(target.project).append(lambda events, move=move: _next(events, move))  # type: ignore[misc]  # mypy sees no type in a default
-    target.save(target.state(), untold=[])
+    target.tell_now()
 
 
 def _event(target: Target, goal: Event, **facts: Any) -> Event:
@@ -270,14 +267,6 @@ def _switch(target: Target, move: Event) -> Running:
             return service
         target.proxy.stop()
     raise UserError(f"port {target.proxy.port} does not lead to {move.release}: who holds it?")
-
-
-def _next(events: Sequence[Event], move: Event) -> Event:
-    """Return a move, if what it starts from is still the newest."""
-    last = newest(events, environment=str(move.environment))
-    if last and last.digest not in (move.digest, move.previous):
-        raise UserError(f"{move.environment}: {last.release} was accepted meanwhile; run it again")
-    return move
 
 
 def _visit(target: Target, done: threading.Event) -> None:

@@ -12,9 +12,10 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from model_delivery.contract.settings import Environment, EnvironmentName
 from model_delivery.files import read_json, verify, write_atomic, write_json
 from model_delivery.project import Project
 from model_delivery.protocols import Strict, UserError
-from model_delivery.registry import Event, blob_store, event_log, shared
+from model_delivery.registry import Event, blob_store, event_log, newest, shared
 from model_delivery.report.render import value_of
 from model_delivery.report.verdict import Check, Verdict
 from model_delivery.rollout.proxy import Caddy
@@ -119,10 +120,15 @@ class Target:
         if state.rehearsed or (state.shared and not shared(self.project)):
             return
         with suppress(UserError, OSError):
-            for move in state.untold:
-                event_log(self.project).append(lambda _, move=move: move)  # type: ignore[misc]
-            if state.untold:
-                self.save(state, untold=[])
+            self.tell_now()
+
+    def tell_now(self) -> None:
+        """Tell the log what it was not told; a UserError says why it did not take it."""
+        state = self.state()
+        for move in state.untold:
+            event_log(self.project).append(partial(_next, move))
+        if state.untold:
+            self.save(state, untold=[])
 
     def services(self) -> list[Running]:
         """Return the services that became ready and were not stopped, dead or alive."""
@@ -196,6 +202,14 @@ class Target:
             "rollout": going if state.trying else "",
             "so far" if state.trying else "decided": decided,
         }
+
+
+def _next(move: Event, events: Sequence[Event]) -> Event:
+    """Return a move; a rehearsed one only if what it starts from is still the newest."""
+    last = newest(events, environment=str(move.environment)) if move.rehearsed else None
+    if last and last.digest not in (move.digest, move.previous):
+        raise UserError(f"{move.environment}: {last.release} was accepted meanwhile; run it again")
+    return move
 
 
 def told(check: Check) -> str:
