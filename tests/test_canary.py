@@ -37,7 +37,7 @@ rollout:
   score_distance: {{ max: 0.25, outcome: stop }}
   memory_mb: {{ max: 700, outcome: stop }}
 keep_releases: 4
-start_timeout_seconds: 10
+start_timeout_seconds: 30
 """
 
 

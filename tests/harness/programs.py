@@ -24,6 +24,11 @@ PASSED = (
 
 NO_LOGIN = '[url "file:///no-login/"]\n\tinsteadOf = https://github.com/\n'
 
+BASH = """#!/bin/sh
+/bin/bash "$@" || { code=$?; sleep 0.5; exit "$code"; }
+"""
+"""act stops reading a step's terminal once it failed: its last words need a moment to get out."""
+
 _INSTALLING = threading.Lock()
 
 
@@ -60,6 +65,9 @@ def _install(machine: Path) -> None:
     python = new / "python3"
     python.write_text(f"#!/bin/sh\nexec '{PYTHON}' \"$@\"\n")
     python.chmod(0o755)
+    bash = new / "bash"
+    bash.write_text(BASH)
+    bash.chmod(0o755)
     for name in ("uv", "uvx"):
         (new / name).symlink_to(seen(program(name)))
     standins.install(new)
