@@ -1,22 +1,21 @@
 """The command `ml`: every step of a delivery, alone or all in order."""
 
-import datetime as dt
 import os
 import signal
 import sys
 import time
 from contextlib import nullcontext, suppress
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from model_delivery import history as past
 from model_delivery.bundle import launch
 from model_delivery.bundle.candidate import current_candidate
+from model_delivery.cli import options as its
 from model_delivery.cli import screen, stages
 from model_delivery.cli.doctor import diagnose, diagnose_github, gh
-from model_delivery.contract.settings import EnvironmentName
-from model_delivery.gates import GATES, Gate
+from model_delivery.gates import GATES
 from model_delivery.gates.data import prove
 from model_delivery.project import find_project
 from model_delivery.protocols import UserError
@@ -35,46 +34,15 @@ HELP = (
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich", help=HELP
 )
-_WHY = "Why this runs, which decides what an outcome means; default: from GITHUB_EVENT_NAME."
-_DAY = "First day not known yet, as 2013-08-01; default: `as_of` in config/data.yaml."
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Force = Annotated[bool, typer.Option("--force", help="Do it again, even if up to date.")]
-Why = Annotated[Trigger | None, typer.Option("--event", help=_WHY)]
-Day = Annotated[dt.datetime | None, typer.Option("--as-of", help=_DAY, formats=["%Y-%m-%d"])]
-One = Annotated[Gate | None, typer.Argument(help="Which gate; default: all.")]
-Prove = Annotated[bool, typer.Option("--prove", help="Break the data instead: is it noticed?")]
-_DRAWN = "Draw rows from the data contract instead of extracting any; never deployed."
-Sample = Annotated[bool, typer.Option("--sample", help=_DRAWN)]
-Until = Annotated[stages.Stage, typer.Option(help="The last stage to run.")]
-Port = Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")]
-FreePort = Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0 takes a free one.")]
-Stop = Annotated[bool, typer.Option("--stop", help="Stop service and proxy; it stays deployed.")]
-_AGAIN = "Serve again what is deployed, after a reboot or a crash."
-Start = Annotated[bool, typer.Option("--start", help=_AGAIN)]
-Where = Annotated[EnvironmentName, typer.Option("--to", help="Which environment.")]
-Of = Annotated[EnvironmentName, typer.Option("--in", help="Which environment.")]
-Watch = Annotated[bool, typer.Option("--watch", help="Look again every second, until Ctrl-C.")]
-Release = Annotated[str | None, typer.Argument(help="An installed one; default: the one before.")]
-_GOAL = "A git tag, or a recorded release; default: the current candidate."
-Goal = Annotated[str, typer.Argument(help=_GOAL)]
-Named = Annotated[str, typer.Option("--release", help=_GOAL)]
-_TRY = "Serve only as long as it takes; default on a runner of GitHub's, which is gone afterwards."
-_HOSTED = os.environ.get("RUNNER_ENVIRONMENT") == "github-hosted"
-Rehearse = Annotated[bool, typer.Option("--rehearse", help=_TRY)]
-Lineage = Annotated[str | None, typer.Option(metavar="RELEASE", help="All of one release.")]
-_TWO = "What differs between two releases."
-Compare = Annotated[tuple[str, str] | None, typer.Option(metavar="A B", help=_TWO)]
-_UI = "Show it in MLflow: at MLFLOW_TRACKING_URI if that is set, else here until Ctrl-C."
-Ui = Annotated[bool, typer.Option("--ui", help=_UI)]
-_THERE = "Look at the repository on GitHub instead, through `gh`."
-OnGitHub = Annotated[bool, typer.Option("--github", help=_THERE)]
-Fix = Annotated[bool, typer.Option("--fix", help="Print the calls that mend it, and ask.")]
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @app.command()
 def data(
-    as_of: Day = None, sample: Sample = False, force: Force = False, as_json: Json = False
+    as_of: its.Day = None,
+    sample: its.Sample = False,
+    force: its.Force = False,
+    as_json: its.Json = False,
 ) -> None:
     """Extract the rows known at a day, take out what is excluded, split by time."""
     snapshot = stages.extract(_run(as_of=as_of, force=force, sample=sample))
@@ -84,7 +52,7 @@ def data(
 
 
 @app.command()
-def train(force: Force = False, event: Why = None, as_json: Json = False) -> None:
+def train(force: its.Force = False, event: its.Why = None, as_json: its.Json = False) -> None:
     """Fit features and model on the current data; the result is a candidate."""
     candidate = stages.train(_run(event, force=force))
     metrics = ", ".join(f"{k} {v:.4f}" for k, v in candidate.lineage["metrics"].items())
@@ -94,11 +62,11 @@ def train(force: Force = False, event: Why = None, as_json: Json = False) -> Non
 
 @app.command()
 def check(
-    gate: One = None,
-    seeded: Prove = False,
-    force: Force = False,
-    event: Why = None,
-    as_json: Json = False,
+    gate: its.One = None,
+    seeded: its.Prove = False,
+    force: its.Force = False,
+    event: its.Why = None,
+    as_json: its.Json = False,
 ) -> None:
     """Ask gates for their verdicts on the current data and candidate."""
     run = _run(event, force=force)
@@ -108,7 +76,7 @@ def check(
 
 
 @app.command()
-def package(as_json: Json = False) -> None:
+def package(as_json: its.Json = False) -> None:
     """Build the Bento with SBOM, model card and checksums."""
     candidate = stages.package(_run())
     files = sorted(str(path) for path in candidate.package.iterdir() if path.is_file())
@@ -116,7 +84,7 @@ def package(as_json: Json = False) -> None:
 
 
 @app.command()
-def serve(port: Port = 3001) -> None:
+def serve(port: its.Port = 3001) -> None:
     """Serve the current candidate here until Ctrl-C, in its clean environment."""
     project = find_project()
     candidate = current_candidate(project)
@@ -129,7 +97,7 @@ def serve(port: Port = 3001) -> None:
 
 
 @app.command()
-def report(event: Why = None, as_json: Json = False) -> None:
+def report(event: its.Why = None, as_json: its.Json = False) -> None:
     """Write the verdicts as one HTML page and one Markdown text."""
     written = [str(path) for path in stages.write_report(_run(event))]
     screen.show(written, as_json, "\n".join(written))
@@ -137,14 +105,14 @@ def report(event: Why = None, as_json: Json = False) -> None:
 
 @app.command()
 def ship(
-    until: Until = "deploy",
-    release: Named = "",
-    as_of: Day = None,
-    sample: Sample = False,
-    force: Force = False,
-    event: Why = None,
-    rehearse: Rehearse = _HOSTED,
-    as_json: Json = False,
+    until: its.Until = "deploy",
+    release: its.Named = "",
+    as_of: its.Day = None,
+    sample: its.Sample = False,
+    force: its.Force = False,
+    event: its.Why = None,
+    rehearse: its.Rehearse = its.HOSTED,
+    as_json: its.Json = False,
 ) -> None:
     """Do all of it in order, as far as the gates allow; interrupted, it goes on where it was."""
     run = _run(event, as_of, force=force, sample=sample, release=release, rehearse=rehearse)
@@ -159,13 +127,13 @@ def ship(
 
 @app.command()
 def deploy(
-    release: Goal = "",
-    to: Where = "production",
-    start: Start = False,
-    stop: Stop = False,
-    event: Why = None,
-    rehearse: Rehearse = _HOSTED,
-    as_json: Json = False,
+    release: its.Goal = "",
+    to: its.Where = "production",
+    start: its.Start = False,
+    stop: its.Stop = False,
+    event: its.Why = None,
+    rehearse: its.Rehearse = its.HOSTED,
+    as_json: its.Json = False,
 ) -> None:
     """Make an environment serve a release, if gates and rollout allow it."""
     run = _run(event, environment=to, release=release, rehearse=rehearse)
@@ -183,10 +151,10 @@ def deploy(
 
 @app.command()
 def rollback(
-    release: Release = None,
-    of: Of = "production",
-    rehearse: Rehearse = _HOSTED,
-    as_json: Json = False,
+    release: its.Release = None,
+    of: its.Of = "production",
+    rehearse: its.Rehearse = its.HOSTED,
+    as_json: its.Json = False,
 ) -> None:
     """Make an environment serve an installed release again: seconds, no registry, no network."""
     target = Target(find_project(), of)
@@ -199,7 +167,7 @@ def rollback(
 
 
 @app.command()
-def status(of: Of = "production", watch: Watch = False, as_json: Json = False) -> None:
+def status(of: its.Of = "production", watch: its.Watch = False, as_json: its.Json = False) -> None:
     """Say what an environment serves, who gets which share, and what was decided last."""
     target = Target(find_project(), of)
     while watch:
@@ -211,11 +179,11 @@ def status(of: Of = "production", watch: Watch = False, as_json: Json = False) -
 
 @app.command()
 def history(
-    lineage: Lineage = None,
-    compare: Compare = None,
-    ui: Ui = False,
-    port: FreePort = 0,
-    as_json: Json = False,
+    lineage: its.Lineage = None,
+    compare: its.Compare = None,
+    ui: its.Ui = False,
+    port: its.FreePort = 0,
+    as_json: its.Json = False,
 ) -> None:
     """Say what was registered, judged, promoted and rolled back, when and by whom."""
     project = find_project()
@@ -231,7 +199,9 @@ def history(
 
 
 @app.command()
-def doctor(on_github: OnGitHub = False, fix: Fix = False, as_json: Json = False) -> None:
+def doctor(
+    on_github: its.OnGitHub = False, fix: its.Fix = False, as_json: its.Json = False
+) -> None:
     """Say what this machine or project lacks, or its side on GitHub, and what mends it."""
     if fix and not on_github:
         raise UserError("--fix goes with --github; here, each sentence names the command")
@@ -250,7 +220,7 @@ def doctor(on_github: OnGitHub = False, fix: Fix = False, as_json: Json = False)
     raise typer.Exit(0 if all(it.ok for it in found) else USAGE)
 
 
-def _run(event: Trigger | None = None, as_of: Day = None, **asked: Any) -> stages.Run:
+def _run(event: Trigger | None = None, as_of: its.Day = None, **asked: Any) -> stages.Run:
     """Return a run in the project's folder, after its configuration was read."""
     project = find_project()
     os.chdir(project.root)
