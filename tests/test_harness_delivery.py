@@ -213,7 +213,9 @@ def test_a_call_that_github_or_the_harness_cannot_carry_out_is_refused(
 
 def test_a_killed_job_is_cancelled_and_nothing_of_it_runs_on(repository: Repository) -> None:
     killed = job(
-        run("echo begun && echo half > progress && sleep 60"), run("echo never"), timeout_minutes=5
+        run("echo begun && sleep 1 && echo half > progress && sleep 60"),
+        run("echo never"),
+        timeout_minutes=5,
     )
     after = job(run("echo 1"), needs="killed")
     clean = job(run("echo 1"), needs="killed", **{"if": "always()"})
