@@ -569,6 +569,19 @@ def test_terminal_prints_no_control_sequence_of_a_value(monkeypatch: pytest.Monk
     assert "[red]" in said.replace("\n", "")
 
 
+def test_a_job_s_summary_has_what_an_environment_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page, found = tmp_path / "summary.md", {"state": "serving", "release": "v1 | <b>"}
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(page))
+    page.write_text("before\n")
+    screen.show_status(found, True)
+    assert page.read_text() == "before\n    state        serving\n    release      v1 | <b>\n"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "")
+    screen.show_status(found, True)
+    assert len(page.read_text().splitlines()) == 3
+
+
 def test_a_written_file_has_the_rights_that_the_umask_leaves(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
