@@ -204,9 +204,9 @@ class DirectoryBlobs:
             raise UserError(f"{path}: missing or tampered with; run `ml deploy` where it was made")
         if os.environ.get("ML_ATTESTED") == "true":  # else this plan of GitHub has none
             repository = os.environ["GITHUB_REPOSITORY"]
-            builder = f"{repository}/.github/workflows/deliver.yml"
+            builder = rf"^https://[^/]+/{repository}/\.github/workflows/(deliver|retrain)\.yml@"
             command = ["gh", "attestation", "verify", path.name, "--repo", repository]
-            run([*command, "--signer-workflow", builder], path.parent)
+            run([*command, "--cert-identity-regex", builder], path.parent)
         with files.temporary_folder(destination.parent) as folder:
             unpack(path, folder)
             files.verify(folder / "ship", digest)

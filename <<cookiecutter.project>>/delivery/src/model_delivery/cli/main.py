@@ -120,8 +120,11 @@ def ship(
         raise UserError("rows drawn from the data contract are never deployed: use `--until load`")
     if until == "deploy":  # minutes before it would matter
         Target(run.project, run.environment).proxy.check_port()
-    code = screen.show_verdicts(stages.ship(run, until), run.event, as_json)
-    screen.progress.print(f"report: {stages.write_report(run)[0]}", markup=False, soft_wrap=True)
+    try:
+        code = screen.show_verdicts(stages.ship(run, until), run.event, as_json)
+    finally:  # an error does not hide what was judged before it
+        with suppress(UserError):
+            screen.say(f"report: {stages.write_report(run)[0]}")
     raise typer.Exit(code)
 
 
@@ -247,4 +250,5 @@ def main() -> None:
     except UserError as error:
         screen.progress.print("[bold red]error[/] ", end="")
         screen.progress.print(str(error), markup=False, soft_wrap=True)
+        screen.job("GITHUB_STEP_SUMMARY", f"    {error}")
         sys.exit(USAGE)

@@ -27,7 +27,7 @@ FreePort = Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0 t
 Stop = Annotated[bool, typer.Option("--stop", help="Stop service and proxy; it stays deployed.")]
 _AGAIN = "Serve again what is deployed, after a reboot or a crash."
 Start = Annotated[bool, typer.Option("--start", help=_AGAIN)]
-Where = Annotated[EnvironmentName, typer.Option("--to", help="Which environment.")]
+Where = Annotated[EnvironmentName, typer.Option("--to", "--in", help="Which environment.")]
 Of = Annotated[EnvironmentName, typer.Option("--in", help="Which environment.")]
 Watch = Annotated[bool, typer.Option("--watch", help="Look again every second, until Ctrl-C.")]
 Release = Annotated[str | None, typer.Argument(help="An installed one; default: the one before.")]

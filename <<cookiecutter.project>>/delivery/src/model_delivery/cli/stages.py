@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 from model_delivery import releases
 from model_delivery.bundle.candidate import CURRENT, Candidate, current_candidate, make_candidate
 from model_delivery.bundle.package import build_package
-from model_delivery.cli.screen import say, step
+from model_delivery.cli.screen import job, say, step
 from model_delivery.contract.settings import EnvironmentName
 from model_delivery.files import write_atomic
 from model_delivery.gates import COMPARED, GATES, limits_hash, lowered_limits
@@ -135,6 +135,7 @@ def record(run: Run) -> Event:
         verdicts = releases.judged(run.project, candidate, run.event)
         candidate.save(verdicts["data"])  # goes along with the bytes; the rows stay here
         known = releases.register(run.project, candidate, verdicts, run.event, run.key)
+    job("GITHUB_OUTPUT", f"digest={candidate.digest}")
     run.recorded = known.model_copy(update={"commit": releases.delivering(run.project)})
     return run.recorded
 
@@ -239,7 +240,8 @@ def write_report(run: Run) -> tuple[Path, Path]:
     report = Report(subject=subject, verdicts=verdicts, **about)
     write_atomic(folder / "report.json", report.model_dump_json(indent=2))
     for name in ("report.html", "report.md"):
-        write_atomic(folder / name, render(name, report))
+        write_atomic(folder / name, text := render(name, report))
+    job("GITHUB_STEP_SUMMARY", text)
     return folder / "report.html", folder / "report.md"
 
 
