@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -116,9 +117,10 @@ def attestation_verify(options: Options) -> None:
         found = [a for a in attestations if a["sha256"] == digest]
     if not found:
         _fail(f"no attestations found for subject sha256:{digest}")
-    signer = f"{options.repo}/.github/workflows/deliver.yml"
-    if options.signer_workflow not in (None, signer):
-        _fail(f"verifying with issuer failed: expected {options.signer_workflow}")
+    signers = re.compile(options.cert_identity_regex)
+    builders = f"https://github.com/{options.repo}/.github/workflows/{{}}.yml@refs/heads/main"
+    if [bool(signers.search(builders.format(it))) for it in ("deliver", "ci")] != [True, False]:
+        _fail(f"verifying with issuer failed: expected {options.cert_identity_regex}")
     for key, wanted in (("sha", options.source_digest), ("ref", options.source_ref)):
         if wanted and not any(a[key] == wanted for a in found):
             _fail(f"verifying with issuer failed: expected {key} {wanted}")
@@ -193,7 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     auth = groups.add_parser("auth").add_subparsers(required=True)
     _add(auth, "setup-git", setup_git, {})
     verify: _Arguments = {"file": {}, "--source-digest": {}, "--source-ref": {}, "--format": {}}
-    verify["--signer-workflow"] = {}
+    verify["--cert-identity-regex"] = {"default": "/deliver"}
     attestation = groups.add_parser("attestation").add_subparsers(required=True)
     _add(attestation, "verify", attestation_verify, verify)
     release = groups.add_parser("release").add_subparsers(required=True)
