@@ -1,6 +1,7 @@
 """What the user sees: progress on standard error, results on standard output."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -38,6 +39,13 @@ def show(value: Any, as_json: bool, text: str) -> None:
         sys.stdout.flush()
     else:
         results.print(text, soft_wrap=True, markup=False)
+
+
+def hand_on(name: str, value: str) -> None:
+    """Give a value of one line to the next steps of a job, where this runs in one."""
+    if path := os.environ.get("GITHUB_OUTPUT"):
+        with open(path, "a", encoding="utf-8") as stream:
+            stream.write(f"{name}={value}\n")
 
 
 def show_status(found: dict[str, Any], as_json: bool) -> int:
