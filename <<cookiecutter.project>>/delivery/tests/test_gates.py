@@ -283,8 +283,7 @@ def test_rows_are_drawn_where_a_pull_request_lacks_a_variable_and_nowhere_else(
         raise UserError(f"real rows before {day}")
 
     sources = SimpleNamespace(NEEDS=("WAREHOUSE",), extract=extract)
-    for module in (protocols, snapshots):
-        monkeypatch.setattr(module, "user_module", lambda _: sources)
+    monkeypatch.setattr(protocols, "user_module", lambda _: sources)
     fork, push = stages.Run(world.project, "pull_request"), stages.Run(world.project, "delivery")
     for value in (None, ""):  # GitHub gives an empty one where a secret is not there
         with monkeypatch.context() as patch:

@@ -49,6 +49,7 @@ class Event(Strict):
     metrics: dict[str, list[float | None]] = {}  # on the test window: value, low, high
     against: str | None = None  # the digest of the champion that the gates judged beside
     reason: str = ""  # why it was rolled back: metric, value, limit
+    because: str = ""  # what a retraining was started by: schedule, drift, decay, data, person
     environment: str | None = None  # of a move
     previous: str | None = None  # of a move: the digest served before
     rehearsed: bool = False  # accepted, and served nowhere

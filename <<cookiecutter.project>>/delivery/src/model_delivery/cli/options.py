@@ -10,6 +10,7 @@ from model_delivery.cli.stages import Stage
 from model_delivery.contract.settings import EnvironmentName
 from model_delivery.gates import Gate
 from model_delivery.report.verdict import Trigger
+from model_delivery.watch import retrain
 
 _WHY = "Why this runs, which decides what an outcome means; default: from GITHUB_EVENT_NAME."
 _DAY = "First day not known yet, as 2013-08-01; default: `as_of` in config/data.yaml."
@@ -37,6 +38,12 @@ Named = Annotated[str, typer.Option("--release", help=_GOAL)]
 _TRY = "Serve only as long as it takes; default on a runner of GitHub's, which is gone afterwards."
 HOSTED = os.environ.get("RUNNER_ENVIRONMENT") == "github-hosted"
 Rehearse = Annotated[bool, typer.Option("--rehearse", help=_TRY)]
+_NEWEST = "First day not known yet; default: `sources.newest()` if there is one, else today."
+Newest = Annotated[dt.datetime | None, typer.Option("--as-of", help=_NEWEST, formats=["%Y-%m-%d"])]
+_STARTED = "What started it, for the log; a person is not held by the cool-down."
+Because = Annotated[retrain.Because, typer.Option(help=_STARTED)]
+_ANYWAY = "Do it in spite of cool-down and budget."
+Anyway = Annotated[bool, typer.Option("--force", help=_ANYWAY)]
 Lineage = Annotated[str | None, typer.Option(metavar="RELEASE", help="All of one release.")]
 _TWO = "What differs between two releases."
 Compare = Annotated[tuple[str, str] | None, typer.Option(metavar="A B", help=_TWO)]
@@ -44,4 +51,5 @@ _UI = "Show it in MLflow: at MLFLOW_TRACKING_URI if that is set, else here until
 Ui = Annotated[bool, typer.Option("--ui", help=_UI)]
 _THERE = "Look at the repository on GitHub instead, through `gh`."
 OnGitHub = Annotated[bool, typer.Option("--github", help=_THERE)]
-Fix = Annotated[bool, typer.Option("--fix", help="Print the calls that mend it, and ask.")]
+_FIX = "Set the schedules of workflows; with --github, print the calls that mend it, and ask."
+Fix = Annotated[bool, typer.Option("--fix", help=_FIX)]
