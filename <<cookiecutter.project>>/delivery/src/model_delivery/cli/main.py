@@ -24,6 +24,7 @@ from model_delivery.report.verdict import USAGE, Trigger, exit_code
 from model_delivery.rollout import host
 from model_delivery.rollout.target import Target
 from model_delivery.training.snapshot import current_snapshot
+from model_delivery.watch import batch
 
 HELP = (
     "Train, judge, package and deploy the model of this project.\n\n[bold]ml ship[/] does all of "
@@ -164,6 +165,17 @@ def rollback(
     if after == before:
         screen.say(f"it served {after.release} already; `ml rollback RELEASE` names another")
     status(of, as_json=as_json)
+
+
+@app.command()
+def predict(
+    source: its.Input, goal: its.Output, by: its.Of = "production", as_json: its.Json = False
+) -> None:
+    """Score a file of rows by what an environment has accepted, and log it as a service does."""
+    with screen.step("predict"):
+        done = batch.predict(Target(find_project(), by), source, goal, screen.say)
+    text = f"{done['rows']:,} rows scored by {done['digest'][:12]}: {goal}"
+    screen.show(done, as_json, text)
 
 
 @app.command()
