@@ -13,9 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,16 +23,15 @@ import httpx
 import numpy as np
 import psutil
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from model_delivery.files import settle, sha256_json, temporary_folder, verify
 from model_delivery.project import Project
 from model_delivery.protocols import Floats, UserError
-from model_delivery.serving import LAUNCH, NOOP, REFUSAL, RELEASE, STREAM, TWIN_MARK
+from model_delivery.serving import LAUNCH, NOOP, REFUSAL, RELEASE, TWIN_MARK
 
 HOST = "127.0.0.1"
 _POLL_SECONDS = 0.05
-_PATIENCE_SECONDS = 120
+PATIENCE_SECONDS = 120
 _OFFLINE = ("error sending request", "dns error", "failed to fetch", "connect error")
 
 
@@ -135,7 +132,7 @@ def run_cleanly(
 ) -> str:
     """Run Python in the clean environment of a release, for two minutes at most."""
     command = [str(service_environment(project, ship)), *arguments]
-    options = {"env": clean_variables(project) | env, "timeout": _PATIENCE_SECONDS}
+    options = {"env": clean_variables(project) | env, "timeout": PATIENCE_SECONDS}
     return run(command, cwd, input=given, **options)
 
 
@@ -144,58 +141,6 @@ def score_cleanly(project: Project, ship: Path, rows: pa.Table) -> Floats:
     columns = {name: rows.column(name).to_pylist() for name in project.contract.inputs}
     given = json.dumps(columns, default=str)  # JSON keeps every digit of a number
     return np.array(json.loads(run_cleanly(project, ship, ["service.py"], ship, given)))
-
-
-class Scorer:
-    """A release that scores batch after batch: a process in its clean environment, for a block.
-
-    It ends with this process, however that ends: its input does. What it says is in `log`.
-    """
-
-    def __init__(self, project: Project, ship: Path, log: Path) -> None:
-        if STREAM not in (ship / "service.py").read_text():
-            mend = "deploy one that was trained since"
-            raise UserError(
-                f"{ship.parent.name[:12]} is a release from before `ml predict`; {mend}"
-            )
-        command = [str(service_environment(project, ship).absolute()), "service.py", STREAM]
-        self.log, pipe = log, subprocess.PIPE
-        log.parent.mkdir(parents=True, exist_ok=True)
-        options: dict[str, Any] = {"cwd": ship, "env": clean_variables(project)}
-        with log.open("ab") as said:
-            options |= {"stdin": pipe, "stdout": pipe, "stderr": said, "start_new_session": True}
-            self.process = subprocess.Popen(command, **options)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.communicate()
-
-    def score(self, columns: Mapping[str, pa.Array]) -> Floats:
-        """Return the probability of each row, shape (n,); a UserError where it gives none."""
-        head, values = list[tuple[str, str, list[str] | None]](), list[NDArray[Any]]()
-        for name, column in columns.items():
-            known = column.dictionary_encode() if pa.types.is_string(column.type) else column
-            words = known.dictionary.to_pylist() if pa.types.is_dictionary(known.type) else None
-            places = known if words is None else known.indices.fill_null(-1)
-            values.append(places.to_numpy(zero_copy_only=False))
-            head.append((name, values[-1].dtype.str, words))
-        given, answers, rows = self.process.stdin, self.process.stdout, len(values[0])
-        assert given is not None and answers is not None, "both are pipes"  # noqa: PT018
-        watch = threading.Timer(_PATIENCE_SECONDS, self.process.kill)
-        watch.start()
-        with suppress(BrokenPipeError):  # it ended, and gives no answer either
-            given.write(json.dumps({"rows": rows, "columns": head}).encode() + b"\n")
-            given.writelines(part.tobytes() for part in values)
-            given.flush()
-        scores = answers.read(8 * rows)
-        watch.cancel()
-        if len(scores) < 8 * rows:
-            tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-8:])
-            raise UserError(f"the release ended while it scored {rows} rows:\n{tail}")
-        return np.frombuffer(scores)
 
 
 def start(
@@ -231,11 +176,14 @@ def start(
     return service
 
 
-def spawn(command: list[str], cwd: Path, env: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
-    """Start a program in a session of its own; what it prints is in `log`."""
+def spawn(
+    command: list[str], cwd: Path, env: dict[str, str], log: Path, talk: int | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a program in a session of its own; what it prints is in `log`, unless it is to talk."""
     with log.open("wb") as output:
-        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
-        return subprocess.Popen(command, cwd=cwd, env=env, start_new_session=True, **streams)
+        streams: dict[str, Any] = {"stdin": talk or subprocess.DEVNULL, "stdout": talk or output}
+        streams |= {"stderr": output, "start_new_session": True}
+        return subprocess.Popen(command, cwd=cwd, env=env, **streams)
 
 
 def identity(url: str) -> tuple[str | None, str | None] | None:

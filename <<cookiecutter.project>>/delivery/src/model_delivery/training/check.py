@@ -23,9 +23,8 @@ TYPE_TESTS = {
 
 
 _ARROW = {"number": pa.float64(), "integer": pa.int64(), "boolean": pa.bool_()}
-_ARROW |= {"category": pa.string(), "timestamp": pa.timestamp("us")}
+_ARROW |= {"category": pa.string(), "timestamp": pa.timestamp("s")}  # whole ones
 _DOMAIN = ("min", "max", "values", "pattern")
-_TIMES = np.array(["0001-01-01T00:00:00", "9999-12-31T23:59:59"], "M8[s]")
 
 
 def judge_rule(name: str, breaches: list[str], kept: str = "") -> Check:
@@ -92,7 +91,7 @@ def check_rows(
         spec = Column.model_validate(domain)
         columns[name] = values = _readable(rows.column(name), spec.type, text)
         absent = pc.is_null(values).to_numpy(zero_copy_only=False)
-        bad = absent & (not asked["missing"]) | _refused(values, spec) & ~absent
+        bad = absent & (not asked["missing"]) | outside(values, spec) & ~absent
         first = int(np.argmax(bad)) if bad.any() else len(values)
         wrong += [(first, name)] if first < len(rows) else []
     if wrong:
@@ -106,10 +105,9 @@ def check_rows(
 
 def _readable(column: pa.Array, kind: Kind, text: bool) -> pa.Array:
     """Return a column's values before the first that is not of this kind: mostly all of them."""
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    fits = text or pa.types.is_null(column.type) or TYPE_TESTS[kind](column.type)
-    if not fits and not (kind == "number" and pa.types.is_integer(column.type)):
+    own = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    whole = kind == "number" and pa.types.is_integer(own)
+    if not (text or whole or pa.types.is_null(own) or TYPE_TESTS[kind](own)):
         return pa.nulls(0, _ARROW[kind])
 
     def cast(length: int) -> Any:
@@ -119,19 +117,9 @@ def _readable(column: pa.Array, kind: Kind, text: bool) -> pa.Array:
     values, lengths = cast(len(column)), range(1, len(column) + 1)
     if values is None:
         values = cast(bisect_left(lengths, True, key=lambda length: cast(length) is None))
-    return pa.array(values.to_numpy(False), from_pandas=True) if kind == "number" else values
-
-
-def _refused(values: pa.Array, spec: Column) -> Any:
-    """Return which values no request may hold; times are of whole seconds, in years of 4 digits."""
-    if spec.type == "timestamp":
-        times = values.to_numpy(zero_copy_only=False)
-        seconds = times.astype("M8[s]")
-        return (seconds != times) | (seconds < _TIMES[0]) | (seconds > _TIMES[1])
-    if spec.type == "category":
-        known = values.dictionary_encode()
-        return np.append(outside(known.dictionary, spec), False)[known.indices.fill_null(-1)]
-    return outside(values, spec)
+    if kind == "number":
+        return pa.array(values.to_numpy(zero_copy_only=False), from_pandas=True)
+    return values.cast("timestamp[us]") if kind == "timestamp" else values
 
 
 def outside(column: pa.Array, spec: Column) -> Any:

@@ -10,11 +10,12 @@ import datetime as dt
 import difflib
 import hashlib
 import os
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
 from time import perf_counter
@@ -28,7 +29,7 @@ import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
 from pyarrow.csv import ConvertOptions, ReadOptions, open_csv
 
-from model_delivery.bundle.launch import Scorer
+from model_delivery.bundle.scorer import Scorer
 from model_delivery.files import read_json, sha256_json, temporary_folder
 from model_delivery.protocols import UserError
 from model_delivery.releases import champion
@@ -36,9 +37,9 @@ from model_delivery.rollout.target import Target
 from model_delivery.training.check import check_rows
 from model_delivery.watch.log import KEY, keyed_hash, prune
 
-ROWS, BYTES, MOST_WORKERS = 32_768, 4_000_000, 8
-"""A batch's rows, or bytes of text; processes that score, each with few batches in memory."""
-Tables = tuple[pa.Table, pa.Table]  # rows of the output, and of the log
+ROWS, BYTES, MOST_WORKERS, ROUND = 16_384, 2_000_000, 4, 4
+"""A batch's rows, or bytes of text; processes that score, and each one's batches in memory."""
+Batch = tuple[int, pa.RecordBatch]  # with the number of rows before it
 
 
 @dataclass(frozen=True)
@@ -51,29 +52,29 @@ class Run:
     request: dict[str, Any]
     about: dict[str, Any]
 
-    def write(self, files: tuple[Path, Path], say: Callable[[str], None]) -> int:
+    def write(self, scores: Path, log: Path, say: Callable[[str], None]) -> int:
         """Write the output and the log, in the input's order; return the number of rows.
 
         There is a process for each processor, and a thread that checks and records its batches.
         """
         count, idle = min(os.cpu_count() or 1, MOST_WORKERS), SimpleQueue[Scorer]()
-        writers, rows = list[pq.ParquetWriter](), 0
+        writers, rows, batches = dict[Path, pq.ParquetWriter](), 0, self.read(say)
         with ExitStack() as stack:
             pool = stack.enter_context(ThreadPoolExecutor(count))
-            for _ in range(count):
-                scorer = Scorer(self.target.project, self.ship, files[0].with_name("scorers.log"))
-                idle.put(stack.enter_context(scorer))
-            jobs = (pool.submit(self.score, idle, *given) for given in self.read(say))
-            for tables in _results(jobs, ahead=count + 1):
-                for path, table in () if writers else zip(files, tables, strict=True):
-                    writers.append(stack.enter_context(pq.ParquetWriter(path, table.schema)))
-                for writer, table in zip(writers, tables, strict=True):
-                    writer.write_table(table)
-                rows += len(tables[0])
+            for said in (log.with_name(f"scorer-{number}") for number in range(count)):
+                idle.put(stack.enter_context(Scorer(self.target.project, self.ship, said)))
+            while some := [*islice(batches, ROUND * count)]:
+                for tables in pool.map(partial(self.score, idle), some):
+                    for path, table in zip((scores, log), tables, strict=True):
+                        if path not in writers:
+                            writer = pq.ParquetWriter(path, table.schema)
+                            writers[path] = stack.enter_context(writer)
+                        writers[path].write_table(table)
+                    rows += len(tables[0])
         return rows
 
-    def read(self, say: Callable[[str], None]) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Yield batches of the columns that count, each with the number of rows before it."""
+    def read(self, say: Callable[[str], None]) -> Iterator[Batch]:
+        """Yield batches of the columns that count."""
         names = [*dict.fromkeys([*self.request, *self.target.project.contract.key])]
         with _told(self.source), fsspec.open(self.source, "rb") as stream:
             if text := self.source.endswith(".csv"):
@@ -92,18 +93,20 @@ class Run:
                 types = dict.fromkeys(names, pa.string())
                 given = {"include_columns": names, "null_values": [""], "strings_can_be_null": True}
                 options = ConvertOptions(column_types=types, **given)
-                batches = open_csv(stream, ReadOptions(block_size=BYTES), convert_options=options)
+                reading = ReadOptions(block_size=BYTES, use_threads=False)
+                batches = open_csv(stream, reading, convert_options=options)
             else:
                 batches = file.iter_batches(ROWS, columns=names, use_threads=False)
             before = 0
-            for batch in batches:
+            for batch in filter(len, batches):
                 yield before, batch
                 before += len(batch)
         if not before:
             raise UserError(f"{self.source}: no rows")
 
-    def score(self, idle: SimpleQueue[Scorer], before: int, batch: pa.RecordBatch) -> Tables:
+    def score(self, idle: SimpleQueue[Scorer], given: Batch) -> tuple[pa.Table, pa.Table]:
         """Return the rows of the output and of the log."""
+        before, batch = given
         text, log = self.source.endswith(".csv"), self.target.project.delivery.log
         with _told(self.source):
             columns, scorer = check_rows(batch, self.request, before, text), idle.get()
@@ -137,15 +140,20 @@ def predict(target: Target, source: str, goal: str, say: Callable[[str], None]) 
     with _told(source), fsspec.open(source, "rb") as stream:
         content = hashlib.file_digest(stream, "sha256").hexdigest()
     now = dt.datetime.now(dt.UTC)
-    about = {"id": sha256_json([content, digest])[:32], "time": now.isoformat(), "digest": digest}
+    about = {
+        "id": sha256_json([content, digest])[:32],
+        "time": now.isoformat(timespec="microseconds"),
+        "digest": digest,
+    }
     run = Run(target, source, ship, read_json(ship / "request.json"), about | {"shadow": False})
     with temporary_folder(target.folder / "batches") as folder:
         scores, log = folder / "scores", folder / "log"
-        rows = run.write((scores, log), say)
+        rows = run.write(scores, log, say)
         _publish(log, f"{target.log}/{now.date()}/{about['id']}-0.parquet")
         _publish(scores, goal)  # last: without it, the user runs it again
-    store, root = url_to_fs(target.log)
-    prune(store, root, target.project.delivery.log.keep_days)
+        with _told(target.log):
+            store, root = url_to_fs(target.log)
+            prune(store, root, target.project.delivery.log.keep_days)
     return {"rows": rows, "output": goal, **about}
 
 
@@ -157,16 +165,6 @@ def _release(target: Target) -> tuple[Path, str]:
         return accepted.ship, accepted.digest
     mend = f"run `ml deploy --to {target.name}`"
     raise UserError(f"{target.name}: nothing deployed, so nothing to score by; {mend}")
-
-
-def _results(jobs: Iterator[Future[Tables]], ahead: int) -> Iterator[Tables]:
-    """Yield what jobs return, in their order; so many, and not more, are begun beforehand."""
-    begun = deque[Future[Tables]]()
-    for job in jobs:
-        begun.append(job)
-        if len(begun) > ahead:
-            yield begun.popleft().result()
-    yield from (job.result() for job in begun)
 
 
 @contextmanager
