@@ -58,13 +58,16 @@ class Scorer:
         given, answers, rows = self.process.stdin, self.process.stdout, len(values[0])
         assert given is not None and answers is not None, "it has pipes"  # noqa: PT018
         timer = threading.Timer(PATIENCE_SECONDS, self.process.kill)
+        timer.daemon = True
         timer.start()
-        with suppress(BrokenPipeError):  # it ended, and gives no answer either
-            given.write(json.dumps({"rows": rows, "columns": head}).encode() + b"\n")
-            given.writelines(part.tobytes() for part in values)
-            given.flush()
-        scores = answers.read(8 * rows)
-        timer.cancel()
+        try:
+            with suppress(BrokenPipeError):  # it ended, and gives no answer either
+                given.write(json.dumps({"rows": rows, "columns": head}).encode() + b"\n")
+                given.writelines(part.tobytes() for part in values)
+                given.flush()
+            scores = answers.read(8 * rows)
+        finally:
+            timer.cancel()
         if len(scores) < 8 * rows:
             tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-8:])
             raise UserError(f"the release ended while it scored {rows} rows:\n{tail}")

@@ -84,7 +84,7 @@ class Run:
                 file = pq.ParquetFile(stream)
                 have = file.schema_arrow.names
             for name in (name for name in names if have.count(name) != 1):
-                near = difflib.get_close_matches(name, have, n=1)
+                near = difflib.get_close_matches(name, {*have} - {name}, n=1)
                 hint = f"; is it `{near[0]}`?" if near else ""
                 raise UserError(f"it must have one column `{name}`{hint}")
             if aside := ", ".join(name for name in have if name not in names):
