@@ -21,6 +21,8 @@ from tests.bench.subject import Subject, generate, inside, load_average, naive, 
 
 SECONDS = 3.0
 """How long a target is loaded in each round."""
+TURNS = 3
+"""Of a file of millions of rows."""
 
 
 def service(subject: Subject) -> list[Figure]:
@@ -79,6 +81,20 @@ def contract(subject: Subject) -> list[Figure]:
     return [Figure(what, median(found["seconds"]), most=2, unit="s")]
 
 
+def batch(subject: Subject) -> list[Figure]:
+    """Compare `ml predict` with LightGBM's own prediction on prepared features, in turns."""
+    calm = load_average()
+    found = subject.raw["batch"] = inside(subject, "batch", str(subject.folder), str(TURNS))
+    own, its = (found["rows"] / median(found[name]) for name in ("predict", "lightgbm"))
+    pairs = zip(found["lightgbm"], found["predict"], strict=True)
+    rates = f"{own:,.0f} to {its:,.0f} rows a second; {found['rows']:,} rows, {TURNS} turns"
+    note = f"{rates}; load average {calm:.1f} before"
+    return [
+        Figure("`ml predict`, to LightGBM's own", median(a / b for a, b in pairs), 0.5, note=note),
+        Figure("`ml predict`, all its processes", max(found["megabytes"]), most=600, unit="MB"),
+    ]
+
+
 def deepchecks(subject: Subject) -> list[Figure]:
     """Time Deepchecks' suites on the candidate's data and scores."""
     found = subject.raw["deepchecks"] = inside(subject, "deepchecks")
@@ -101,7 +117,7 @@ def demo(subject: Subject) -> list[Figure]:
 
 
 PARTS: dict[str, Callable[[Subject], list[Figure]]] = {
-    part.__name__: part for part in (service, ready, contract, deepchecks, demo)
+    part.__name__: part for part in (service, ready, batch, contract, deepchecks, demo)
 }
 
 

@@ -3,6 +3,7 @@
 uv run python inside.py paths|contract|deepchecks
 uv run python inside.py starts TIMES
 uv run python inside.py load ROUNDS SECONDS NAIVE_URL
+uv run python inside.py batch FOLDER TURNS
 """
 
 # mypy: ignore-errors
@@ -14,24 +15,34 @@ import contextlib
 import datetime as dt
 import json
 import random
+import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import lightgbm
+import numpy as np
+import psutil
 import pyarrow as pa
+import pyarrow.parquet as pq
 from model_delivery.bundle.candidate import current_candidate
 from model_delivery.bundle.launch import Running, service_environment, start
 from model_delivery.gates.deepchecks import deepchecks as judged
 from model_delivery.gates.load import run_rounds
 from model_delivery.project import find_project
 from model_delivery.protocols import user_module
+from model_delivery.registry import Event
 from model_delivery.report.verdict import Outcome
+from model_delivery.rollout.target import State, Target
 from model_delivery.training.check import check_content, check_structure
 from model_delivery.training.snapshot import current_snapshot
 
 USERS = 8
+COPIES = 10
+"""Of a year's rows: 3.3 million together."""
 UNJUDGED = (Outcome.INCONCLUSIVE, Outcome.CRASH)
 
 
@@ -104,8 +115,58 @@ def load(rounds: str, seconds: str, naive: str) -> list[Any]:
         return run_rounds(plan | {"targets": targets}, find_project().root)
 
 
+def accepted() -> Path:
+    """Let production have accepted the candidate; return the folder that ships."""
+    project = find_project()
+    candidate, target = current_candidate(project), Target(project, "production")
+    known = {"type": "promoted", "digest": candidate.digest, "release": "bench", "blob": "none"}
+    known |= {"commit": None, "trigger": "local", "as_of": candidate.lineage["data"]["as_of"]}
+    target.save(State(moves=[Event(environment=target.name, **known)]))
+    ship = target.folder / "releases" / candidate.digest / "ship"
+    shutil.copytree(candidate.ship, ship, dirs_exist_ok=True)
+    return ship
+
+
+def batch(folder: str, turns: str) -> dict[str, Any]:
+    """Score a file by `ml predict`, and its features, prepared, by LightGBM alone, in turns.
+
+    LightGBM has its default threads. Memory is the highest sum of what `ml` and all below it hold,
+    shared pages counted for each.
+    """
+    project, ship = find_project(), accepted()
+    frame = user_module("sources").extract(dt.date(2014, 1, 1))
+    year = pa.Table.from_pandas(frame, preserve_index=False)
+    rows, source = COPIES * year.num_rows, Path(folder, "rows.parquet")
+    with pq.ParquetWriter(source, year.schema) as writer:
+        for _ in range(COPIES):
+            writer.write_table(year)
+    columns = {name: year[name].to_numpy() for name in project.contract.inputs}
+    features = user_module("features").Features.load(ship / "model").transform(columns)
+    matrix = np.tile(features, (COPIES, 1))
+    booster = lightgbm.Booster(model_file=str(ship / "model" / "model.txt"))
+    found: dict[str, Any] = {"rows": rows, "lightgbm": [], "predict": [], "megabytes": []}
+    for _ in range(int(turns)):
+        started = time.perf_counter()
+        expected = booster.predict(matrix)
+        found["lightgbm"].append(time.perf_counter() - started)
+        started, peak = time.perf_counter(), 0.0
+        goal = str(source.with_name("scores.parquet"))
+        process = psutil.Popen([Path(sys.executable).with_name("ml"), "predict", source, goal])
+        while process.poll() is None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                family = [process, *process.children(recursive=True)]
+                peak = max(peak, sum(each.memory_info().rss for each in family) / 1e6)
+            time.sleep(0.1)
+        found["predict"].append(time.perf_counter() - started)
+        found["megabytes"].append(peak)
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, "ml predict")
+        np.testing.assert_array_equal(pq.read_table(goal)["score"].to_numpy(), expected)
+    return found
+
+
 if __name__ == "__main__":
-    verbs = {verb.__name__: verb for verb in (paths, contract, deepchecks, starts, load)}
+    verbs = {verb.__name__: verb for verb in (paths, contract, deepchecks, starts, load, batch)}
     with contextlib.redirect_stdout(sys.stderr):
         value = verbs[sys.argv[1]](*sys.argv[2:])
     sys.stdout.write(json.dumps(value, default=lambda path: str(Path(path))) + "\n")

@@ -3,7 +3,8 @@
 Tuned as measured for BentoML 1.4: `async` and inline scoring, no access log, a short timeout,
 no tracing, garbage collection held back. BentoML is imported only to serve.
 
-Scores without a server, too: `python service.py < columns.json` in the folder of a release.
+Scores without a server, too, in the folder of a release: `python service.py < columns.json`, and
+batch after batch with `--stream`.
 """
 
 import gc
@@ -28,6 +29,8 @@ SCORE = "x-score"
 """The header of an answer with its first row's probability, from which a rollout is judged."""
 TWIN_MARK = "noop-"
 """What the no-op twin of a release says before its digest: it is never the release."""
+STREAM = "--stream"
+"""The option of `service.py` with which it scores batches; releases of before do not know it."""
 REFUSAL = "this release cannot start"
 """What a service logs before it gives up; its arbiter would try again for ever."""
 JSON = "application/json"
@@ -137,12 +140,18 @@ def start_model(cls: type[ModelService], ship: Path, request: Mapping[str, Any])
 
 def answer(model: ModelService, rows: Sequence[Row], request: Mapping[str, Any]) -> list[float]:
     """Return the probability of each row; a RuntimeError where the model gives none."""
+    scores: list[float] = probabilities(model, to_columns(rows, request), len(rows)).tolist()
+    return scores
+
+
+def probabilities(model: ModelService, columns: Columns, rows: int) -> Floats:
+    """Return the probability of each row, shape (rows,); a RuntimeError where there is none."""
     try:
-        scores: list[float] = np.asarray(model.score(to_columns(rows, request))).tolist()
-        if len(scores) != len(rows) or not all(0.0 <= score <= 1.0 for score in scores):
-            raise ValueError(f"no probabilities of {len(rows)} rows: {scores!r:.200}")
+        scores = np.asarray(model.score(columns), np.float64)
+        if scores.shape != (rows,) or not ((scores >= 0) & (scores <= 1)).all():
+            raise ValueError(f"no probabilities of {rows} rows: {scores.tolist()!r:.200}")
     except Exception as error:  # pydantic's own would be taken for the caller's mistake
-        raise RuntimeError(f"the model failed on {len(rows)} rows: {error!r}") from error
+        raise RuntimeError(f"the model failed on {rows} rows: {error!r}") from error
     return scores
 
 
@@ -165,10 +174,33 @@ def _is_our_fault(record: logging.LogRecord) -> bool:
 
 
 def score_standard_input(cls: type[ModelService], ship: Path) -> None:
-    """Read columns as JSON and print the probability of each row, after the bytes were checked."""
+    """Read columns as JSON and print the probability of each row, after the bytes were checked.
+
+    With `--stream`, score batches instead.
+    """
     verify(ship)
     model, request = cls(), read_json(ship / "request.json")
     model.load(ship / "model")
+    if STREAM in sys.argv:
+        return _score_batches(model)
     given = json.load(sys.stdin)
     scores = model.score(as_arrays((given[name] for name in request), request))
     sys.stdout.write(json.dumps(np.asarray(scores, np.float64).tolist()))
+
+
+def _score_batches(model: ModelService) -> None:
+    """Score batches from standard input until it ends; nothing but numpy is needed.
+
+    A batch is a line of JSON, `{"rows": n, "columns": [[name, dtype, words], ...]}`, then the n raw
+    values of each column. `words` is null, or a category's dictionary, of which the values are
+    places; -1 is a missing one. The answer is n raw float64.
+    """
+    given, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints is no score
+    while line := given.readline():
+        head, columns = json.loads(line), dict[str, Any]()
+        for name, dtype, words in head["columns"]:
+            values = np.frombuffer(given.read(head["rows"] * np.dtype(dtype).itemsize), dtype)
+            columns[name] = values if words is None else np.array([*words, None], "O")[values]
+        answers.write(probabilities(model, columns, head["rows"]).tobytes())
+        answers.flush()

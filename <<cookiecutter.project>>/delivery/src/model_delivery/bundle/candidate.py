@@ -31,7 +31,7 @@ sys.path.insert(0, str(HERE / "src"))  # a Bento starts with nothing but its req
 from model_delivery.serving import create, score_standard_input
 from {package}.service import Service
 
-if __name__ == "__main__":  # its own way to score, for whoever comes later
+if __name__ == "__main__":  # its own way to score, for whoever comes later; or --stream
     score_standard_input(Service, HERE)
 else:
     service = create(Service, HERE)

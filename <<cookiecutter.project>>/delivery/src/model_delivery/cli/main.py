@@ -25,6 +25,7 @@ from model_delivery.rollout import host
 from model_delivery.rollout.target import Target
 from model_delivery.training.snapshot import current_snapshot
 from model_delivery.watch import retrain as retraining
+from model_delivery.watch import batch
 
 HELP = (
     "Train, judge, package and deploy the model of this project.\n\n[bold]ml ship[/] does all of "
@@ -183,6 +184,17 @@ def retrain(
     done = retraining.retrain(run.project, run.as_of, because, until, force, screen.say)
     screen.show(done._asdict(), as_json, done.sentence)
     raise typer.Exit(done.code)
+
+
+@app.command()
+def predict(
+    source: its.Input, goal: its.Output, by: its.Of = "production", as_json: its.Json = False
+) -> None:
+    """Score a file of rows by what an environment has accepted, and log it as a service does."""
+    with screen.step("predict"):
+        done = batch.predict(Target(find_project(), by), source, goal, screen.say)
+    text = f"{done['rows']:,} rows scored by {done['digest'][:12]}: {goal}"
+    screen.show(done, as_json, text)
 
 
 @app.command()

@@ -30,6 +30,10 @@ _AGAIN = "Serve again what is deployed, after a reboot or a crash."
 Start = Annotated[bool, typer.Option("--start", help=_AGAIN)]
 Where = Annotated[EnvironmentName, typer.Option("--to", "--in", help="Which environment.")]
 Of = Annotated[EnvironmentName, typer.Option("--in", help="Which environment.")]
+_INPUT = "Rows of the contract: .parquet or .csv, a path or a URI such as s3://bucket/rows.parquet."
+Input = Annotated[str, typer.Argument(help=_INPUT)]
+_OUTPUT = "Gets the key's columns, `score` and `digest` of each row: .parquet, a path or a URI."
+Output = Annotated[str, typer.Argument(help=_OUTPUT)]
 Watch = Annotated[bool, typer.Option("--watch", help="Look again every second, until Ctrl-C.")]
 Release = Annotated[str | None, typer.Argument(help="An installed one; default: the one before.")]
 _GOAL = "A git tag, or a recorded release; default: the current candidate."

@@ -199,15 +199,24 @@ class Step(Strict, allow_inf_nan=False):
 
 
 class Environment(Strict):
-    """One place where a release runs, and the steps on its way there beside a champion.
+    """One place for a release, and the steps on its way there beside a champion.
 
-    With `load` it must keep the absolute limits of the load gate there, before any client asks.
+    On target `host` it serves at a port; with `load` it must keep the absolute limits of the load
+    gate there, before any client asks. On target `batch` nothing runs: `ml predict` scores by it.
     """
 
-    target: Literal["host"]
-    port: Annotated[int, Field(ge=1024, le=65535)]
+    target: Literal["host", "batch"]
+    port: Annotated[int, Field(ge=1024, le=65535)] = 0
     load: bool = False
     canary: list[Step] = []
+
+    @model_validator(mode="after")
+    def _port_fits_target(self) -> Self:
+        if self.target == "host" and not self.port:
+            raise ValueError("target `host` needs a `port`")
+        if self.target == "batch" and (self.port or self.load or self.canary):
+            raise ValueError("nothing runs on target `batch`: no `port`, `load` or `canary`")
+        return self
 
 
 class Most(Ceiling):
@@ -246,11 +255,21 @@ class Retraining(Monitoring):
     most_a_month: PositiveInt = 4
 
 
+class LogSettings(Strict):
+    """The log of predictions: where it is, and which input columns it never holds, or hashed."""
+
+    folder: str = ""
+    private: list[str] = []
+    hashed: list[str] = []
+    keep_days: PositiveInt = 400
+
+
 class Delivery(Strict):
     """The whole of `config/delivery.yaml`."""
 
     environments: dict[EnvironmentName, Environment]
     rollout: RolloutLimits
+    log: LogSettings = LogSettings()
     keep_releases: Annotated[int, Field(ge=2)]
     start_timeout_seconds: PositiveFloat
     variables: list[str] = []
@@ -263,7 +282,7 @@ class Delivery(Strict):
             most = step.most(self.rollout.requests_per_second)
             if most < self.rollout.min_requests:
                 raise ValueError(f"a step of {step.weight:.0%} gets {most:.0f} requests: too few")
-        ports = [environment.port for environment in self.environments.values()]
+        ports = [place.port for place in self.environments.values() if place.port]
         if len(set(ports)) < len(ports):
             raise ValueError(f"two environments share a port ({ports}): give each its own")
         return self
