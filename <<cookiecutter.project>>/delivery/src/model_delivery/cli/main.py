@@ -24,8 +24,8 @@ from model_delivery.report.verdict import USAGE, Trigger, exit_code
 from model_delivery.rollout import host
 from model_delivery.rollout.target import Target
 from model_delivery.training.snapshot import current_snapshot
-from model_delivery.watch import retrain as retraining
 from model_delivery.watch import batch
+from model_delivery.watch import retrain as retraining
 
 HELP = (
     "Train, judge, package and deploy the model of this project.\n\n[bold]ml ship[/] does all of "
