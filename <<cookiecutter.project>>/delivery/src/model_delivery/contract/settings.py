@@ -229,11 +229,21 @@ class RolloutLimits(Strict, allow_inf_nan=False):
     memory_mb: Most
 
 
+class LogSettings(Strict):
+    """The log of predictions: where it is, and which input columns it never holds, or hashed."""
+
+    folder: str = ""
+    private: list[str] = []
+    hashed: list[str] = []
+    keep_days: PositiveInt = 400
+
+
 class Delivery(Strict):
     """The whole of `config/delivery.yaml`."""
 
     environments: dict[EnvironmentName, Environment]
     rollout: RolloutLimits
+    log: LogSettings = LogSettings()
     keep_releases: Annotated[int, Field(ge=2)]
     start_timeout_seconds: PositiveFloat
     variables: list[str] = []
