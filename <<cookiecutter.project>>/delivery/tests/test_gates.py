@@ -476,7 +476,7 @@ PROJECT = find_project(Path(__file__))
 DIGEST = "0123456789ab" + "0" * 52
 GOOD_TURN = {"requests": 2000, "failures": {}, "qps": 1000.0, "p50": 4.0, "p95": 6.0, "p99": 9.0}
 
-# A service that works half a millisecond, and its faults.
+# A service that works half a millisecond, and its faults; it refuses rows that are not marked.
 FAKE = """
 import asyncio, random, sys, time
 
@@ -502,6 +502,7 @@ class Service(asyncio.Protocol):
         if not end or (length and len(rest) < int(length[0].split(b":")[1])):
             return
         self.seen = b""
+        self.marked = b"x-shadow: 1" in head.lower() or head.startswith(b"GET")
         asyncio.get_running_loop().call_later(fault == "late" and 0.1, self.answer)
 
     def answer(self):
@@ -514,6 +515,7 @@ class Service(asyncio.Protocol):
             sys.exit()
         found = random.choice(wrong) if fault == "errors" and random.random() < 0.1 else good
         if found:
+            found = found if self.marked else (400, "")
             identity = "x-model-digest: %s\\r\\nx-launch: here" % digest
             head = "HTTP/1.1 %d -\\r\\n%s\\r\\ncontent-length: " % (found[0], identity)
             self.transport.write(f"{head}{len(found[1])}\\r\\n\\r\\n{found[1]}".encode())
