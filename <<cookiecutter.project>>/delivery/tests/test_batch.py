@@ -47,7 +47,7 @@ from model_delivery.serving import ModelService
 
 class Service(ModelService):
     def load(self, folder):
-        print("this is no score")
+        print("this is no score", flush=True)
 
     def score(self, columns):
         rows = zip(*(columns[name].tolist() for name in sorted(columns)))
@@ -419,6 +419,12 @@ def test_target_batch_is_deployed_to_and_rolled_back_without_anything_that_runs(
     verdict = deploy(project, b)
     assert [check.name for check in verdict.checks] == ["shadow_answers", "shadow_distance"]
     assert predict(target, written(table))["digest"] == b.digest
+    weight = target.folder / "releases" / a.digest / "ship" / "model" / "weight.txt"
+    weight.write_text("0.02")
+    with pytest.raises(UserError, match=r"weight\.txt: does not belong to"):
+        host.rollback(target, None)
+    assert predict(target, "rows.parquet")["digest"] == b.digest
+    weight.write_text("0.01")
     assert host.rollback(target, None).digest == a.digest
     host.stop(target)
     host.start(target)
