@@ -36,6 +36,11 @@ def test_extraction_has_exactly_the_contracts_columns(
     assert list(extraction) == list(project.contract.columns)
 
 
+def test_the_newest_day_is_the_one_after_the_last_row() -> None:
+    last = sources.extract(sources.newest())["scheduled"].max()
+    assert last.date() == sources.newest() - dt.timedelta(days=1) == dt.date(2013, 12, 31)
+
+
 def test_nothing_known_only_after_departure_is_a_column_or_a_feature(
     extraction: pd.DataFrame, features: Features
 ) -> None:

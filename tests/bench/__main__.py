@@ -63,6 +63,24 @@ def service(subject: Subject) -> list[Figure]:
     ]
 
 
+def logging(subject: Subject) -> list[Figure]:
+    """Compare the service with itself without a prediction log, in at least ten pairs of turns."""
+    calm, pairs = load_average(), max(10, subject.rounds)
+    found = subject.raw["logging"] = inside(subject, "logging", str(pairs), str(SECONDS))
+    ratio, rounds = found["ratio"], found["rounds"]
+    p99 = {name: median(each[name]["p99"] for each in rounds) for name in ("logged", "plain")}
+    asked, kept = sum(each["logged"]["requests"] for each in rounds), found["kept"]
+    counts = f"{kept:,} kept, of {asked:,} answers and the warm-up before"
+    note = (
+        f"median loss {1 - ratio['value']:.1%}, of {pairs} pairs; p99 {p99['logged']:.1f} ms, "
+        f"without {p99['plain']:.1f}; load average {calm:.1f} before"
+    )
+    return [
+        Figure("QPS lost by logging, upper bound", 1 - ratio["low"], most=0.08, note=note),
+        Figure("records lost at that load", max(found["lost"], asked - kept), most=0, note=counts),
+    ]
+
+
 def ready(subject: Subject) -> list[Figure]:
     """Compare the time from start to ready with the twin's, in turns."""
     calm = load_average()
@@ -117,7 +135,8 @@ def demo(subject: Subject) -> list[Figure]:
 
 
 PARTS: dict[str, Callable[[Subject], list[Figure]]] = {
-    part.__name__: part for part in (service, ready, batch, contract, deepchecks, demo)
+    part.__name__: part
+    for part in (service, logging, ready, batch, contract, deepchecks, demo)
 }
 
 

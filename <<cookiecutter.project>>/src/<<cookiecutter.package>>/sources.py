@@ -52,6 +52,12 @@ def extract(as_of: dt.date) -> pd.DataFrame:
     return join_weather(known, read_weather(folder / "weather.csv"))[COLUMNS]
 
 
+def newest() -> dt.date:
+    """Return the first day that the tables do not know yet: what a retraining starts from."""
+    last: dt.date = read_flights(_folder() / "flights.csv.zip")["scheduled"].max().date()
+    return last + dt.timedelta(days=1)
+
+
 def read_flights(path: Path) -> pd.DataFrame:
     """Read departures; `scheduled` is the local wall clock, `hour_utc` the same hour in UTC."""
     columns = ["year", "month", "day", "hour", "minute", "dep_delay", "time_hour"]

@@ -32,7 +32,8 @@ def line(event: Event) -> str:
     what = f"{event.release}  {event.digest[:12]}  {event.type:11}  {event.environment or judged}"
     what += f" from {event.previous[:12]}" if event.previous else ""
     what += " (rehearsed)" if event.rehearsed else ""
-    return clean(f"{event.time[:19]}  {what}  {event.reason}  ({event.who}, {event.trigger})")
+    why = f"{event.trigger}: {event.because}" if event.because else event.trigger
+    return clean(f"{event.time[:19]}  {what}  {event.reason}  ({event.who}, {why})")
 
 
 def describe(

@@ -1,6 +1,8 @@
 """What user and machinery agree on: types, the error a user can mend, what is asked of the code."""
 
+import datetime as dt
 import importlib
+import time
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -16,8 +18,27 @@ Columns = Mapping[str, NDArray[Any]]
 Floats = NDArray[np.float64]
 
 
+WAITS = (2, 8)
+"""Seconds before a source that is down is asked again."""
+MISTAKES = ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError
+
+
 class UserError(Exception):
     """Something the user can mend: what is wrong, where, and what to do; all else is a crash."""
+
+    code = 2  # of the process that ends with it
+
+
+class SourceError(UserError):
+    """The source of rows is down, after several tries: inconclusive."""
+
+    code = 30
+
+
+class NothingNewError(UserError):
+    """There is nothing to do, which is no failure."""
+
+    code = 0
 
 
 class Strict(BaseModel):
@@ -69,11 +90,42 @@ def needed_variables() -> tuple[str, ...]:
     return (found,) if isinstance(found, str) else tuple(found)
 
 
+def ask_source(name: str, *arguments: Any) -> Any:
+    """Call a function of the user's `sources.py`; what is no mistake in code is tried three times.
+
+    Databases and services have errors of their own, so the mistakes are what is listed. A
+    SourceError has the last error.
+    """
+    ask = getattr(user_module("sources"), name)
+    for wait in (*WAITS, None):
+        try:
+            return ask(*arguments)
+        except (UserError, *MISTAKES, MemoryError, TypeError, ValueError):
+            raise
+        except Exception as error:
+            if wait is None:
+                tries, why = len(WAITS) + 1, f"{type(error).__name__}: {error}"
+                said = f"sources.{name}: the source is down, asked {tries} times ({why})"
+                raise SourceError(f"{said}; run it again when it answers") from error
+            time.sleep(wait)
+
+
+def first_unknown_day() -> dt.date:
+    """Return the first day the user's source does not know yet: `newest()` of it, else today."""
+    if not hasattr(user_module("sources"), "newest"):
+        return dt.date.today()
+    day = ask_source("newest")
+    if type(day) is not dt.date:
+        raise UserError(f"sources.newest(): returned {day!r}, and not a datetime.date")
+    return day
+
+
 def user_module(name: str) -> ModuleType:
     """Import one of the user's modules: sources, features, model or service.
 
     `sources.extract(as_of)` returns the rows known before a day, with the contract's columns. The
     variables of the environment without which it cannot, if any, stand in `sources.NEEDS`, a tuple.
+    `sources.newest()`, if there is one, returns the first day that it does not know yet.
     """
     try:
         return importlib.import_module(f"{user_package()}.{name}")

@@ -49,6 +49,7 @@ class Event(Strict):
     metrics: dict[str, list[float | None]] = {}  # on the test window: value, low, high
     against: str | None = None  # the digest of the champion that the gates judged beside
     reason: str = ""  # why it was rolled back: metric, value, limit
+    because: str = ""  # what a retraining was started by: schedule, drift, decay, data, person
     environment: str | None = None  # of a move
     previous: str | None = None  # of a move: the digest served before
     rehearsed: bool = False  # accepted, and served nowhere
@@ -204,9 +205,9 @@ class DirectoryBlobs:
             raise UserError(f"{path}: missing or tampered with; run `ml deploy` where it was made")
         if os.environ.get("ML_ATTESTED") == "true":  # else this plan of GitHub has none
             repository = os.environ["GITHUB_REPOSITORY"]
-            builder = f"{repository}/.github/workflows/deliver.yml"
+            builder = rf"^https://[^/]+/{repository}/\.github/workflows/(deliver|retrain)\.yml@"
             command = ["gh", "attestation", "verify", path.name, "--repo", repository]
-            run([*command, "--signer-workflow", builder], path.parent)
+            run([*command, "--cert-identity-regex", builder], path.parent)
         with files.temporary_folder(destination.parent) as folder:
             unpack(path, folder)
             files.verify(folder / "ship", digest)

@@ -112,6 +112,7 @@ def _facts(candidate: Candidate) -> dict[str, Any]:
         "parameters": lineage["parameters"],
         "metrics": {check.name: [check.value, check.low, check.high] for check in checks},
         "against": model.against if model else None,
+        "because": os.environ.get("ML_BECAUSE", ""),
     }
 
 
@@ -155,7 +156,9 @@ def resolve(project: Project, wanted: str) -> Event:
     events = event_log(project).events()
     first = find(events, wanted)
     goal = recorded(events, first.digest) or first
-    return goal.model_copy(update={"commit": os.environ.get("GITHUB_SHA") or goal.commit})
+    # A retraining is of the champion's commit, whatever is checked out where it is deployed.
+    pushed = "" if goal.trigger == "retraining" else os.environ.get("GITHUB_SHA")
+    return goal.model_copy(update={"commit": pushed or goal.commit})
 
 
 def _about(event: Event) -> set[str | None]:

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
@@ -20,8 +21,10 @@ import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
 from model_delivery.contract.request import Row, as_arrays, request_model, to_columns
+from model_delivery.contract.settings import LogSettings
 from model_delivery.files import read_json, verify
 from model_delivery.protocols import Columns, Floats
+from model_delivery.watch.log import MODEL_LOG, PredictionLog
 
 LAUNCH, NOOP, RELEASE = "MODEL_LAUNCH", "MODEL_NOOP", "MODEL_RELEASE"
 """Environment variables of a service: the token of its start, whether it is the twin, its name."""
@@ -66,34 +69,60 @@ def create(cls: type[ModelService], ship: Path) -> Any:
     digest, noop = verify(ship), os.environ.get(NOOP) == "1"
     os.environ.setdefault("OTEL_SDK_DISABLED", "true")  # read when BentoML builds its app
     import bentoml
-    from starlette.responses import Response
 
-    request, served = read_json(ship / "request.json"), twin(cls) if noop else cls
-
-    class Endpoint:
-        """Scores rows: `POST /predict`."""
-
-        def __init__(self) -> None:
-            self.model = start_model(served, ship, request)
-
-        async def predict(self, body: Any, /) -> Any:
-            """Return a probability for each row."""
-            scores = answer(self.model, body.rows, request)
-            found = Prediction(release=digest[:12], probability=scores).model_dump_json()
-            return Response(found, media_type=JSON, headers={SCORE: f"{scores[0]:.6f}"})
-
-    # BentoML reads schema and documentation from the annotations, here made of the contract.
-    Endpoint.predict.__annotations__ |= {"body": request_model(request), "return": Prediction}
-    Endpoint.predict = bentoml.api(Endpoint.predict)  # type: ignore[method-assign]  # as a decorator would
     service = bentoml.service(
         name=cls.__module__.partition(".")[0],
         workers=1,
         traffic={"timeout": 2.0},  # its timers are never cancelled: long ones feed the collector
         logging={"access": {"enabled": False}},
         tracing={"excluded_urls": ".*"},
-    )(Endpoint)
+    )(_endpoint(twin(cls) if noop else cls, ship, digest))
     service.add_asgi_middleware(Front, identity=f"{TWIN_MARK}{digest}" if noop else digest)
     return service
+
+
+def _endpoint(served: type[ModelService], ship: Path, digest: str) -> type:
+    import bentoml
+    from starlette.responses import Response
+
+    request = read_json(ship / "request.json")
+
+    class Endpoint:
+        """Scores rows: `POST /predict`."""
+
+        def __init__(self) -> None:
+            self.model, self.log = start_model(served, ship, request), _log(digest, request)
+
+        async def predict(self, body: Any, /, ctx: bentoml.Context) -> Any:
+            """Return a probability for each row."""
+            start = time.perf_counter()
+            scores = answer(self.model, body.rows, request)
+            if self.log:
+                seconds = time.perf_counter() - start
+                self.log.add(ctx.request.headers, body.rows, scores, seconds)
+            found = Prediction(release=digest[:12], probability=scores).model_dump_json()
+            return Response(found, media_type=JSON, headers={SCORE: f"{scores[0]:.6f}"})
+
+        @bentoml.on_shutdown  # type: ignore[untyped-decorator]  # it has no types
+        def end(self) -> None:
+            if self.log:
+                self.log.close()
+
+    # BentoML reads schema and documentation from the annotations, here made of the contract.
+    Endpoint.predict.__annotations__ |= {"body": request_model(request), "return": Prediction}
+    Endpoint.predict = bentoml.api(Endpoint.predict)  # type: ignore[method-assign]  # as a decorator would
+    return Endpoint
+
+
+def _log(digest: str, request: Mapping[str, Any]) -> PredictionLog | None:
+    """Return the log that the environment asks for; its machinery may be newer, and ask more."""
+    from prometheus_client import Counter
+
+    if not (given := os.environ.get(MODEL_LOG)):
+        return None
+    known = {k: v for k, v in json.loads(given).items() if k in LogSettings.model_fields}
+    dropped = Counter("predictions_dropped", "Answers that the log could not keep")
+    return PredictionLog(LogSettings(**known), digest, request, dropped.inc)
 
 
 class Front:

@@ -20,7 +20,7 @@ from model_delivery.training.scores import Trained, fit
 from model_delivery.training.snapshot import Judged, Snapshot, inputs_hash, tree
 
 CURRENT = "candidate"
-RUNTIME = ("__init__.py", "contract", "files.py", "protocols.py", "serving.py")
+RUNTIME = ("__init__.py", "contract", "files.py", "protocols.py", "serving.py", "watch/log.py")
 """The part of the machinery that ships: what a service imports, and its neighbours."""
 ENTRY = """\
 import sys

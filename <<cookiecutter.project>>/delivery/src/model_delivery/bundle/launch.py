@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,6 +152,7 @@ def start(
     timeout: float = 60,
     noop: bool = False,
     release: str = "none",
+    variables: Mapping[str, str] | None = None,
 ) -> Running:
     """Start a release's service in its clean environment, and wait until it is itself.
 
@@ -161,7 +163,7 @@ def start(
     launch, port = secrets.token_hex(8), free_port(port)
     home = log.with_name(f"{log.stem}-{launch}")
     env = clean_variables(project) | {NOOP: "1" if noop else "", RELEASE: release, LAUNCH: launch}
-    env |= {"PYTHONPATH": str((ship / "src").resolve())}
+    env |= {"PYTHONPATH": str((ship / "src").resolve()), **(variables or {})}
     env |= dict.fromkeys(("BENTOML_HOME", "TMPDIR"), str(home.resolve()))
     command = [str(python.absolute()), "-m", "bentoml", "serve", "service:service", "--host", HOST]
     command += ["--working-dir", str(ship.resolve()), "--port", str(port)]

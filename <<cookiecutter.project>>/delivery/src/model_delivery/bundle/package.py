@@ -72,7 +72,7 @@ def model_card(project: Project, candidate: Candidate) -> str:
     verdicts = [v or Verdict(gate=gate, subject=subject) for gate, v in found.items()]
     facts: dict[str, Any] = {name: lineage[name] or "" for name in ("commit", "branch")}
     facts |= {"subject": subject, "data": lineage["data"] | {"snapshot": lineage["snapshot"]}}
-    report = Report(project=project.root.name, event="delivery", verdicts=verdicts, **facts)
+    report = Report(project=project.about["name"], event="delivery", verdicts=verdicts, **facts)
     known = {"about": project.about, "contract": project.contract, "lineage": lineage}
     return render("card.md", report, **known)
 

@@ -1,6 +1,7 @@
 """What this machine, this project or its side on GitHub lacks, and what mends it."""
 
 import json
+import re
 import shlex
 import shutil
 import sys
@@ -10,6 +11,7 @@ from typing import Any, Final, NamedTuple, get_args
 from model_delivery.bundle.candidate import git
 from model_delivery.bundle.launch import run
 from model_delivery.contract.settings import EnvironmentName
+from model_delivery.files import write_atomic
 from model_delivery.project import Project
 from model_delivery.protocols import UserError, needed_variables, user_module
 from model_delivery.rollout.target import Target
@@ -46,6 +48,7 @@ def diagnose(project: Project) -> list[Finding]:
         "uv.lock": ((project.root / "uv.lock").exists(), "there", "run `uv sync` and commit it"),
         "git": (commit, f"at {commit}", start),
         "config": _tried(project.check_config, "four files, no mistake"),
+        "schedules": _tried(lambda: check_schedules(project), "as config/delivery.yaml says"),
         "code": _tried(lambda: [*map(user_module, names)], "can be imported"),
         "disk": (free >= 3, f"{free} GB free", more),
         # Not the bound method: to find the proxy reads the configuration, which may be broken.
@@ -60,6 +63,26 @@ def _tried(look: Callable[[], object], good: str) -> tuple[bool, str, str]:
     except Exception as error:  # the user's own code may raise anything
         return False, good, str(error) if isinstance(error, UserError) else repr(error)
     return True, good, ""
+
+
+def check_schedules(project: Project, fix: bool = False) -> None:
+    """Raise a UserError where a workflow starts at other times than config/delivery.yaml says.
+
+    With `fix` those lines are set instead. GitHub reads times from YAML alone.
+    """
+    told, delivery = list[str](), project.delivery
+    for name, wanted in {"retrain": delivery.retraining, "monitor": delivery.monitoring}.items():
+        path = project.root / ".github" / "workflows" / f"{name}.yml"
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        right = re.sub(
+            r"""(- cron: )("[^"]*"|'[^']*'|[^#\n]*[^#\s])""", rf'\1"{wanted.cron}"', text
+        )
+        if right != text and fix:
+            write_atomic(path, right)
+        elif right != text:
+            told.append(f"{path.name} starts at other times than `{wanted.cron}`")
+    if told:
+        raise UserError(f"{', '.join(told)} (config/delivery.yaml); run `ml doctor --fix`")
 
 
 def gh(project: Project, *words: str, given: str = "") -> Any:

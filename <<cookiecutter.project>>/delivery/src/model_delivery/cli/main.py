@@ -14,7 +14,7 @@ from model_delivery.bundle import launch
 from model_delivery.bundle.candidate import current_candidate
 from model_delivery.cli import options as its
 from model_delivery.cli import screen, stages
-from model_delivery.cli.doctor import diagnose, diagnose_github, gh
+from model_delivery.cli.doctor import check_schedules, diagnose, diagnose_github, gh
 from model_delivery.gates import GATES
 from model_delivery.gates.data import prove
 from model_delivery.project import find_project
@@ -25,6 +25,7 @@ from model_delivery.rollout import host
 from model_delivery.rollout.target import Target
 from model_delivery.training.snapshot import current_snapshot
 from model_delivery.watch import batch
+from model_delivery.watch import retrain as retraining
 
 HELP = (
     "Train, judge, package and deploy the model of this project.\n\n[bold]ml ship[/] does all of "
@@ -121,8 +122,11 @@ def ship(
         raise UserError("rows drawn from the data contract are never deployed: use `--until load`")
     if until == "deploy":  # minutes before it would matter
         Target(run.project, run.environment).proxy.check_port()
-    code = screen.show_verdicts(stages.ship(run, until), run.event, as_json)
-    screen.progress.print(f"report: {stages.write_report(run)[0]}", markup=False, soft_wrap=True)
+    try:
+        code = screen.show_verdicts(stages.ship(run, until), run.event, as_json)
+    finally:  # an error does not hide what was judged before it
+        with suppress(UserError):
+            screen.say(f"report: {stages.write_report(run)[0]}")
     raise typer.Exit(code)
 
 
@@ -165,6 +169,21 @@ def rollback(
     if after == before:
         screen.say(f"it served {after.release} already; `ml rollback RELEASE` names another")
     status(of, as_json=as_json)
+
+
+@app.command()
+def retrain(
+    as_of: its.Newest = None,
+    because: its.Because = "person",
+    until: its.Until = "deploy",
+    force: its.Anyway = False,
+    as_json: its.Json = False,
+) -> None:
+    """Train the champion's commit on newer data, and ship it as far as the gates allow."""
+    run = _run("retraining", as_of)
+    done = retraining.retrain(run.project, run.as_of, because, until, force, screen.say)
+    screen.show(done._asdict(), as_json, done.sentence)
+    raise typer.Exit(done.code)
 
 
 @app.command()
@@ -215,9 +234,9 @@ def doctor(
     on_github: its.OnGitHub = False, fix: its.Fix = False, as_json: its.Json = False
 ) -> None:
     """Say what this machine or project lacks, or its side on GitHub, and what mends it."""
-    if fix and not on_github:
-        raise UserError("--fix goes with --github; here, each sentence names the command")
     project = find_project()
+    if fix and not on_github:
+        check_schedules(project, fix=True)
     found = diagnose_github(project) if on_github else diagnose(project)
     lines = [f"{'ok' if it.ok else 'NO':3} {it.subject}: {it.sentence}" for it in found]
     shown = [{"subject": it.subject, "ok": it.ok, "sentence": it.sentence} for it in found]
@@ -257,6 +276,7 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        screen.progress.print("[bold red]error[/] ", end="")
+        screen.progress.print("[bold red]error[/] " if error.code else "", end="")
         screen.progress.print(str(error), markup=False, soft_wrap=True)
-        sys.exit(USAGE)
+        screen.job("GITHUB_STEP_SUMMARY", f"    {error}")
+        sys.exit(error.code)

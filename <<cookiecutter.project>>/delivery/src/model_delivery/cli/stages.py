@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 from model_delivery import releases
 from model_delivery.bundle.candidate import CURRENT, Candidate, current_candidate, make_candidate
 from model_delivery.bundle.package import build_package
-from model_delivery.cli.screen import say, step
+from model_delivery.cli.screen import job, say, step
 from model_delivery.contract.settings import EnvironmentName
 from model_delivery.files import write_atomic
 from model_delivery.gates import COMPARED, GATES, limits_hash, lowered_limits
@@ -24,7 +24,7 @@ from model_delivery.gates.model import check_model
 from model_delivery.gates.package import check_package
 from model_delivery.history import mirror
 from model_delivery.project import Project
-from model_delivery.protocols import UserError, needed_variables
+from model_delivery.protocols import NothingNewError, UserError, needed_variables
 from model_delivery.registry import Event, event_log, newest
 from model_delivery.report.render import render
 from model_delivery.report.verdict import Check, Outcome, Report, Trigger, Verdict, allows_promotion
@@ -93,6 +93,12 @@ def extract(run: Run) -> data.Snapshot:
         write_atomic(run.project.work / REFUSED, verdict.model_dump_json(indent=2))
         raise
     (run.project.work / REFUSED).unlink(missing_ok=True)
+    if run.event == "retraining" and (old := releases.champion(run.project)):
+        if changed := old.lineage["changed_files"]:
+            say(f"of the champion {changed} files were not committed: it is trained without them")
+        end, known = (it["spans"]["test"][1] for it in (snapshot.manifest, old.lineage["data"]))
+        if end <= known:
+            raise NothingNewError(f"no new data: the newest row is of {end}, as the champion's")
     return snapshot
 
 
@@ -135,6 +141,7 @@ def record(run: Run) -> Event:
         verdicts = releases.judged(run.project, candidate, run.event)
         candidate.save(verdicts["data"])  # goes along with the bytes; the rows stay here
         known = releases.register(run.project, candidate, verdicts, run.event, run.key)
+    job("GITHUB_OUTPUT", f"digest={candidate.digest}")
     run.recorded = known.model_copy(update={"commit": releases.delivering(run.project)})
     return run.recorded
 
@@ -230,7 +237,7 @@ def write_report(run: Run) -> tuple[Path, Path]:
         verdicts += [Verdict(gate=name, subject=subject) for name in left]
     elif left:
         facts["notes"] = ["Later gates did not run: an earlier one does not allow it."]
-    about: dict[str, Any] = {"project": run.project.root.name, "event": run.event, **facts}
+    about: dict[str, Any] = {"project": run.project.about["name"], "event": run.event, **facts}
     if number := os.environ.get("GITHUB_RUN_ID"):
         server, repository = os.environ["GITHUB_SERVER_URL"], os.environ["GITHUB_REPOSITORY"]
         about["run"] = f"{server}/{repository}/actions/runs/{number}"
@@ -239,7 +246,8 @@ def write_report(run: Run) -> tuple[Path, Path]:
     report = Report(subject=subject, verdicts=verdicts, **about)
     write_atomic(folder / "report.json", report.model_dump_json(indent=2))
     for name in ("report.html", "report.md"):
-        write_atomic(folder / name, render(name, report))
+        write_atomic(folder / name, text := render(name, report))
+    job("GITHUB_STEP_SUMMARY", text)
     return folder / "report.html", folder / "report.md"
 
 

@@ -238,6 +238,23 @@ class RolloutLimits(Strict, allow_inf_nan=False):
     memory_mb: Most
 
 
+Cron = Annotated[str, Field(pattern=r"^[\d*/,-]+( [\d*/,A-Za-z-]+){4}$")]
+
+
+class Monitoring(Strict):
+    """When its workflow starts by itself."""
+
+    cron: Cron = "17 4 * * *"
+
+
+class Retraining(Monitoring):
+    """The same, and what holds it; days are those of the data."""
+
+    cron: Cron = "17 3 * * 1"
+    cooldown_days: Annotated[int, Field(ge=0)] = 7
+    most_a_month: PositiveInt = 4
+
+
 class LogSettings(Strict):
     """The log of predictions: where it is, and which input columns it never holds, or hashed."""
 
@@ -256,6 +273,8 @@ class Delivery(Strict):
     keep_releases: Annotated[int, Field(ge=2)]
     start_timeout_seconds: PositiveFloat
     variables: list[str] = []
+    retraining: Retraining = Retraining()
+    monitoring: Monitoring = Monitoring()
 
     @model_validator(mode="after")
     def _can_work(self) -> Self:

@@ -27,6 +27,7 @@ from model_delivery.protocols import Floats, UserError
 from model_delivery.report.verdict import Check, Outcome, fixed, worst
 from model_delivery.serving import SCORE, Prediction
 from model_delivery.training.scores import UNKNOWN, Estimate
+from model_delivery.watch.log import SHADOW
 
 SIGNIFICANCE = 0.001
 """Of a failure: it is looked for every second, and a false alarm costs a release."""
@@ -172,7 +173,8 @@ def _answers(project: Project, arm: Arm, rows: list[JsonRow]) -> tuple[Floats, l
 def _ask(service: Running, rows: list[dict[str, Any]]) -> tuple[Floats, list[str]]:
     """Return a score for each row, shape (n,), and what was wrong with answers."""
     scores, slips = np.full(len(rows), np.nan), list[str]()
-    with httpx.Client(base_url=service.url, timeout=5, trust_env=False) as client:
+    options: dict[str, Any] = {"timeout": 5, "trust_env": False, "headers": {SHADOW: "1"}}
+    with httpx.Client(base_url=service.url, **options) as client:
         for place, row in enumerate(rows):
             try:
                 answer = client.post("/predict", json={"rows": [row]}).raise_for_status()

@@ -52,6 +52,7 @@ def deploy(target: Target, goal: Event, trigger: Trigger = "local") -> Verdict:
             _converge(target)
         current = target.state().current
         facts: dict[str, Any] = {"verdicts": goal.verdicts, "trigger": trigger}
+        facts |= {"because": goal.because}
         if current and current.digest == goal.digest:
             if current.commit != goal.commit:
                 same = _event(target, goal, type="verdict", **facts)
@@ -67,7 +68,7 @@ def deploy(target: Target, goal: Event, trigger: Trigger = "local") -> Verdict:
                     _settle(target, _event(target, goal, type="promoted", **facts))  # of now
                 elif current:
                     facts = {"previous": goal.digest, "reason": told(verdict.decisive)}
-                    facts |= {"type": "rolled_back", "trigger": trigger}
+                    facts |= {"type": "rolled_back", "trigger": trigger, "because": goal.because}
                     _settle(target, _event(target, current, **facts))
         _converge(target)
         target.tell()

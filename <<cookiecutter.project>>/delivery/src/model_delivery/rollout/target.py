@@ -5,6 +5,7 @@ rollouts/    what supervisors said, and supervisor/, home of the one at work
 releases/    installed releases by digest, checked before each start
 services/    a log of each running service, and a home with its record
 proxy/       the proxy before them
+predictions/ the log of what it answered, unless config/delivery.yaml puts that elsewhere
 lock         held while a command changes any of it
 """
 
@@ -28,6 +29,7 @@ from model_delivery.registry import Event, blob_store, event_log, newest, shared
 from model_delivery.report.render import value_of
 from model_delivery.report.verdict import Check, Verdict
 from model_delivery.rollout.proxy import Caddy
+from model_delivery.watch.log import KEY, MODEL_LOG
 
 REHEARSED = (
     "nothing serves here; to serve, give the label of a runner on the machine that shall do so to "
@@ -164,7 +166,11 @@ class Target:
         ship = self.install(move)
         log = self.folder / "services" / f"{move.digest[:12]}.log"
         limit = self.project.delivery.start_timeout_seconds
-        service = start(self.project, ship, log, timeout=limit, release=move.release)
+        kept = self.project.delivery.log.model_copy(update={"folder": self.log})
+        variables = {MODEL_LOG: kept.model_dump_json(), KEY: os.environ.get(KEY, "")}
+        options: dict[str, Any] = {"timeout": limit, "release": move.release}
+        options["variables"] = {} if self.state().rehearsed else variables
+        service = start(self.project, ship, log, **options)
         write_json(service.home / "service.json", asdict(service))
         return service
 

@@ -19,7 +19,7 @@ from model_delivery import files
 from model_delivery.contract.request import draw_rows
 from model_delivery.contract.settings import DataContract
 from model_delivery.project import Project
-from model_delivery.protocols import UserError, user_module
+from model_delivery.protocols import UserError, ask_source
 from model_delivery.report.verdict import Check, Outcome, Verdict
 from model_delivery.training.check import check_structure, judge_rule
 
@@ -94,7 +94,7 @@ def take_snapshot(
     done = project.work / "extractions" / inputs_hash(project, inputs, day, rows)
     known = find_snapshot(project, done.read_text()) if done.exists() and not force else None
     if known is None or not known.folder.exists():
-        frame = draw(project.contract, day, rows) if rows else user_module("sources").extract(day)
+        frame = draw(project.contract, day, rows) if rows else ask_source("extract", day)
         known = _write(project, day, _checked(project, day, frame), sample)
         files.write_atomic(done, known.name)
     files.write_atomic(project.work / CURRENT, known.name)

@@ -1,0 +1,150 @@
+"""Train the champion's commit on newer data, in a git worktree, and let `ml ship` do the rest.
+
+All it starts from is in the log and the data: killed anywhere, it is run again. Days are those of
+the data (`as_of`): who moves them, as a replay does, moves cool-down and budget too.
+"""
+
+import datetime as dt
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from model_delivery.bundle.candidate import git
+from model_delivery.bundle.launch import run
+from model_delivery.contract.settings import Retraining
+from model_delivery.project import Project
+from model_delivery.protocols import UserError, first_unknown_day
+from model_delivery.registry import Event, event_log, newest
+
+Because = Literal["schedule", "drift", "decay", "data", "person"]
+Say = Callable[[str], None]
+MONTH = 30
+OF_NOW = ("config/gates.yaml", "config/delivery.yaml")
+"""What is not the champion's: limits and environments, which are in no digest and no key."""
+_SAID = {2: "refused; if `delivery/` was updated since its commit, deliver that first"}
+_SAID |= {20: "a gate or the rollout says stop; `ml report` shows why", 30: "inconclusive"}
+
+
+class Done(NamedTuple):
+    """How it ended: exit code, a sentence, and the digest that came of it, if one did."""
+
+    code: int
+    sentence: str
+    digest: str = ""
+
+
+def retrain(
+    project: Project, as_of: dt.date | None, because: Because, until: str, force: bool, say: Say
+) -> Done:
+    """Train the champion's commit as of a day, and ship it `until` a stage, if there is reason to.
+
+    Without a day it is the source's newest. `force` skips cool-down and budget; `say` gets what is
+    worth knowing on the way. A UserError says why the commit cannot be trained here, a SourceError
+    that the source is down.
+    """
+    with _alone(project, say) as lock:
+        events = event_log(project).events()
+        champion = newest(events, environment="production")
+        if champion is None:
+            raise UserError("production has no release to train again; deliver one by `ml ship`")
+        day = as_of or first_unknown_day()
+        if str(day) <= champion.as_of:
+            return Done(0, f"no new data as of {day}: {champion.release} is of {champion.as_of}")
+        if held := "" if force else too_early(project.delivery.retraining, events, day):
+            if because != "person" or not held.startswith("cool-down"):
+                return Done(0, f"{held} (config/delivery.yaml, `retraining`; --force skips it)")
+            say(f"{held}; it goes on, as a person asks for it")
+        root = _worktree(project, champion)
+        if until == "register" and Project(root).contract != project.contract:
+            why = f"config/data.yaml here is not that of {champion.release}"
+            raise UserError(f"{why}: its successor could not be deployed; deliver this first")
+        words = ["--event", "retraining", "--as-of", str(day), "--until", until]
+        facts = {"ML_BECAUSE": because, "GITHUB_SHA": str(champion.commit)}
+        return _ended(project, champion, day, _ship(project, root, words, facts, lock))
+
+
+def too_early(settings: Retraining, events: Sequence[Event], day: dt.date) -> str:
+    """Say which of cool-down and budget holds a retraining as of a day; empty if none does.
+
+    They count those that came to a rollout somewhere: one that was killed before that goes on, and
+    what no gate let through changed nothing.
+    """
+    tried = {digest for e in events if e.environment for digest in (e.digest, e.previous)}
+    made = [e for e in events if (e.type, e.trigger) == ("registered", "retraining")]
+    past = [dt.date.fromisoformat(e.as_of) for e in made if e.digest in tried]
+    if sum((day - one).days < MONTH for one in past) >= settings.most_a_month:
+        return f"budget spent: {settings.most_a_month} were tried in {MONTH} days"
+    if past and (day - max(past)).days < settings.cooldown_days:
+        return f"cool-down of {settings.cooldown_days} days: one was tried as of {max(past)}"
+    return ""
+
+
+@contextmanager
+def _alone(project: Project, say: Say) -> Iterator[int]:
+    """Hold the lock of retrainings, which a child may hold on; wait for another one's end."""
+    path = project.work / "retrain.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another `ml retrain` is at work; this one waits, and looks then what is left")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield handle.fileno()
+
+
+def _worktree(project: Project, champion: Event) -> Path:
+    """Check out a release's commit, with limits and environments of now; return its project."""
+    commit, name, top = champion.commit or "", champion.release, project.work / "worktrees"
+    if not commit:
+        raise UserError(f"{name} was delivered from no commit; commit the project, and `ml ship`")
+    if git(project, "cat-file", "-e", f"{commit}^{{commit}}") is None:
+        mend = f"run `git fetch --unshallow`, or `git fetch origin {commit}`"
+        raise UserError(f"{name}: its commit {commit[:12]} is not in this clone; {mend}")
+    folder = top.resolve() / commit[:12]
+    git(project, "worktree", "unlock", str(folder))  # git locks what it has not finished
+    shutil.rmtree(top, ignore_errors=True)  # whatever is left of an earlier one, perhaps half
+    git(project, "worktree", "prune")
+    run(["git", "worktree", "add", "-qf", "--detach", str(folder), commit], project.root)
+    root = folder / (git(project, "rev-parse", "--show-prefix") or "")
+    if not (root / "uv.lock").exists():
+        raise UserError(f"{name}: no uv.lock in its commit {commit[:12]}; commit it, and deliver")
+    for path in OF_NOW:
+        shutil.copyfile(project.root / path, root / path)
+    git(Project(root), "update-index", "--skip-worktree", *OF_NOW)  # no change of its own
+    return root
+
+
+def _ship(home: Project, root: Path, words: list[str], facts: dict[str, str], lock: int) -> int:
+    """Run `ml ship` of a worktree, in an environment of its own, on the store of a project."""
+    place = (work := home.work.resolve()) / "environments" / "retraining"
+    ours = ("VIRTUAL_ENV", "PYTHONPATH")  # they would lead to the code of this checkout
+    env = {name: value for name, value in os.environ.items() if name not in ours} | facts
+    env |= {"ML_HOME": str(work), "UV_PROJECT_ENVIRONMENT": str(place)}
+    run(["uv", "sync", "--quiet", "--locked", "--python", sys.executable], root, env=env)
+    command = [str(place / "bin" / "ml"), "ship", *words]
+    # Of this command its words are the progress; the lock is theirs too, if this one is killed.
+    with subprocess.Popen(command, cwd=root, env=env, stdout=2, pass_fds=[lock]) as child:
+        with suppress(KeyboardInterrupt):
+            return child.wait()
+        child.terminate()  # it ends what it started
+        return child.wait()
+
+
+def _ended(project: Project, champion: Event, day: dt.date, code: int) -> Done:
+    """Say what came of a retraining, by the code of `ml ship` and by the log."""
+    if code not in (0, 10):  # that old data is a reason to retrain is no reason against it
+        why = _SAID.get(code, f"`ml ship` ended with code {code}; run it again")
+        return Done(max(code, 1), f"{champion.release} stays in production: {why}")
+    about = {"trigger": "retraining", "as_of": str(day), "commit": str(champion.commit)}
+    made = newest(event_log(project).events(), **about)
+    if made is None:
+        return Done(0, f"{champion.release} stays in production: nothing was registered")
+    where = made.environment or f"the log; `ml deploy {made.release}` brings it on"
+    return Done(0, f"{made.release} ({made.digest[:12]}) is in {where}", made.digest)
