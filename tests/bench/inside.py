@@ -174,7 +174,8 @@ def batch(folder: str, turns: str) -> dict[str, Any]:
         found["lightgbm"].append(time.perf_counter() - started)
         started, peak = time.perf_counter(), 0.0
         goal = str(source.with_name("scores.parquet"))
-        process = psutil.Popen([Path(sys.executable).with_name("ml"), "predict", source, goal])
+        command = [Path(sys.executable).with_name("ml"), "predict", source, goal]
+        process = psutil.Popen(command, stdout=sys.stderr)
         while process.poll() is None:
             with contextlib.suppress(psutil.NoSuchProcess):
                 family = [process, *process.children(recursive=True)]

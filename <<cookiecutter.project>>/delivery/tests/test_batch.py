@@ -37,7 +37,7 @@ from model_delivery.rollout import host
 from model_delivery.rollout.target import State, Target
 from model_delivery.serving import answer
 from model_delivery.watch import batch
-from model_delivery.watch.log import keyed_hash
+from model_delivery.watch.log import PredictionLog, keyed_hash
 from pydantic import ValidationError
 
 SERVICE = """
@@ -47,7 +47,7 @@ from model_delivery.serving import ModelService
 
 class Service(ModelService):
     def load(self, folder):
-        print("this is no score")
+        print("this is no score", flush=True)
 
     def score(self, columns):
         rows = zip(*(columns[name].tolist() for name in sorted(columns)))
@@ -64,6 +64,7 @@ keep_releases: 2
 start_timeout_seconds: 20
 """
 N = 150
+SAME = ("row", "digest", "shadow", "score", "columns")
 KEY = ["at", "count", "model code"]
 
 
@@ -186,20 +187,25 @@ def test_the_log_has_the_rows_as_a_service_logs_them(
     done = predict(target, written(table))
     records = logged(target)
     assert [record["row"] for record in records] == [*range(N)]
-    for record, row, score in zip(
-        records, rows, pq.read_table("scores.parquet")["score"].to_pylist(), strict=True
-    ):
-        shared = {"id": done["id"], "time": done["time"], "digest": done["digest"], "shadow": False}
-        assert {name: record[name] for name in shared} == shared
-        assert record["ms"] > 0
-        assert record["score"] == score
-        given = record["columns"]
-        assert given["at"] == dt.datetime.fromisoformat(row["at"]).isoformat()
-        assert (given["json"], given["_flag"]) == (row.get("json"), row["_flag"])
-        assert "amount" not in given
-        for name in ("kind", "model code", "count"):
-            value = row.get(name)
-            assert given[name] == (None if value is None else keyed_hash(value, "secret"))
+    request = read_json(target.install(target.state().moves[0]) / "request.json")
+    read = request_model(request).model_validate_json(json.dumps({"rows": rows})).rows
+    to = target.project.delivery.log.model_copy(update={"folder": "served"})
+    service = PredictionLog(to, done["digest"], request, lambda dropped: None)
+    service.add({}, read, pq.read_table("scores.parquet")["score"].to_pylist(), seconds=0.1)
+    service.close()
+    [segment] = Path("served").rglob("*.jsonl")
+    for own, line in zip(records, segment.read_text().splitlines(), strict=True):
+        other = json.loads(line)
+        assert own.keys() == other.keys()
+        assert [own[name] for name in SAME] == [other[name] for name in SAME]
+        assert (own["id"], own["time"]) == (done["id"], done["time"])
+        assert own["ms"] > 0
+        assert own["columns"].keys() == request.keys() - {"amount"}
+        secret = own["columns"]["count"]
+        assert secret == keyed_hash(rows[own["row"]]["count"], "secret")
+    slip = Target(configured(project.root, "{private: [amout]}"), "production")
+    with pytest.raises(UserError, match=r"`log\.private`: `amout`: .*`amount`"):
+        predict(slip, "rows.parquet")
     assert dt.datetime.fromisoformat(done["time"]).utcoffset() == dt.timedelta(0)
 
 
@@ -419,6 +425,12 @@ def test_target_batch_is_deployed_to_and_rolled_back_without_anything_that_runs(
     verdict = deploy(project, b)
     assert [check.name for check in verdict.checks] == ["shadow_answers", "shadow_distance"]
     assert predict(target, written(table))["digest"] == b.digest
+    weight = target.folder / "releases" / a.digest / "ship" / "model" / "weight.txt"
+    weight.write_text("0.02")
+    with pytest.raises(UserError, match=r"weight\.txt: does not belong to"):
+        host.rollback(target, None)
+    assert predict(target, "rows.parquet")["digest"] == b.digest
+    weight.write_text("0.01")
     assert host.rollback(target, None).digest == a.digest
     host.stop(target)
     host.start(target)

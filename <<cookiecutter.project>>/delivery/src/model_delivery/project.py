@@ -64,6 +64,10 @@ class Project:
     def check_config(self) -> None:
         """Read all four files, so that a mistake in any is found before work begins."""
         _ = self.contract, self.parameters, self.gates, self.delivery
+        self.check_log()
+
+    def check_log(self) -> None:
+        """Refuse to keep from the prediction log, or to hash in it, what is no such column."""
         time, log = self.contract.time, self.delivery.log
         for kind, kept in (("private", {time, *self.contract.key}), ("hashed", {time})):
             for name in getattr(log, kind):

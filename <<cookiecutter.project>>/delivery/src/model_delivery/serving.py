@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
@@ -208,24 +208,25 @@ def score_standard_input(cls: type[ModelService], ship: Path) -> None:
     With `--stream`, score batches instead.
     """
     verify(ship)
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints is no score
     model, request = cls(), read_json(ship / "request.json")
     model.load(ship / "model")
     if STREAM in sys.argv:
-        return _score_batches(model)
+        return _score_batches(model, sys.stdin.buffer, answers)
     given = json.load(sys.stdin)
     scores = model.score(as_arrays((given[name] for name in request), request))
-    sys.stdout.write(json.dumps(np.asarray(scores, np.float64).tolist()))
+    answers.write(json.dumps(np.asarray(scores, np.float64).tolist()).encode())
+    answers.close()
 
 
-def _score_batches(model: ModelService) -> None:
-    """Score batches from standard input until it ends; nothing but numpy is needed.
+def _score_batches(model: ModelService, given: BinaryIO, answers: BinaryIO) -> None:
+    """Score batches until there is none; nothing but numpy is needed.
 
     A batch is a line of JSON, `{"rows": n, "columns": [[name, dtype, words], ...]}`, then the n raw
     values of each column. `words` is null, or a category's dictionary, of which the values are
     places; -1 is a missing one. The answer is n raw float64.
     """
-    given, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints is no score
     while line := given.readline():
         head, columns = json.loads(line), dict[str, Any]()
         for name, dtype, words in head["columns"]:

@@ -192,14 +192,13 @@ class Target:
     def status(self) -> dict[str, Any]:
         """Return what an environment serves and how it is, asked of the machine; takes no lock.
 
-        `state` is `nothing deployed`, `serving`, `batch` or `rehearsed`; `stopped` or `unhealthy`
-        with a `problem`.
+        `state` is `nothing deployed`, `serving`, `batch`, `rehearsed`, `stopped` or `unhealthy`.
         """
         state, services = self.state(), self.services()
         current, last, health, problem, note = state.current, state.verdict, "serving", "", ""
         if current is None:
             return {"environment": self.name, "state": "nothing deployed"}
-        well = {service.digest for service in services if service.answers()}
+        well = {service.digest: "answers" for service in services if service.answers()}
         if self.batch:
             health, note = "batch", f"nothing runs: `ml predict --in {self.name}` scores by it"
         elif state.rehearsed and not services and not processes(self.folder):
@@ -213,8 +212,7 @@ class Target:
         arms = dict[str, str]()
         for move, share in ((current, 1 - state.weight), (state.trying, state.weight)):
             if move and not note:
-                said = "answers" if move.digest in well else "silent"
-                arms[move.release] = f"{share:.0%} of requests, {said}"
+                arms[move.release] = f"{share:.0%} of requests, {well.get(move.digest, 'silent')}"
         decided = f"on {last.subject[:12]}: {last.outcome}, {told(last.decisive)}" if last else ""
         going = "under way" if processes(self.supervisor) else "interrupted; run `ml rollback`"
         return {
@@ -222,8 +220,7 @@ class Target:
             "state": health,
             "problem": f"{problem}; run `ml deploy --start --to {self.name}`" if problem else "",
             "note": note,
-            "release": current.release,
-            "digest": current.digest,
+            **{name: getattr(current, name) for name in ("release", "digest")},
             "since": f"{current.time}, {current.type} by {current.who}",
             "clients": f"{self.url}/predict" if arms else "",
             "installed": [move.release for move in state.moves],

@@ -136,6 +136,7 @@ def predict(target: Target, source: str, goal: str, say: Callable[[str], None]) 
     """
     if not source.endswith((".parquet", ".csv")) or not goal.endswith(".parquet"):
         raise UserError(f"{source}, {goal}: rows are in .parquet or .csv, scores go to .parquet")
+    target.project.check_log()  # a name with a slip would keep nothing private
     ship, digest = _release(target)
     with _told(source), fsspec.open(source, "rb") as stream:
         content = hashlib.file_digest(stream, "sha256").hexdigest()
