@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-import numpy as np
 from pydantic_core import to_json
 
 from model_delivery.contract.request import Row
@@ -31,6 +30,7 @@ MOST_WAITING, MOST_BYTES = 10_000, 64_000_000
 """Records that wait, before more are dropped; the size of a segment, about."""
 PAUSE, STORE_PAUSE = 0.5, 30.0
 """Seconds between two writings to a directory; to a store, where each makes an object."""
+_EPOCH, _MICROSECOND = dt.datetime(1970, 1, 1), dt.timedelta(microseconds=1)
 
 
 def keyed_hash(value: object, key: str) -> str:
@@ -59,6 +59,7 @@ class PredictionLog:
         self, to: LogSettings, digest: str, request: Mapping[str, Any], count: Callable[[int], None]
     ) -> None:
         self.to, self.digest, self.request, self.count = to, digest, request, count
+        self.hashed, self.private = ({*names} & {*request} for names in (to.hashed, to.private))
         self.times = [name for name, spec in request.items() if spec["type"] == "timestamp"]
         self.key, self.writer = os.environ.get(KEY, ""), secrets.token_hex(8)
         self.waiting, self.wake, self.closed = deque[bytes](), threading.Event(), False
@@ -97,11 +98,14 @@ class PredictionLog:
 
     def _columns(self, row: Row) -> dict[str, Any]:
         columns = dict(zip(self.request, row.__dict__.values(), strict=True))
-        columns |= {name: np.datetime64(columns[name], "us").item() for name in self.times}
-        for name in columns.keys() & self.to.hashed:
+        for name in self.times:
+            columns[name] = _EPOCH + columns[name] * _MICROSECOND
+        for name in self.hashed:
             if columns[name] is not None:
                 columns[name] = keyed_hash(columns[name], self.key)
-        return {name: columns[name] for name in columns if name not in self.to.private}
+        for name in self.private:
+            del columns[name]
+        return columns
 
     def _run(self) -> None:
         ended, pause = False, STORE_PAUSE if "://" in self.to.folder else PAUSE
