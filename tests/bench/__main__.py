@@ -135,8 +135,7 @@ def demo(subject: Subject) -> list[Figure]:
 
 
 PARTS: dict[str, Callable[[Subject], list[Figure]]] = {
-    part.__name__: part
-    for part in (service, logging, ready, batch, contract, deepchecks, demo)
+    part.__name__: part for part in (service, logging, ready, batch, contract, deepchecks, demo)
 }
 
 

@@ -190,8 +190,8 @@ def batch(folder: str, turns: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    verbs = {verb.__name__: verb for verb in (paths, contract, deepchecks, starts, load, batch)}
-    verbs = {verb.__name__: verb for verb in (paths, contract, deepchecks, starts, load, logging)}
+    parts = (paths, contract, deepchecks, starts, load, logging, batch)
+    verbs = {verb.__name__: verb for verb in parts}
     with contextlib.redirect_stdout(sys.stderr):
         value = verbs[sys.argv[1]](*sys.argv[2:])
     sys.stdout.write(json.dumps(value, default=lambda path: str(Path(path))) + "\n")

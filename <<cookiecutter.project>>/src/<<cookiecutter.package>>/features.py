@@ -26,6 +26,8 @@ NUMBERS = (
 CATEGORIES = ("carrier", "origin", "dest")
 CLOCK = ("month", "day", "weekday", "minute_of_day")
 FILE = "features.json"
+FEW = 32
+"""Rows up to which Python's calendar is the faster one."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,15 @@ class Features:
 def wall_clock(scheduled: NDArray[Any]) -> Floats:
     """Return the features of `CLOCK` for each time, Monday being 0: shape (n, one for each).
 
-    Python's own calendar: for the one row of a request it takes half the time of numpy's.
+    For the one row of a request Python's own calendar takes a seventh of the time of numpy's, for
+    the many of a file four times as much.
     """
+    if len(scheduled) > FEW:
+        minutes = scheduled.astype("datetime64[m]")
+        days, months = minutes.astype("datetime64[D]"), minutes.astype("datetime64[M]")
+        day, weekday = (days - months).astype(int) + 1, (days.astype(int) + 3) % 7
+        clock = months.astype(int) % 12 + 1, day, weekday, (minutes - days).astype(int)
+        return np.stack(clock, axis=1).astype(float)
     times = scheduled.astype("datetime64[us]").tolist()
-    clock = [(t.month, t.day, t.weekday(), 60 * t.hour + t.minute) for t in times]
-    return np.array(clock, dtype=float) if clock else np.empty((0, len(CLOCK)))
+    rows = [(t.month, t.day, t.weekday(), 60 * t.hour + t.minute) for t in times]
+    return np.array(rows, dtype=float) if rows else np.empty((0, len(CLOCK)))
