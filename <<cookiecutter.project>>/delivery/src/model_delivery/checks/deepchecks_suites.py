@@ -13,9 +13,9 @@
     uv run --script deepchecks_suites.py REQUEST.json ANSWER.json
 
 Deepchecks 0.19 needs older numpy and scikit-learn than the project and is AGPL-3.0: it lives in
-the environment that the block above describes, and talks in files. REQUEST names a suite, two
-parquet files, columns and checks; ANSWER holds by check a number for each sentence, mostly one
-a column. The gate that asked compares them with `config/gates.yaml`.
+the environment that the block above describes, and talks in files. REQUEST names a suite, parquet
+files to compare with one of training rows, columns and checks; ANSWER holds for each file by check
+a number for each sentence, mostly one a column. Who asked compares them with `config/gates.yaml`.
 """
 
 import json
@@ -77,11 +77,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def read_rows(request: Request, part: str) -> pd.DataFrame:
-    """Return sampled rows of a file in their order, with the label as 0 or 1."""
-    rows = pd.read_parquet(request[part])
+def read_rows(request: Request, part: str, path: str) -> pd.DataFrame:
+    """Return sampled rows of a file in their order, with the label, if any, as 0 or 1."""
+    rows = pd.read_parquet(path)
     rows = rows.sample(min(ROWS[part], len(rows)), random_state=0).sort_index()
-    return rows.astype({request["label"]: int} | dict.fromkeys(request["categorical"], object))
+    label = {request["label"]: int} if request["label"] else {}
+    return rows.astype(label | dict.fromkeys(request["categorical"], object))
 
 
 def measure(request: Request, name: str, before: pd.DataFrame, after: pd.DataFrame) -> pd.Series:
@@ -102,28 +103,45 @@ def measure(request: Request, name: str, before: pd.DataFrame, after: pd.DataFra
             scores = rows[request["score"]].to_numpy(float)
             options[f"y_pred{which}"] = (scores >= 0.5).astype(int)
             options[f"y_proba{which}"] = np.column_stack([1 - scores, scores])
-    columns = [*request["numeric"], *request["categorical"], request["label"]]
-    roles = {"cat_features": request["categorical"], "label": request["label"]}
-    tables = [Dataset(rows[columns], label_type="binary", **roles) for rows in parts.values()]
+    columns, roles = [*request["numeric"], *request["categorical"]], dict[str, Any]()
+    if request["label"]:
+        columns, roles = [*columns, request["label"]], {"label": request["label"]}
+        roles["label_type"] = "binary"
+    roles["cat_features"] = request["categorical"]
+    tables = [Dataset(rows[columns], **roles) for rows in parts.values()]
     value = check.run(*tables, **options).value
     found = READERS[name](value) or {"no column of this kind": 0.0}
     return pd.to_numeric(pd.Series(found, dtype=object), errors="coerce").astype(float)
 
 
-def find(request: Request, name: str, train: pd.DataFrame, test: pd.DataFrame) -> dict[str, float]:
+def usual_drifts(request: Request, name: str, train: pd.DataFrame) -> list[pd.Series]:
+    """Return the drifts of each training period from the others."""
+    times, past = train[request["time"]], list[pd.Series]()
+    for start, end in request["periods"]:
+        own = (times >= start) & (times < end)
+        if min(own.sum(), (~own).sum()) >= FEWEST_ROWS:
+            past.append(measure(request, name, train[~own], train[own]))
+    return past
+
+
+def find(
+    request: Request,
+    name: str,
+    train: pd.DataFrame,
+    test: pd.DataFrame,
+    usual_of: dict[str, list[pd.Series]],
+) -> dict[str, float]:
     """Return all that a check measures on the test rows, by what is said of it.
 
     A drift is relative to the largest of a training period from the others: real data has seasons,
-    and the library's own fixed thresholds fail on every honest July. Whatever the library raises
-    is said beside not-a-number: the other checks still run.
+    and the library's own fixed thresholds fail on every honest July. `usual_of` keeps those for the
+    next file. Whatever the library raises is said beside not-a-number: the other checks still run.
     """
-    drift, times, past = name.endswith("Drift"), train[request["time"]], list[pd.Series]()
+    drift, past = name.endswith("Drift"), list[pd.Series]()
     try:
         found = measure(request, name, train, test)
-        for start, end in request["periods"] if drift else []:
-            own = (times >= start) & (times < end)
-            if min(own.sum(), (~own).sum()) >= FEWEST_ROWS:
-                past.append(measure(request, name, train[~own], train[own]))
+        if drift:
+            past = usual_of[name] = usual_of.get(name) or usual_drifts(request, name, train)
     except Exception as error:
         return {f"did not run: {type(error).__name__}: {str(error).strip():.200}": math.nan}
     findings, usual = {}, 1.0
@@ -139,6 +157,9 @@ def find(request: Request, name: str, train: pd.DataFrame, test: pd.DataFrame) -
 if __name__ == "__main__":
     asked, answered = map(Path, sys.argv[1:])
     request = json.loads(asked.read_text())
-    train, test = (read_rows(request, part) for part in ("train", "test"))
-    found = {name: find(request, name, train, test) for name in request["checks"]}
+    train, usual_of = read_rows(request, "train", request["train"]), dict[str, list[pd.Series]]()
+    found = []
+    for path in request["tests"]:
+        test = read_rows(request, "test", path)
+        found.append({n: find(request, n, train, test, usual_of) for n in request["checks"]})
     answered.write_text(json.dumps(found))

@@ -169,6 +169,35 @@ class DeepchecksLimits(Strict):
     model: dict[ModelCheck, Limit]
 
 
+class MonitorLimits(Strict):
+    """Limits of what is watched in production, by windows of the rows' own time.
+
+    A finding counts if `needed` of the last `windows` have it. `slack` is added to the shares of
+    rows that the data contract lets miss a value or leave the domain.
+    """
+
+    window_days: PositiveInt
+    windows: PositiveInt
+    needed: PositiveInt
+    requests: Floor
+    labels: Floor
+    slack: Share
+    scale: Ceiling
+    refused: Ceiling
+    feature_drift: Ceiling
+    prediction_drift: Ceiling
+    roc_auc: Floor
+    calibration_error: Ceiling
+    previous: Floor
+    new_data: Ceiling
+
+    @model_validator(mode="after")
+    def _can_find(self) -> Self:
+        if self.needed > self.windows:
+            raise ValueError("`needed` is above `windows`: no finding could ever count")
+        return self
+
+
 class Gates(Strict):
     """The whole of `config/gates.yaml`."""
 
@@ -177,6 +206,7 @@ class Gates(Strict):
     deepchecks: DeepchecksLimits
     package: PackageLimits
     load: LoadLimits
+    monitor: MonitorLimits
 
 
 EnvironmentName = Literal["test", "staging", "production"]
@@ -229,6 +259,15 @@ class RolloutLimits(Strict, allow_inf_nan=False):
     memory_mb: Most
 
 
+class LogSettings(Strict):
+    """The log of predictions: where it is, and which input columns it never holds, or hashed."""
+
+    folder: str = ""
+    private: list[str] = []
+    hashed: list[str] = []
+    keep_days: PositiveInt = 400
+
+
 Cron = Annotated[str, Field(pattern=r"^[\d*/,-]+( [\d*/,A-Za-z-]+){4}$")]
 
 
@@ -251,6 +290,7 @@ class Delivery(Strict):
 
     environments: dict[EnvironmentName, Environment]
     rollout: RolloutLimits
+    log: LogSettings = LogSettings()
     keep_releases: Annotated[int, Field(ge=2)]
     start_timeout_seconds: PositiveFloat
     variables: list[str] = []

@@ -71,6 +71,15 @@ class Target:
         return self.folder / "supervisor"
 
     @property
+    def log(self) -> str:
+        """The URI of its prediction log."""
+        folder = self.project.delivery.log.folder
+        if "://" in folder:
+            return f"{folder.rstrip('/')}/{self.name}"
+        home = self.project.root / folder / self.name if folder else self.folder / "predictions"
+        return str(home.resolve())
+
+    @property
     def settings(self) -> Environment:
         if self.name not in self.project.delivery.environments:
             raise UserError(f"config/delivery.yaml: there is no environment `{self.name}`")
