@@ -1,12 +1,15 @@
-"""What `ml monitor` decides after clean months and after seeded ones; runs inside a project.
+"""What `ml monitor` decides after clean months and after seeded changes; runs inside a project.
 
     uv run python months.py '["clean 0", "scale"]'
 
-A clean month is 28 days drawn with replacement from the days of the candidate's test window, whole
-days since weather and congestion are a day's, with the candidate's own scores and the true labels.
-A seeded change begins two weeks before its end, or a week where one window is enough; flipped
-labels are those of the whole month. Prints a decision, its reason and the outcomes as JSON.
+A clean month is 28 days drawn with replacement from the days of the candidate's test window, with
+the candidate's own scores and the true labels: whole days, since weather and congestion are a
+day's. A seeded change begins two weeks before the month's end, or one where a window is enough;
+labels are flipped, and a bad release ranks badly, all month. Prints decision, reason and findings.
 """
+
+# mypy: ignore-errors
+# What it imports is installed in the generated project, which checks those types.
 
 from __future__ import annotations
 
@@ -24,14 +27,18 @@ import numpy as np
 import pandas as pd
 from model_delivery import protocols
 from model_delivery.bundle.candidate import Candidate, current_candidate
-from model_delivery.files import write_json
 from model_delivery.project import Project, find_project
 from model_delivery.registry import Event
+from model_delivery.report.verdict import Outcome
 from model_delivery.rollout.target import State, Target
 from model_delivery.watch.monitor import monitor
 
 DAYS = 28
-Month = pd.DataFrame  # rows of the contract with `score`, the target, and `day`, from 0 to 27
+OTHER = "f" * 64
+TWO = ("constant", "bad")
+"""Changes with an earlier release to go back to; a clean month has one, too."""
+Month = pd.DataFrame
+"""Rows of the contract with `score`, the target, and `day` from 0 to 27."""
 
 
 def clean(project: Project, candidate: Candidate, seed: int) -> Month:
@@ -46,99 +53,111 @@ def clean(project: Project, candidate: Candidate, seed: int) -> Month:
     return month.assign(**{time: month[time] + shift})
 
 
-def flipped(month: Month) -> Month:
-    chosen = np.random.default_rng(0).random(len(month)) < 0.1
-    return month.assign(late=month["late"] ^ chosen)
+def some(month: Month, share: float) -> Any:
+    """Mark a share of the rows, always the same ones."""
+    return np.random.default_rng(0).random(len(month)) < share
 
 
-def missing(month: Month) -> Month:
-    chosen = np.random.default_rng(0).random(len(month)) < 0.2
-    return month.assign(temp=month["temp"].mask(chosen & (month["day"] >= DAYS - 14)))
+def late(month: Month, days: int) -> Any:
+    """Mark the rows of the last days."""
+    return month["day"] >= DAYS - days
+
+
+def renamed(month: Month) -> Month:
+    """Return a month in whose last week a column has another name."""
+    last = late(month, 7)
+    return month.assign(dew_point=month["dewp"].where(last), dewp=month["dewp"].mask(last))
 
 
 def bad(month: Month) -> Month:
     """Return scores of a release that ranks a third of the rows by chance."""
-    random = np.random.default_rng(0)
-    chosen = random.random(len(month)) < 0.33
-    return month.assign(score=month["score"].mask(chosen, random.permutation(month["score"])))
+    mixed = np.random.default_rng(1).permutation(month["score"])
+    return month.assign(score=month["score"].mask(some(month, 0.33), mixed))
 
 
-def late(month: Month, days: int) -> Any:
-    return month["day"] >= DAYS - days
+def constant(month: Month) -> Month:
+    """Return a month with the same score for every row of its last week."""
+    return month.assign(score=month["score"].mask(late(month, 7), 0.25))
 
 
 SEEDS: dict[str, Callable[[Month], Month]] = {
     "scale": lambda m: m.assign(temp=m["temp"].mask(late(m, 14), 1.8 * m["temp"])),
     "carrier": lambda m: m[~late(m, 14) | (m["carrier"] != m["carrier"].mode()[0])],
-    "flipped": flipped,
-    "missing": missing,
-    "renamed": lambda m: m.assign(
-        dew_point=m["dewp"].where(late(m, 7)), dewp=m["dewp"].mask(late(m, 7))
-    ),
-    "constant": lambda m: m.assign(score=m["score"].mask(late(m, 7), 0.25)),
-    "alone": lambda m: m.assign(score=m["score"].mask(late(m, 7), 0.25)),
+    "flipped": lambda m: m.assign(late=m["late"] ^ some(m, 0.1)),
+    "missing": lambda m: m.assign(temp=m["temp"].mask(late(m, 14) & some(m, 0.2))),
+    "renamed": renamed,
+    "constant": constant,
+    "alone": constant,
     "silent": lambda m: m[~late(m, 7)],
     "unlabelled": lambda m: m,
     "bad": bad,
 }
-TWO = ("constant", "bad")
-"""Changes after which there is an earlier release to go back to; in clean months there is, too."""
+
+
+def serve(target: Target, candidate: Candidate, name: str) -> str:
+    """Make production serve the candidate, or one that is said to be worse; return its digest."""
+    current, before = candidate.digest, OTHER
+    if name == "bad":
+        current, before = before, current
+    home = target.folder / "releases"
+    home.mkdir(parents=True, exist_ok=True)
+    known: dict[str, Any] = {"type": "promoted", "as_of": "2013-08-01", "commit": None}
+    known |= {"trigger": "local", "blob": "none", "environment": target.name}
+    moves = []
+    for digest, previous in ((current, before), (before, None)):
+        if not (home / digest).exists():
+            (home / digest).symlink_to(candidate.folder)
+        moves.append(Event(digest=digest, release=digest[:4], previous=previous, **known))
+    target.save(State(moves=moves if name in TWO or name.startswith("clean") else moves[:1]))
+    return current
 
 
 def write_log(target: Target, month: Month, digest: str) -> None:
     """Write the log of a month, a segment a week."""
-    inputs = [name for name in month if name in target.project.contract.inputs or name == "dew_point"]
+    time, inputs = target.project.contract.time, {*target.project.contract.inputs, "dew_point"}
+    shutil.rmtree(target.log, ignore_errors=True)
     for week, rows in month.groupby(month["day"] // 7):
-        text = rows[inputs].astype({target.project.contract.time: str}).astype(object)
-        records = text.where(text.notna(), None).to_dict("records")
-        path = Path(target.log) / f"2026-01-{week + 1:02d}" / "writer-1.jsonl"
+        text = rows[[name for name in rows if name in inputs]].astype({time: str}).astype(object)
+        written = f"2026-01-{week + 1:02d}"
+        path = Path(target.log) / written / "writer-1.jsonl"
         path.parent.mkdir(parents=True)
+        about = {"row": 0, "time": f"{written}T00:00:00.000000+00:00", "digest": digest}
+        about |= {"shadow": False, "ms": 1.0}
+        records = text.where(text.notna(), None).to_dict("records")
         with path.open("w") as stream:
-            for place, (score, row) in enumerate(zip(rows["score"], records, strict=True)):
-                if "dew_point" in row and row["dew_point"] is None:
-                    del row["dew_point"]
-                row = {name: value for name, value in row.items()}
-                line = {"id": f"{week}-{place}", "row": 0, "time": f"2026-01-{week + 1:02d}T00:00:00.000000+00:00"}
-                line |= {"digest": digest, "shadow": False, "ms": 1.0, "score": score, "columns": row}
-                stream.write(json.dumps(line) + "\n")
+            for place, (score, columns) in enumerate(zip(rows["score"], records, strict=True)):
+                found = {"id": f"{week}-{place}", "score": score, "columns": columns}
+                stream.write(json.dumps(about | found) + "\n")
 
 
 def decide(project: Project, candidate: Candidate, name: str) -> dict[str, Any]:
-    """Return what `ml monitor` decides after a month."""
+    """Return what is decided after a month."""
     seed, contract = name.removeprefix("clean "), project.contract
     month = clean(project, candidate, int(seed) if seed.isdigit() else 0)
     month = SEEDS[name](month) if name in SEEDS else month
-    target, now = Target(project, "production"), "f" * 64
-    current = now if name == "bad" else candidate.digest
-    shutil.rmtree(target.log, ignore_errors=True)
-    home = target.folder / "releases"
-    home.mkdir(parents=True, exist_ok=True)
-    for digest in (now, candidate.digest):
-        if not (home / digest).exists():
-            (home / digest).symlink_to(candidate.folder)
-    known: dict[str, Any] = {"type": "promoted", "as_of": "2013-08-01", "commit": None, "trigger": "local"}
-    known |= {"blob": "b", "environment": "production"}
-    other = candidate.digest if current == now else now
-    moves = [Event(digest=d, release=d[:4], previous=p, **known) for d, p in ((current, other), (other, None))]
-    target.save(State(moves=moves if name in TWO or "clean" in name else moves[:1]))
-    write_log(target, month, current)
-    known_until = DAYS - 14 if name == "unlabelled" else DAYS - 1
-    labels = month.loc[month["day"] < known_until, [*contract.key, contract.target]]
-    protocols.user_module("sources").labels = lambda since, as_of: labels
-    as_of = dt.date.fromisoformat(candidate.lineage["data"]["as_of"]) + dt.timedelta(DAYS)
-    found = monitor(target, as_of)
-    assert found.verdict
-    outcomes = {check.name: [check.outcome, check.value, check.sentence] for check in found.verdict.checks}
-    return {"decision": found.decision, "reason": found.reason, "checks": outcomes}
+    target = Target(project, "production")
+    write_log(target, month, serve(target, candidate, name))
+    known = month[~late(month, 14 if name == "unlabelled" else 1)]
+    labels = known[[*contract.key, contract.target]]
+    protocols.user_module("sources").labels = lambda *_: labels
+    start = dt.date.fromisoformat(candidate.lineage["data"]["as_of"])
+    found = monitor(target, start + dt.timedelta(DAYS))
+    checks = found.verdict.checks if found.verdict else []
+    said = {check.name: check.sentence for check in checks if check.outcome is not Outcome.PASS}
+    return {"decision": found.decision, "reason": found.reason, "findings": said}
+
+
+def main(names: list[str]) -> None:
+    """Decide in an environment of its own, and print what was decided."""
+    project = find_project()
+    candidate, environments = current_candidate(project), project.work / "environments"
+    environments.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "environments").symlink_to(environments)
+        os.environ["ML_HOME"] = folder
+        found = {name: decide(project, candidate, name) for name in names}
+    sys.stdout.write(json.dumps(found))
 
 
 if __name__ == "__main__":
-    project = find_project()
-    candidate = current_candidate(project)
-    answers = {}
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "environments").symlink_to(project.work / "environments")
-        os.environ["ML_HOME"] = folder
-        for name in json.loads(sys.argv[1]):
-            answers[name] = decide(project, candidate, name)
-    write_json(Path(sys.argv[2]), answers) if len(sys.argv) > 2 else print(json.dumps(answers))
+    main(json.loads(sys.argv[1]))

@@ -181,10 +181,13 @@ def over_all(
 
 
 def _new_data(served: Candidate, as_of: dt.date, limits: MonitorLimits) -> Check:
-    """Judge how much the release could learn from the days after its training rows."""
-    first, last = map(dt.datetime.fromisoformat, served.lineage["data"]["spans"]["train"])
-    later, span = (dt.datetime.combine(as_of, dt.time()) - last).days, (last - first).days + 1
-    said = f"{later} days after the training rows, which span {span}"
+    """Judge how much longer its data would be now: error falls as a power of their number."""
+    data = served.lineage["data"]
+    first, known = (
+        dt.date.fromisoformat(day[:10]) for day in (data["spans"]["train"][0], data["as_of"])
+    )
+    later, span = (as_of - known).days, (known - first).days
+    said = f"{later} days since its data, which span {span}"
     return judge("new_data", limits.new_data, later / span, said)
 
 
