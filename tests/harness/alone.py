@@ -72,8 +72,10 @@ def place(
     Where the job calls a workflow, that one is written below `folder`, in `repository`, where act
     finds it. Since act ends at once when a called job fails, it has an observer too.
     """
-    own = {**_known(work.job), "runs-on": LABELS[0], "steps": steps}
-    if work.called is None:
+    called_only = ("uses", "with", "secrets")
+    own = {key: value for key, value in _known(work.job).items() if key not in called_only}
+    own |= {"runs-on": LABELS[0], "steps": steps}
+    if work.called is None or work.several:
         return own
     file, called = work.called
     # In a called workflow the context `github` is that of its caller.

@@ -21,6 +21,14 @@ class Event:
     payload: dict[str, Any]
     ref: str
     sha: str
+    hidden: bool = False
+    """Whether the repository is private, where the payload does not say it."""
+
+    @property
+    def private(self) -> bool:
+        """Whether strangers cannot see the repository."""
+        said: dict[str, Any] = self.payload.get("repository", {"private": self.hidden})
+        return bool(said.get("private"))
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,13 @@ def dispatch(
     sha = git(project, "rev-parse", f"{ref}^{{commit}}")
     payload = {"ref": ref, "inputs": dict(inputs or {}), **_repository(repository, private)}
     return Event("workflow_dispatch", payload, ref, sha)
+
+
+def schedule(project: Path, *, private: bool = True) -> Event:
+    """Return the event of a schedule, on the default branch: it says nothing of the repository."""
+    ref = "refs/heads/main"
+    sha = git(project, "rev-parse", f"{ref}^{{commit}}")
+    return Event("schedule", {"schedule": "17 3 * * 1"}, ref, sha, private)
 
 
 def _repository(name: str, private: bool) -> dict[str, Any]:

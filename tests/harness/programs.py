@@ -25,6 +25,7 @@ PASSED = (
 NO_LOGIN = '[url "file:///no-login/"]\n\tinsteadOf = https://github.com/\n'
 
 BASH = """#!/bin/sh
+[ "$1" = --noprofile ] || exec /bin/bash "$@"
 /bin/bash "$@" || { code=$?; sleep 0.5; exit "$code"; }
 """
 """act stops reading a step's terminal once it failed: its last words need a moment to get out."""

@@ -8,17 +8,17 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from . import act, alone, log, sandbox, standins
+from . import act, alone, calls, log, sandbox, standins
 from .events import Event
 from .github import FakeGitHub
 from .hosts import SelfHosted
 from .repository import git
 from .results import HarnessError, Job, LeftBehindError, Run
-from .workflow import LABELS, Work, check_inputs, order, read_yaml, work
+from .workflow import LABELS, Work, check_inputs, read_yaml
 
 _ENDS = ("success", "failure", "skipped")
 
@@ -28,11 +28,20 @@ class _Scenario:
     """What the jobs of one run have in common."""
 
     project: Path
+    source: Path
+    name: str
     workflow: dict[str, Any]
     works: Mapping[str, Work]
     setting: act.Setting
     hosts: Sequence[SelfHosted]
     kill_after: Callable[[Path], bool]
+    taken: Mapping[str, Run]
+    within: str = ""
+    """`caller/` of a called workflow's jobs."""
+
+    def folder(self, kind: str, job: str) -> Path:
+        """Return a folder for a job."""
+        return self.setting.folder / kind / f"{self.within}{job}"
 
 
 @dataclass(frozen=True)
@@ -88,7 +97,7 @@ def run_workflow(  # noqa: PLR0913 - each is a part of GitHub that a scenario ma
     Returns
     -------
     Run
-        Every job of the workflow.
+        Every job of the workflow; those of a called workflow that has several as `caller/job`.
 
     Raises
     ------
@@ -106,17 +115,13 @@ def run_workflow(  # noqa: PLR0913 - each is a part of GitHub that a scenario ma
     workflow = read_yaml(source / ".github" / "workflows" / name)
     if event.name == "workflow_dispatch":
         check_inputs(workflow, event.payload["inputs"])
-    works = {job: work(source, workflow, job) for job in order(workflow)}
-    read = [workflow, *(w.called[1] for w in works.values() if w.called)]
+    works = calls.works(source, workflow)
+    read = [read_yaml(file) for file in (source / ".github" / "workflows").glob("*.y*ml")]
     actions = standins.prepare(source, read, folder / "actions")
     setting = act.Setting(event, github, folder, actions, dict(variables or {}))
     never = kill_after or (lambda _: False)
-    scenario = _Scenario(project, workflow, works, setting, hosts, never)
-    jobs: dict[str, Job] = {}
-    for job in works:
-        earlier = (taken or {}).get(job)
-        jobs[job] = _take(earlier, job, folder) if earlier else _run_job(scenario, job, jobs)
-    return Run(jobs, folder)
+    scenario = _Scenario(project, source, name, workflow, works, setting, hosts, never, taken or {})
+    return Run(_run_jobs(scenario), folder)
 
 
 def _source(project: Path, name: str, event: Event, github: FakeGitHub, folder: Path) -> Path:
@@ -144,10 +149,40 @@ def _take(source: Run, job: str, folder: Path) -> Job:
     return source.jobs[job]
 
 
+def _run_jobs(scenario: _Scenario) -> dict[str, Job]:
+    jobs: dict[str, Job] = {}
+    for job, own in scenario.works.items():
+        if earlier := scenario.taken.get(f"{scenario.within}{job}"):
+            jobs[job] = _take(earlier, job, scenario.setting.folder)
+        elif own.several:
+            jobs.update(_call(scenario, job, jobs))
+        else:
+            jobs[job] = _run_job(scenario, job, jobs)
+    return jobs
+
+
+def _call(scenario: _Scenario, job: str, past: Mapping[str, Job]) -> dict[str, Job]:
+    """Run the jobs of a called workflow, if act finds that the caller's condition holds."""
+    own, scratch = scenario.works[job], scenario.folder("jobs", job)
+    file, called = own.called or ("", {})
+    told = {name: scratch / f"{name}.txt" for name in own.job.get("with", {})}
+    tells = [alone.tell(str(own.job["with"][name]), file) for name, file in told.items()]
+    _act(scenario, job, past, _Machine(scratch), tells or [alone.tell("", scratch / "none.txt")])
+    if alone.ended(scratch, job).get("result") == "skipped":
+        return {job: Job(job, "skipped")}
+    given = {name: place.read_text() for name, place in told.items()}
+    inner = calls.entered(called, given, scenario.workflow["on"])
+    works = calls.works(scenario.source, inner, own.permissions)
+    within = f"{scenario.within}{job}/"
+    ended = _run_jobs(replace(scenario, name=file, workflow=inner, works=works, within=within))
+    outcome = calls.outcome(job, called, {k: v for k, v in ended.items() if "/" not in k})
+    return {job: outcome} | {f"{job}/{name}": one for name, one in ended.items()}
+
+
 def _run_job(scenario: _Scenario, job: str, past: Mapping[str, Job]) -> Job:
     started = time.monotonic()
     host = _host(scenario, job, past)
-    scratch = scenario.setting.folder / "jobs" / job
+    scratch = scenario.folder("jobs", job)
     taken: AbstractContextManager[int] = host.runner() if host else nullcontext(0)
     with taken as runner:
         machine = _Machine(scratch, host, host.workspace(runner) if host else None)
@@ -183,7 +218,7 @@ def _host(scenario: _Scenario, job: str, past: Mapping[str, Job]) -> SelfHosted 
     if not isinstance(label, str):
         raise HarnessError(f"job {job}: the harness knows one label for a job, not {label!r}")
     if "${{" in label:
-        scratch = scenario.setting.folder / "labels" / job
+        scratch = scenario.folder("labels", job)
         told = scratch / "label.txt"
         _act(scenario, job, past, _Machine(scratch), [alone.tell(label, told)])
         if not told.exists():  # the job is skipped, so it needs no machine
@@ -210,13 +245,14 @@ def _act(
     real = alone.place(scenario.workflow, job, own, steps, scratch)
     text = alone.alone(scenario.workflow, job, real, past, scratch)
     (scratch / "workflow.yml").write_text(text)
-    part = act.Part(job, own.permissions, scratch, machine.host)
+    file = own.called[0] if own.called and not own.several else scenario.name
+    part = act.Part(job, own.permissions, scratch, machine.host, file)
     command = sandbox.Command(
         words=act.words(scenario.setting, part),
         scratch=scratch,
         folder=repository,
         environment=act.own_environment(part),
-        seconds=60 * float(own.job["timeout-minutes"]),
+        seconds=60 * float(own.job.get("timeout-minutes", 5)),
         kill_when=lambda: not instead and any(map(scenario.kill_after, machine.checkouts())),
     )
     if machine.host:

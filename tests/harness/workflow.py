@@ -16,7 +16,7 @@ from .results import HarnessError
 LABELS = ("ubuntu-24.04",)
 """The hosted runners there are."""
 
-_LEVELS = ("none", "read", "write")
+LEVELS = ("none", "read", "write")
 _CALLED = re.compile(r"\./\.github/workflows/(?P<file>[^/@]+)")
 _REMOTE = re.compile(r"(?P<slug>[^./@][^/@]*/[^/@]+)(?:/(?P<path>[^@]+))?@(?P<ref>.+)")
 
@@ -66,6 +66,8 @@ def ancestors(workflow: Mapping[str, Any], job: str) -> list[str]:
 class Work:
     """What a job does: its own steps, or those of the one job of the workflow that it calls.
 
+    Where that has several, `job` is the caller itself, which has none.
+
     Attributes
     ----------
     id
@@ -82,6 +84,11 @@ class Work:
     job: Mapping[str, Any]
     called: tuple[str, Mapping[str, Any]] | None
     permissions: Mapping[str, str]
+
+    @property
+    def several(self) -> bool:
+        """Whether it calls a workflow of several jobs."""
+        return "uses" in self.job
 
 
 def work(repository: Path, workflow: Mapping[str, Any], job: str) -> Work:
@@ -101,15 +108,15 @@ def work(repository: Path, workflow: Mapping[str, Any], job: str) -> Work:
     if not (match := _CALLED.fullmatch(own["uses"])):
         raise HarnessError(f"job {job}: only a workflow of this repository can be called")
     called = read_yaml(repository / ".github" / "workflows" / match["file"])
-    if len(called["jobs"]) != 1:
-        raise HarnessError(f"job {job}: the workflow that it calls must have exactly one job")
     if "workflow_call" not in called["on"]:
         raise HarnessError(f"job {job}: {match['file']} cannot be called")
+    if len(called["jobs"]) != 1:
+        return Work(job, own, (match["file"], called), granted or {})
     (name,) = called["jobs"]
     asked = permissions(called, name)
     for scope, level in (asked or {}).items():
         least = (granted or {}).get(scope, "none")
-        if _LEVELS.index(level) > _LEVELS.index(least):
+        if LEVELS.index(level) > LEVELS.index(least):
             raise HarnessError(
                 f"job {job}: the called job {name} asks for {scope}: {level}, "
                 f"but is only granted {scope}: {least}"

@@ -19,15 +19,12 @@ import pytest
 from model_delivery import files, protocols
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.cli.main import app
+from model_delivery.contract.limits import DeepchecksLimits, Gates, ModelLimits, MonitorLimits
 from model_delivery.contract.settings import (
     DataContract,
-    DeepchecksLimits,
     Delivery,
     Environment,
-    Gates,
     LogSettings,
-    ModelLimits,
-    MonitorLimits,
     RolloutLimits,
 )
 from model_delivery.project import Project
@@ -142,6 +139,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     place = Environment(target="host", port=3000)
     vars(project).update(
         contract=CONTRACT,
+        about={"name": "small"},
         gates=Gates.model_construct(monitor=LIMITS, model=model, deepchecks=NO_DEEPCHECKS),
         delivery=Delivery.model_construct(environments={"production": place}, **REST),
     )
@@ -558,7 +556,9 @@ def test_the_verb_ends_neutral_without_a_target_and_by_its_verdict_with_one(
     assert done.exit_code == 0
     assert json.loads(done.stdout)["reason"] == "nothing deployed, nothing watched"
     lines = (tmp_path / "output").read_text().splitlines()
-    assert lines == ["decision=retrain", "because=decay", "decision=nothing deployed", "because="]
+    report = f"report={world.target.folder}/monitor/report.*"
+    assert lines[:3] == ["decision=retrain", "because=decay", report]
+    assert lines[3:] == ["decision=nothing deployed", "because=", "report="]
     assert isinstance(monitor(world.target, AS_OF), Decision)
 
 

@@ -16,7 +16,8 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from model_delivery.contract.settings import DataContract, Delivery, Gates
+from model_delivery.contract.limits import Gates
+from model_delivery.contract.settings import DataContract, Delivery
 from model_delivery.protocols import Strict, UserError, user_module, user_package
 
 Config = TypeVar("Config", bound=Strict)
@@ -64,6 +65,18 @@ class Project:
     def check_config(self) -> None:
         """Read all four files, so that a mistake in any is found before work begins."""
         _ = self.contract, self.parameters, self.gates, self.delivery
+        self.check_log()
+
+    def check_log(self) -> None:
+        """Refuse to keep from the prediction log, or to hash in it, what is no such column."""
+        time, log = self.contract.time, self.delivery.log
+        for kind, kept in (("private", {time, *self.contract.key}), ("hashed", {time})):
+            for name in getattr(log, kind):
+                if name in kept or name not in self.contract.inputs:
+                    near = difflib.get_close_matches(name, self.contract.inputs, n=1)
+                    why = "the log cannot do without it" if name in kept else "no input column"
+                    why += f"; did you mean `{near[0]}`?" if near and name not in kept else ""
+                    raise UserError(f"config/delivery.yaml: `log.{kind}`: `{name}`: {why}")
 
 
 def find_project(start: Path | None = None) -> Project:

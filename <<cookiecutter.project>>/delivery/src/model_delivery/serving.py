@@ -3,7 +3,8 @@
 Tuned as measured for BentoML 1.4: `async` and inline scoring, no access log, a short timeout,
 no tracing, garbage collection held back. BentoML is imported only to serve.
 
-Scores without a server, too: `python service.py < columns.json` in the folder of a release.
+Scores without a server, too, in the folder of a release: `python service.py < columns.json`, and
+batch after batch with `--stream`.
 """
 
 import gc
@@ -11,16 +12,19 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
 from model_delivery.contract.request import Row, as_arrays, request_model, to_columns
+from model_delivery.contract.settings import LogSettings
 from model_delivery.files import read_json, verify
 from model_delivery.protocols import Columns, Floats
+from model_delivery.watch.log import MODEL_LOG, PredictionLog
 
 LAUNCH, NOOP, RELEASE = "MODEL_LAUNCH", "MODEL_NOOP", "MODEL_RELEASE"
 """Environment variables of a service: the token of its start, whether it is the twin, its name."""
@@ -28,6 +32,8 @@ SCORE = "x-score"
 """The header of an answer with its first row's probability, from which a rollout is judged."""
 TWIN_MARK = "noop-"
 """What the no-op twin of a release says before its digest: it is never the release."""
+STREAM = "--stream"
+"""The option of `service.py` with which it scores batches; releases of before do not know it."""
 REFUSAL = "this release cannot start"
 """What a service logs before it gives up; its arbiter would try again for ever."""
 JSON = "application/json"
@@ -63,34 +69,60 @@ def create(cls: type[ModelService], ship: Path) -> Any:
     digest, noop = verify(ship), os.environ.get(NOOP) == "1"
     os.environ.setdefault("OTEL_SDK_DISABLED", "true")  # read when BentoML builds its app
     import bentoml
-    from starlette.responses import Response
 
-    request, served = read_json(ship / "request.json"), twin(cls) if noop else cls
-
-    class Endpoint:
-        """Scores rows: `POST /predict`."""
-
-        def __init__(self) -> None:
-            self.model = start_model(served, ship, request)
-
-        async def predict(self, body: Any, /) -> Any:
-            """Return a probability for each row."""
-            scores = answer(self.model, body.rows, request)
-            found = Prediction(release=digest[:12], probability=scores).model_dump_json()
-            return Response(found, media_type=JSON, headers={SCORE: f"{scores[0]:.6f}"})
-
-    # BentoML reads schema and documentation from the annotations, here made of the contract.
-    Endpoint.predict.__annotations__ |= {"body": request_model(request), "return": Prediction}
-    Endpoint.predict = bentoml.api(Endpoint.predict)  # type: ignore[method-assign]  # as a decorator would
     service = bentoml.service(
         name=cls.__module__.partition(".")[0],
         workers=1,
         traffic={"timeout": 2.0},  # its timers are never cancelled: long ones feed the collector
         logging={"access": {"enabled": False}},
         tracing={"excluded_urls": ".*"},
-    )(Endpoint)
+    )(_endpoint(twin(cls) if noop else cls, ship, digest))
     service.add_asgi_middleware(Front, identity=f"{TWIN_MARK}{digest}" if noop else digest)
     return service
+
+
+def _endpoint(served: type[ModelService], ship: Path, digest: str) -> type:
+    import bentoml
+    from starlette.responses import Response
+
+    request = read_json(ship / "request.json")
+
+    class Endpoint:
+        """Scores rows: `POST /predict`."""
+
+        def __init__(self) -> None:
+            self.model, self.log = start_model(served, ship, request), _log(digest, request)
+
+        async def predict(self, body: Any, /, ctx: bentoml.Context) -> Any:
+            """Return a probability for each row."""
+            start = time.perf_counter()
+            scores = answer(self.model, body.rows, request)
+            if self.log:
+                seconds = time.perf_counter() - start
+                self.log.add(ctx.request.headers, body.rows, scores, seconds)
+            found = Prediction(release=digest[:12], probability=scores).model_dump_json()
+            return Response(found, media_type=JSON, headers={SCORE: f"{scores[0]:.6f}"})
+
+        @bentoml.on_shutdown  # type: ignore[untyped-decorator]  # it has no types
+        def end(self) -> None:
+            if self.log:
+                self.log.close()
+
+    # BentoML reads schema and documentation from the annotations, here made of the contract.
+    Endpoint.predict.__annotations__ |= {"body": request_model(request), "return": Prediction}
+    Endpoint.predict = bentoml.api(Endpoint.predict)  # type: ignore[method-assign]  # as a decorator would
+    return Endpoint
+
+
+def _log(digest: str, request: Mapping[str, Any]) -> PredictionLog | None:
+    """Return the log that the environment asks for; its machinery may be newer, and ask more."""
+    from prometheus_client import Counter
+
+    if not (given := os.environ.get(MODEL_LOG)):
+        return None
+    known = {k: v for k, v in json.loads(given).items() if k in LogSettings.model_fields}
+    dropped = Counter("predictions_dropped", "Answers that the log could not keep")
+    return PredictionLog(LogSettings(**known), digest, request, dropped.inc)
 
 
 class Front:
@@ -137,12 +169,18 @@ def start_model(cls: type[ModelService], ship: Path, request: Mapping[str, Any])
 
 def answer(model: ModelService, rows: Sequence[Row], request: Mapping[str, Any]) -> list[float]:
     """Return the probability of each row; a RuntimeError where the model gives none."""
+    scores: list[float] = probabilities(model, to_columns(rows, request), len(rows)).tolist()
+    return scores
+
+
+def probabilities(model: ModelService, columns: Columns, rows: int) -> Floats:
+    """Return the probability of each row, shape (rows,); a RuntimeError where there is none."""
     try:
-        scores: list[float] = np.asarray(model.score(to_columns(rows, request))).tolist()
-        if len(scores) != len(rows) or not all(0.0 <= score <= 1.0 for score in scores):
-            raise ValueError(f"no probabilities of {len(rows)} rows: {scores!r:.200}")
+        scores = np.asarray(model.score(columns), np.float64)
+        if scores.shape != (rows,) or not ((scores >= 0) & (scores <= 1)).all():
+            raise ValueError(f"no probabilities of {rows} rows: {scores.tolist()!r:.200}")
     except Exception as error:  # pydantic's own would be taken for the caller's mistake
-        raise RuntimeError(f"the model failed on {len(rows)} rows: {error!r}") from error
+        raise RuntimeError(f"the model failed on {rows} rows: {error!r}") from error
     return scores
 
 
@@ -165,10 +203,34 @@ def _is_our_fault(record: logging.LogRecord) -> bool:
 
 
 def score_standard_input(cls: type[ModelService], ship: Path) -> None:
-    """Read columns as JSON and print the probability of each row, after the bytes were checked."""
+    """Read columns as JSON and print the probability of each row, after the bytes were checked.
+
+    With `--stream`, score batches instead.
+    """
     verify(ship)
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints is no score
     model, request = cls(), read_json(ship / "request.json")
     model.load(ship / "model")
+    if STREAM in sys.argv:
+        return _score_batches(model, sys.stdin.buffer, answers)
     given = json.load(sys.stdin)
     scores = model.score(as_arrays((given[name] for name in request), request))
-    sys.stdout.write(json.dumps(np.asarray(scores, np.float64).tolist()))
+    answers.write(json.dumps(np.asarray(scores, np.float64).tolist()).encode())
+    answers.close()
+
+
+def _score_batches(model: ModelService, given: BinaryIO, answers: BinaryIO) -> None:
+    """Score batches until there is none; nothing but numpy is needed.
+
+    A batch is a line of JSON, `{"rows": n, "columns": [[name, dtype, words], ...]}`, then the n raw
+    values of each column. `words` is null, or a category's dictionary, of which the values are
+    places; -1 is a missing one. The answer is n raw float64.
+    """
+    while line := given.readline():
+        head, columns = json.loads(line), dict[str, Any]()
+        for name, dtype, words in head["columns"]:
+            values = np.frombuffer(given.read(head["rows"] * np.dtype(dtype).itemsize), dtype)
+            columns[name] = values if words is None else np.array([*words, None], "O")[values]
+        answers.write(probabilities(model, columns, head["rows"]).tobytes())
+        answers.flush()

@@ -12,12 +12,11 @@ import sys
 from hashlib import sha256
 from pathlib import Path
 
-from standin import GITHUB, output, require, state
+from standin import GITHUB, PRIVATE, output, require, state
 
 require("id-token")
 require("attestations")
-event = json.loads(Path(os.environ["GITHUB_EVENT_PATH"]).read_text())
-if event["repository"].get("private") and not json.loads((GITHUB / "plan.json").read_text()):
+if PRIVATE and not json.loads((GITHUB / "plan.json").read_text()):
     sys.exit("::error::Feature not available for this organization: the repository is private")
 
 subjects = {}
@@ -37,6 +36,7 @@ if not subjects:
 about = {
     "run": os.environ["GITHUB_RUN_NUMBER"],
     "job": os.environ["STANDIN_JOB"],
+    "signer": os.environ["STANDIN_FILE"],
     "sha": os.environ["GITHUB_SHA"],
     "ref": os.environ["GITHUB_REF"],
 }

@@ -6,7 +6,6 @@ A folder that is a clone already loses its branches, and all that is not tracked
 false.
 """
 
-import json
 import os
 import re
 import shutil
@@ -14,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from standin import GITHUB, may, output
+from standin import GITHUB, PRIVATE, may, output
 
 ADDRESS = f"https://github.com/{os.environ['GITHUB_REPOSITORY']}"
 LOGIN = f"url.file://{GITHUB / 'origin.git'}.insteadOf"
@@ -86,8 +85,7 @@ def here(ref: str) -> str:
 
 def main() -> None:
     """Check out."""
-    event = json.loads(Path(os.environ["GITHUB_EVENT_PATH"]).read_text())
-    if event["repository"].get("private") and not may("contents", "read"):
+    if PRIVATE and not may("contents", "read"):
         sys.exit(f"::error::fatal: repository '{ADDRESS}/' not found")
     Path(os.environ["FOLDER"]).mkdir(parents=True, exist_ok=True)
     os.chdir(os.environ["FOLDER"])

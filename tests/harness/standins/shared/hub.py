@@ -18,7 +18,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NoReturn
 
-from standin import GITHUB, may, state
+from standin import GITHUB, PRIVATE, may, state
 
 Options = argparse.Namespace
 _How = dict[str, Any]
@@ -117,10 +117,9 @@ def attestation_verify(options: Options) -> None:
         found = [a for a in attestations if a["sha256"] == digest]
     if not found:
         _fail(f"no attestations found for subject sha256:{digest}")
-    signers = re.compile(options.cert_identity_regex)
-    builders = f"https://github.com/{options.repo}/.github/workflows/{{}}.yml@refs/heads/main"
-    if [bool(signers.search(builders.format(it))) for it in ("deliver", "ci")] != [True, False]:
-        _fail(f"verifying with issuer failed: expected {options.cert_identity_regex}")
+    form, place = options.cert_identity_regex or "", f"https://github.com/{options.repo}"
+    if not any(re.search(form, f"{place}/{a['signer']}@{a['ref']}") for a in found):
+        _fail(f"verifying with issuer failed: expected {form}")
     for key, wanted in (("sha", options.source_digest), ("ref", options.source_ref)):
         if wanted and not any(a[key] == wanted for a in found):
             _fail(f"verifying with issuer failed: expected {key} {wanted}")
@@ -137,17 +136,32 @@ def issue_list(options: Options) -> None:
             if options.state in ("all", issue["state"])
             if set(options.label) <= set(issue["labels"])
         ]
+    found = found[: options.limit]
     if options.json:
         names = options.json.split(",")
-        print(json.dumps([{name: _field(issue, name) for name in names} for issue in found]))
+        shown = [{name: _field(issue, name) for name in names} for issue in found]
+        print(_first(shown, options.jq) if options.jq else json.dumps(shown))
     else:
         for issue in found:
             print(f"{issue['number']}\t{issue['state']}\t{issue['title']}")
 
 
+def label_create(options: Options) -> None:
+    """Make a label, or with --force be content with one that is there."""
+    _require("issues")
+    with state("labels.json", []) as labels:
+        if options.name not in labels:
+            labels.append(options.name)
+        elif not options.force:
+            _fail(f"label with name `{options.name}` already exists; use `--force` to update")
+
+
 def issue_create(options: Options) -> None:
     """Open an issue, and print its address."""
     _require("issues")
+    with state("labels.json", []) as labels:
+        for label in set(options.label) - set(labels):
+            _fail(f"could not add label: '{label}' not found")
     with state("issues.json", []) as issues:
         issue = {"number": len(issues) + 1, "title": options.title, "body": _body(options) or ""}
         issues.append({**issue, "state": "open", "labels": options.label})
@@ -167,12 +181,13 @@ def issue_edit(options: Options) -> None:
 
 
 def api(options: Options) -> None:
-    """Answer a GET with what the test wrote down for the path."""
+    """Answer a GET with what the test wrote down for the path, or with what the repository is."""
     if options.method != "GET":
         _fail(f"this stand-in only answers GET, not {options.method}")
     owner, name = os.environ["GITHUB_REPOSITORY"].split("/")
     path = options.path.lstrip("/").replace("{owner}", owner).replace("{repo}", name)
-    answers = json.loads((GITHUB / "api.json").read_text())
+    about = {"full_name": f"{owner}/{name}", "visibility": "private" if PRIVATE else "public"}
+    answers = {f"repos/{owner}/{name}": about} | json.loads((GITHUB / "api.json").read_text())
     if path not in answers:
         print(json.dumps({"message": "Not Found", "status": "404"}))
         _fail("gh: Not Found (HTTP 404)")
@@ -195,7 +210,7 @@ def _parser() -> argparse.ArgumentParser:
     auth = groups.add_parser("auth").add_subparsers(required=True)
     _add(auth, "setup-git", setup_git, {})
     verify: _Arguments = {"file": {}, "--source-digest": {}, "--source-ref": {}, "--format": {}}
-    verify["--cert-identity-regex"] = {"default": "/deliver"}
+    verify["--cert-identity-regex"] = {}
     attestation = groups.add_parser("attestation").add_subparsers(required=True)
     _add(attestation, "verify", attestation_verify, verify)
     release = groups.add_parser("release").add_subparsers(required=True)
@@ -209,8 +224,11 @@ def _parser() -> argparse.ArgumentParser:
     _add(release, "view", release_view, {"tag": {}})
     issue = groups.add_parser("issue").add_subparsers(required=True)
     listed: _Arguments = {"--state": {"default": "open"}, "--label": many, "--json": {}}
+    listed |= {"--jq": {}, "--limit": {"type": int, "default": 30}}
     _add(issue, "list", issue_list, listed)
     _add(issue, "create", issue_create, {**body, "--label": many})
+    labels = groups.add_parser("label").add_subparsers(required=True)
+    _add(labels, "create", label_create, {"name": {}, "--force": yes})
     _add(issue, "edit", issue_edit, {"number": {"type": int}, **body, "--add-label": many})
     return parser
 
@@ -262,6 +280,16 @@ def _field(issue: dict[str, Any], name: str) -> Any:
     if name == "labels":
         return [{"name": label} for label in issue["labels"]]
     return issue["state"].upper() if name == "state" else issue[name]
+
+
+def _first(shown: list[dict[str, Any]], jq: str) -> str:
+    """Carry out the one form of jq that is known: the first that has the value of a variable."""
+    form = r"first\(\.\[\] \| select\(\.(\w+) == env\.(\w+)\)\)\.(\w+)"
+    if not (match := re.fullmatch(form, jq)):
+        _fail(f"this stand-in does not know {jq}")
+    key, variable, wanted = match.groups()
+    found = [issue for issue in shown if issue[key] == os.environ.get(variable)]
+    return str(found[0][wanted]) if found else ""
 
 
 def _body(options: Options) -> str | None:

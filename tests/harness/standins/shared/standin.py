@@ -13,6 +13,8 @@ from typing import Any
 
 GITHUB = Path(os.environ["STANDIN_GITHUB"])
 """The folder that holds what runs share on GitHub."""
+PRIVATE = os.environ.get("STANDIN_PRIVATE") == "true"
+"""Whether strangers cannot see the repository."""
 
 
 def may(permission: str, level: str) -> bool:

@@ -20,7 +20,7 @@ from model_delivery.training.scores import Trained, fit
 from model_delivery.training.snapshot import Judged, Snapshot, inputs_hash, tree
 
 CURRENT = "candidate"
-RUNTIME = ("__init__.py", "contract", "files.py", "protocols.py", "serving.py")
+RUNTIME = ("__init__.py", "contract", "files.py", "protocols.py", "serving.py", "watch/log.py")
 """The part of the machinery that ships: what a service imports, and its neighbours."""
 ENTRY = """\
 import sys
@@ -31,7 +31,7 @@ sys.path.insert(0, str(HERE / "src"))  # a Bento starts with nothing but its req
 from model_delivery.serving import create, score_standard_input
 from {package}.service import Service
 
-if __name__ == "__main__":  # its own way to score, for whoever comes later
+if __name__ == "__main__":  # its own way to score, for whoever comes later; or --stream
     score_standard_input(Service, HERE)
 else:
     service = create(Service, HERE)

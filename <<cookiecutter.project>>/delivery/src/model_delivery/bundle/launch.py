@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from model_delivery.serving import LAUNCH, NOOP, REFUSAL, RELEASE, TWIN_MARK
 
 HOST = "127.0.0.1"
 _POLL_SECONDS = 0.05
+PATIENCE_SECONDS = 120
 _OFFLINE = ("error sending request", "dns error", "failed to fetch", "connect error")
 
 
@@ -131,7 +133,8 @@ def run_cleanly(
 ) -> str:
     """Run Python in the clean environment of a release, for two minutes at most."""
     command = [str(service_environment(project, ship)), *arguments]
-    return run(command, cwd, input=given, env=clean_variables(project) | env, timeout=120)
+    options = {"env": clean_variables(project) | env, "timeout": PATIENCE_SECONDS}
+    return run(command, cwd, input=given, **options)
 
 
 def score_cleanly(project: Project, ship: Path, rows: pa.Table) -> Floats:
@@ -149,6 +152,7 @@ def start(
     timeout: float = 60,
     noop: bool = False,
     release: str = "none",
+    variables: Mapping[str, str] | None = None,
 ) -> Running:
     """Start a release's service in its clean environment, and wait until it is itself.
 
@@ -159,7 +163,7 @@ def start(
     launch, port = secrets.token_hex(8), free_port(port)
     home = log.with_name(f"{log.stem}-{launch}")
     env = clean_variables(project) | {NOOP: "1" if noop else "", RELEASE: release, LAUNCH: launch}
-    env |= {"PYTHONPATH": str((ship / "src").resolve())}
+    env |= {"PYTHONPATH": str((ship / "src").resolve()), **(variables or {})}
     env |= dict.fromkeys(("BENTOML_HOME", "TMPDIR"), str(home.resolve()))
     command = [str(python.absolute()), "-m", "bentoml", "serve", "service:service", "--host", HOST]
     command += ["--working-dir", str(ship.resolve()), "--port", str(port)]
@@ -174,11 +178,14 @@ def start(
     return service
 
 
-def spawn(command: list[str], cwd: Path, env: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
-    """Start a program in a session of its own; what it prints is in `log`."""
+def spawn(
+    command: list[str], cwd: Path, env: dict[str, str], log: Path, talk: int | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a program in a session of its own; what it prints is in `log`, unless it is to talk."""
     with log.open("wb") as output:
-        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
-        return subprocess.Popen(command, cwd=cwd, env=env, start_new_session=True, **streams)
+        streams: dict[str, Any] = {"stdin": talk or subprocess.DEVNULL, "stdout": talk or output}
+        streams |= {"stderr": output, "start_new_session": True}
+        return subprocess.Popen(command, cwd=cwd, env=env, **streams)
 
 
 def identity(url: str) -> tuple[str | None, str | None] | None:

@@ -24,6 +24,7 @@ from model_delivery.report.verdict import USAGE, Outcome, Trigger, exit_code
 from model_delivery.rollout import host
 from model_delivery.rollout.target import Target
 from model_delivery.training.snapshot import current_snapshot
+from model_delivery.watch import batch
 from model_delivery.watch import monitor as monitoring
 from model_delivery.watch import retrain as retraining
 
@@ -122,8 +123,11 @@ def ship(
         raise UserError("rows drawn from the data contract are never deployed: use `--until load`")
     if until == "deploy":  # minutes before it would matter
         Target(run.project, run.environment).proxy.check_port()
-    code = screen.show_verdicts(stages.ship(run, until), run.event, as_json)
-    screen.progress.print(f"report: {stages.write_report(run)[0]}", markup=False, soft_wrap=True)
+    try:
+        code = screen.show_verdicts(stages.ship(run, until), run.event, as_json)
+    finally:  # an error does not hide what was judged before it
+        with suppress(UserError):
+            screen.say(f"report: {stages.write_report(run)[0]}")
     raise typer.Exit(code)
 
 
@@ -174,13 +178,14 @@ def monitor(of: its.Of = "production", as_of: its.Newest = None, as_json: its.Js
     run = _run("monitoring", as_of)
     with screen.step("monitor"):
         found = monitoring.monitor(Target(run.project, of), run.as_of or first_unknown_day())
+    told, text = found._asdict(), f"{found.decision}: {found.reason}"
+    handed = [f"{name}={told[name]}" for name in ("decision", "because", "report")]
+    screen.job("GITHUB_OUTPUT", "\n".join(handed))
+    screen.job("GITHUB_STEP_SUMMARY", f"    {text}")
     verdicts = [found.verdict] if found.verdict else []
-    screen.hand_on("decision", found.decision)
-    screen.hand_on("because", found.because)
     if not as_json:
         screen.show_verdicts(verdicts, "monitoring", False)
-    told = found._asdict() | {"verdict": found.verdict and found.verdict.model_dump(mode="json")}
-    screen.show(told, as_json, f"{found.decision}: {found.reason}")
+    screen.show(told | {"verdict": [one.model_dump() for one in verdicts]}, as_json, text)
     raise typer.Exit(exit_code([one.outcome for one in verdicts] or [Outcome.PASS], "monitoring"))
 
 
@@ -195,9 +200,19 @@ def retrain(
     """Train the champion's commit on newer data, and ship it as far as the gates allow."""
     run = _run("retraining", as_of)
     done = retraining.retrain(run.project, run.as_of, because, until, force, screen.say)
-    screen.hand_on("digest", done.digest)
     screen.show(done._asdict(), as_json, done.sentence)
     raise typer.Exit(done.code)
+
+
+@app.command()
+def predict(
+    source: its.Input, goal: its.Output, by: its.Of = "production", as_json: its.Json = False
+) -> None:
+    """Score a file of rows by what an environment has accepted, and log it as a service does."""
+    with screen.step("predict"):
+        done = batch.predict(Target(find_project(), by), source, goal, screen.say)
+    text = f"{done['rows']:,} rows scored by {done['digest'][:12]}: {goal}"
+    screen.show(done, as_json, text)
 
 
 @app.command()
@@ -281,4 +296,5 @@ def main() -> None:
     except UserError as error:
         screen.progress.print("[bold red]error[/] " if error.code else "", end="")
         screen.progress.print(str(error), markup=False, soft_wrap=True)
+        screen.job("GITHUB_STEP_SUMMARY", f"    {error}")
         sys.exit(error.code)

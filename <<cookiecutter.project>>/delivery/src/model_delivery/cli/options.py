@@ -28,8 +28,12 @@ FreePort = Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0 t
 Stop = Annotated[bool, typer.Option("--stop", help="Stop service and proxy; it stays deployed.")]
 _AGAIN = "Serve again what is deployed, after a reboot or a crash."
 Start = Annotated[bool, typer.Option("--start", help=_AGAIN)]
-Where = Annotated[EnvironmentName, typer.Option("--to", help="Which environment.")]
+Where = Annotated[EnvironmentName, typer.Option("--to", "--in", help="Which environment.")]
 Of = Annotated[EnvironmentName, typer.Option("--in", help="Which environment.")]
+_INPUT = "Rows of the contract: .parquet or .csv, a path or a URI such as s3://bucket/rows.parquet."
+Input = Annotated[str, typer.Argument(help=_INPUT)]
+_OUTPUT = "Gets the key's columns, `score` and `digest` of each row: .parquet, a path or a URI."
+Output = Annotated[str, typer.Argument(help=_OUTPUT)]
 Watch = Annotated[bool, typer.Option("--watch", help="Look again every second, until Ctrl-C.")]
 Release = Annotated[str | None, typer.Argument(help="An installed one; default: the one before.")]
 _GOAL = "A git tag, or a recorded release; default: the current candidate."

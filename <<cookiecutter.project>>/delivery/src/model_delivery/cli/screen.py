@@ -6,6 +6,8 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 from rich.console import Console
@@ -32,6 +34,12 @@ def say(line: str) -> None:
     progress.print(f"         {line}", markup=False, soft_wrap=True)
 
 
+def job(file: str, text: str) -> None:
+    """Append to a file of the workflow's job, such as GITHUB_OUTPUT, if this runs in one."""
+    with Path(os.environ.get(file) or os.devnull).open("a", encoding="utf-8") as end:
+        end.write(f"{text}\n")
+
+
 def show(value: Any, as_json: bool, text: str) -> None:
     """Print a result as JSON or as text."""
     if as_json:
@@ -39,13 +47,6 @@ def show(value: Any, as_json: bool, text: str) -> None:
         sys.stdout.flush()
     else:
         results.print(text, soft_wrap=True, markup=False)
-
-
-def hand_on(name: str, value: str) -> None:
-    """Give a value of one line to the next steps of a job, where this runs in one."""
-    if path := os.environ.get("GITHUB_OUTPUT"):
-        with open(path, "a", encoding="utf-8") as stream:
-            stream.write(f"{name}={value}\n")
 
 
 def show_status(found: dict[str, Any], as_json: bool) -> int:
@@ -56,7 +57,8 @@ def show_status(found: dict[str, Any], as_json: bool) -> int:
         if isinstance(value, dict):
             parts = [f"{release:28} {said}" for release, said in value.items()]
         lines += [f"{name if part is parts[0] else '':12} {part}" for part in parts if part]
-    show(found, as_json, "\n".join(lines))
+    show(found, as_json, text := "\n".join(lines))
+    job("GITHUB_STEP_SUMMARY", indent(text, "    "))
     return exit_code([Outcome.STOP if found["state"] == "unhealthy" else Outcome.PASS], "local")
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 from model_delivery import releases
 from model_delivery.bundle.candidate import CURRENT, Candidate, current_candidate, make_candidate
 from model_delivery.bundle.package import build_package
-from model_delivery.cli.screen import say, step
+from model_delivery.cli.screen import job, say, step
 from model_delivery.contract.settings import EnvironmentName
 from model_delivery.files import write_atomic
 from model_delivery.gates import COMPARED, GATES, limits_hash, lowered_limits
@@ -141,6 +141,7 @@ def record(run: Run) -> Event:
         verdicts = releases.judged(run.project, candidate, run.event)
         candidate.save(verdicts["data"])  # goes along with the bytes; the rows stay here
         known = releases.register(run.project, candidate, verdicts, run.event, run.key)
+    job("GITHUB_OUTPUT", f"digest={candidate.digest}")
     run.recorded = known.model_copy(update={"commit": releases.delivering(run.project)})
     return run.recorded
 
@@ -237,15 +238,14 @@ def write_report(run: Run) -> tuple[Path, Path]:
     elif left:
         facts["notes"] = ["Later gates did not run: an earlier one does not allow it."]
     about: dict[str, Any] = {"project": run.project.about["name"], "event": run.event, **facts}
-    if number := os.environ.get("GITHUB_RUN_ID"):
-        server, repository = os.environ["GITHUB_SERVER_URL"], os.environ["GITHUB_REPOSITORY"]
-        about["run"] = f"{server}/{repository}/actions/runs/{number}"
+    about["run"] = releases.run_page()
     if run.event in ("local", "pull_request"):
         about["lowered"] = lowered_limits(run.project)
     report = Report(subject=subject, verdicts=verdicts, **about)
     write_atomic(folder / "report.json", report.model_dump_json(indent=2))
     for name in ("report.html", "report.md"):
-        write_atomic(folder / name, render(name, report))
+        write_atomic(folder / name, text := render(name, report))
+    job("GITHUB_STEP_SUMMARY", text)
     return folder / "report.html", folder / "report.md"
 
 

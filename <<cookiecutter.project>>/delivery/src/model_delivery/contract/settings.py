@@ -1,4 +1,4 @@
-"""The files of `config/` as types: the data contract, limits, environments."""
+"""Files of `config/` as types: the data contract, and environments."""
 
 import datetime as dt
 import re
@@ -6,10 +6,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from model_delivery.contract.limits import Ceiling, Share
 from model_delivery.protocols import Strict
 
 Kind = Literal["number", "integer", "category", "timestamp", "boolean"]
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Column(Strict, allow_inf_nan=False):
@@ -82,133 +82,6 @@ class DataContract(Strict):
         return [name for name, spec in self.inputs.items() if spec.type in kinds]
 
 
-class Limit(Strict, allow_inf_nan=False):
-    """A bound on one value: at least `min` or at most `max`, else `outcome`."""
-
-    min: float | None = None
-    max: float | None = None
-    outcome: Literal["stop", "retrain", "warn"]
-
-    @model_validator(mode="after")
-    def _one_bound(self) -> Self:
-        if (self.min is None) == (self.max is None):
-            raise ValueError("give `min` or `max`, one of them")
-        return self
-
-    def __str__(self) -> str:
-        return f"≥ {self.min:,.12g}" if self.min is not None else f"≤ {self.max:,.12g}"
-
-    def holds(self, value: float) -> bool:
-        """Return whether `value` keeps the limit; not-a-number never does."""
-        return value >= self.min if self.min is not None else value <= (self.max or 0.0)
-
-
-class Floor(Limit):
-    """A limit from below: the value must not be less."""
-
-    min: float
-
-
-class Ceiling(Limit):
-    """A limit from above: the value must not be more."""
-
-    max: float
-
-
-class DataLimits(Strict):
-    """Limits of the gate `data` beside the contract, whose every breach stops."""
-
-    rows: Floor
-    scale: Ceiling
-
-
-class ModelLimits(Strict):
-    """Limits of the gate `model`."""
-
-    roc_auc: Floor
-    log_loss_gain: Floor
-    calibration_error: Ceiling
-    overfit_gap: Ceiling
-    segment_roc_auc: Floor
-    segment_rows: Annotated[int, Field(ge=30)]
-    champion_difference: Floor
-    segment_champion_difference: Floor
-
-
-class PackageLimits(Strict):
-    """Limits of the gate `package`."""
-
-    megabytes: Ceiling
-
-
-class LoadLimits(Strict):
-    """The load of the gate `load`, and its limits."""
-
-    users: PositiveInt
-    seconds: PositiveFloat
-    rounds: Annotated[int, Field(ge=4)]
-    most_rounds: Annotated[int, Field(ge=4)]
-    error_share: Ceiling
-    qps: Floor
-    p95_ms: Ceiling
-    p99_ms: Ceiling
-    qps_to_twin: Floor
-    p50_to_twin: Ceiling
-    qps_to_champion: Floor
-    p95_to_champion: Ceiling
-
-
-DataCheck = Literal["NewCategoryTrainTest", "FeatureLabelCorrelation", "FeatureDrift", "LabelDrift"]
-ModelCheck = Literal["SimpleModelComparison", "WeakSegmentsPerformance", "PredictionDrift"]
-
-
-class DeepchecksLimits(Strict):
-    """Named limits of the checks that `deepchecks_suites.py` can read; each must have run."""
-
-    data: dict[DataCheck, Limit]
-    model: dict[ModelCheck, Limit]
-
-
-class MonitorLimits(Strict):
-    """Limits of what is watched in production, by windows of the rows' own time.
-
-    A finding counts if `needed` of the last `windows` have it. `slack` is added to the shares of
-    rows that the data contract lets miss a value or leave the domain.
-    """
-
-    window_days: PositiveInt
-    windows: PositiveInt
-    needed: PositiveInt
-    requests: Floor
-    labels: Floor
-    slack: Share
-    scale: Ceiling
-    refused: Ceiling
-    feature_drift: Ceiling
-    prediction_drift: Ceiling
-    roc_auc: Floor
-    calibration_error: Ceiling
-    previous: Floor
-    new_data: Ceiling
-
-    @model_validator(mode="after")
-    def _can_find(self) -> Self:
-        if self.needed > self.windows:
-            raise ValueError("`needed` is above `windows`: no finding could ever count")
-        return self
-
-
-class Gates(Strict):
-    """The whole of `config/gates.yaml`."""
-
-    data: DataLimits
-    model: ModelLimits
-    deepchecks: DeepchecksLimits
-    package: PackageLimits
-    load: LoadLimits
-    monitor: MonitorLimits
-
-
 EnvironmentName = Literal["test", "staging", "production"]
 
 
@@ -229,15 +102,24 @@ class Step(Strict, allow_inf_nan=False):
 
 
 class Environment(Strict):
-    """One place where a release runs, and the steps on its way there beside a champion.
+    """One place for a release, and the steps on its way there beside a champion.
 
-    With `load` it must keep the absolute limits of the load gate there, before any client asks.
+    On target `host` it serves at a port; with `load` it must keep the absolute limits of the load
+    gate there, before any client asks. On target `batch` nothing runs: `ml predict` scores by it.
     """
 
-    target: Literal["host"]
-    port: Annotated[int, Field(ge=1024, le=65535)]
+    target: Literal["host", "batch"]
+    port: Annotated[int, Field(ge=1024, le=65535)] = 0
     load: bool = False
     canary: list[Step] = []
+
+    @model_validator(mode="after")
+    def _port_fits_target(self) -> Self:
+        if self.target == "host" and not self.port:
+            raise ValueError("target `host` needs a `port`")
+        if self.target == "batch" and (self.port or self.load or self.canary):
+            raise ValueError("nothing runs on target `batch`: no `port`, `load` or `canary`")
+        return self
 
 
 class Most(Ceiling):
@@ -259,15 +141,6 @@ class RolloutLimits(Strict, allow_inf_nan=False):
     memory_mb: Most
 
 
-class LogSettings(Strict):
-    """The log of predictions: where it is, and which input columns it never holds, or hashed."""
-
-    folder: str = ""
-    private: list[str] = []
-    hashed: list[str] = []
-    keep_days: PositiveInt = 400
-
-
 Cron = Annotated[str, Field(pattern=r"^[\d*/,-]+( [\d*/,A-Za-z-]+){4}$")]
 
 
@@ -283,6 +156,15 @@ class Retraining(Monitoring):
     cron: Cron = "17 3 * * 1"
     cooldown_days: Annotated[int, Field(ge=0)] = 7
     most_a_month: PositiveInt = 4
+
+
+class LogSettings(Strict):
+    """The log of predictions: where it is, and which input columns it never holds, or hashed."""
+
+    folder: str = ""
+    private: list[str] = []
+    hashed: list[str] = []
+    keep_days: PositiveInt = 400
 
 
 class Delivery(Strict):
@@ -303,7 +185,7 @@ class Delivery(Strict):
             most = step.most(self.rollout.requests_per_second)
             if most < self.rollout.min_requests:
                 raise ValueError(f"a step of {step.weight:.0%} gets {most:.0f} requests: too few")
-        ports = [environment.port for environment in self.environments.values()]
+        ports = [place.port for place in self.environments.values() if place.port]
         if len(set(ports)) < len(ports):
             raise ValueError(f"two environments share a port ({ports}): give each its own")
         return self

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from model_delivery.contract.settings import DataContract, Limit
+from model_delivery.contract.limits import Limit
+from model_delivery.contract.settings import DataContract
 from model_delivery.gates import judge, quality
 from model_delivery.gates.deepchecks import deepchecks
 from model_delivery.project import Project

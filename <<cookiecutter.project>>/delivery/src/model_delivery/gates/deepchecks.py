@@ -9,7 +9,7 @@ import numpy as np
 
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.launch import program_python, run
-from model_delivery.contract.settings import Limit
+from model_delivery.contract.limits import Limit
 from model_delivery.files import read_json, write_json
 from model_delivery.gates import judge
 from model_delivery.project import Project

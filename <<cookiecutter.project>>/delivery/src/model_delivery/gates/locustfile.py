@@ -22,6 +22,7 @@ from locust.env import Environment
 
 from model_delivery.contract.request import draw_rows
 from model_delivery.project import find_project
+from model_delivery.watch.log import SHADOW
 
 BODIES = 500
 """Different requests; a service that remembers answers must not look fast."""
@@ -41,7 +42,7 @@ class Rows(FastHttpUser):
     def predict(self) -> None:
         """Send one row."""
         body = random.choice(self.bodies)  # noqa: S311 - not a secret
-        kind = {"content-type": "application/json"}
+        kind = {"content-type": "application/json", SHADOW: "1"}
         with self.client.post("/predict", body, headers=kind, catch_response=True) as answer:
             if wrong := mistake(answer.status_code, answer.content, self.release):
                 answer.failure(wrong)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.launch import score_cleanly
-from model_delivery.contract.settings import Limit
+from model_delivery.contract.limits import Limit
 from model_delivery.files import read_json
 from model_delivery.gates import judge, quality
 from model_delivery.gates.deepchecks import deepchecks

@@ -14,10 +14,12 @@ from typing import Any, NamedTuple
 
 import httpx
 import numpy as np
+import pyarrow as pa
 from scipy.stats import binom, binomtest, ks_2samp
 
 from model_delivery.bundle.launch import Running, megabytes
-from model_delivery.contract.request import draw_rows
+from model_delivery.bundle.scorer import Scorer
+from model_delivery.contract.request import JsonRow, columns_of, draw_rows
 from model_delivery.contract.settings import Delivery, RolloutLimits, Step
 from model_delivery.gates import judge
 from model_delivery.project import Project
@@ -25,6 +27,7 @@ from model_delivery.protocols import Floats, UserError
 from model_delivery.report.verdict import Check, Outcome, fixed, worst
 from model_delivery.serving import SCORE, Prediction
 from model_delivery.training.scores import UNKNOWN, Estimate
+from model_delivery.watch.log import SHADOW
 
 SIGNIFICANCE = 0.001
 """Of a failure: it is looked for every second, and a false alarm costs a release."""
@@ -32,6 +35,8 @@ FEW = 3
 """Wrong answers to drawn rows after which no more are asked for: each may take its timeout."""
 DISTINCT = 10
 """Different scores of the champion; with fewer, clients send too few different rows to compare."""
+Arm = Running | Path
+"""A release in one of two forms: a service, or the folder that ships."""
 GOOD = (Outcome.PASS, Outcome.WARN)
 
 
@@ -76,15 +81,20 @@ class Traffic:
             self.answers[arm].append(Answer(failed, 1e3 * logged["duration"], score))
 
 
-def shadow(project: Project, challenger: Running, champion: Running | None) -> list[Check]:
-    """Ask a release for rows drawn from the contract before any client may, and the champion."""
+def shadow(project: Project, challenger: Arm, champion: Arm | None) -> list[Check]:
+    """Ask a release for rows drawn from the contract before any client may, and the champion.
+
+    A release is asked as a service, or, where there is none, by files.
+    """
     limits = project.delivery.rollout
     rows = draw_rows(project.contract, limits.shadow_rows, seed=1)
-    scores, slips = _ask(challenger, rows)
+    scores, slips = _answers(project, challenger, rows)
     first = f"; first: {slips[0]}" if slips else ""
     good = f"{np.isfinite(scores).sum()} of {len(rows)}"
     checks = [fixed("shadow_answers", not slips, f"drawn rows got a probability{first}", good)]
-    old, strange = _ask(champion, rows) if champion and not slips else (scores, ["none"])
+    old, strange = scores, ["not asked"]
+    if champion and not slips:
+        old, strange = _answers(project, champion, rows)
     if not strange:  # else the champion takes other requests, of which clients will tell
         value = float(ks_2samp(scores, old).statistic)
         what = "distance of the drawn rows' scores from the champion's (Kolmogorov-Smirnov)"
@@ -146,10 +156,25 @@ def damage(settings: Delivery, steps: list[Step]) -> str:
     return "\n".join(lines) or "no canary: all clients at once"
 
 
+def _answers(project: Project, arm: Arm, rows: list[JsonRow]) -> tuple[Floats, list[str]]:
+    """Return a score for each row, shape (n,), and what was wrong with answers."""
+    if isinstance(arm, Running):
+        return _ask(arm, rows)
+    given = columns_of(rows, project.contract).items()
+    kinds = {np.dtype("O"): pa.string()}
+    columns = {name: pa.array(values, kinds.get(values.dtype)) for name, values in given}
+    try:
+        with Scorer(project, arm, project.work / "logs" / "shadow.log") as scorer:
+            return scorer.score(columns), []
+    except UserError as error:
+        return np.full(len(rows), np.nan), [str(error)]
+
+
 def _ask(service: Running, rows: list[dict[str, Any]]) -> tuple[Floats, list[str]]:
     """Return a score for each row, shape (n,), and what was wrong with answers."""
     scores, slips = np.full(len(rows), np.nan), list[str]()
-    with httpx.Client(base_url=service.url, timeout=5, trust_env=False) as client:
+    options: dict[str, Any] = {"timeout": 5, "trust_env": False, "headers": {SHADOW: "1"}}
+    with httpx.Client(base_url=service.url, **options) as client:
         for place, row in enumerate(rows):
             try:
                 answer = client.post("/predict", json={"rows": [row]}).raise_for_status()

@@ -9,8 +9,9 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -165,13 +166,15 @@ def rehearsal(target: Target) -> Iterator[None]:
     target.save(State(moves=kept, rehearsed=free_port()))
     done = threading.Event()
     clients = threading.Thread(target=_visit, args=(target, done), daemon=True)
-    clients.start()
+    if not target.batch:
+        clients.start()
     try:
         start(target)
         yield
     finally:
         done.set()
-        clients.join()
+        if clients.is_alive():
+            clients.join()
         stop(target)
     target.tell_now()
 
@@ -180,7 +183,7 @@ def _event(target: Target, goal: Event, **facts: Any) -> Event:
     """Return the move after which the target serves a release, from what it serves now."""
     known = goal.model_dump(include={"digest", "release", "as_of", "commit", "blob"})
     state = target.state()
-    known |= {"environment": target.name, "rehearsed": state.rehearsed > 0}
+    known |= {"environment": target.name, "rehearsed": state.rehearsed > 0 and not target.batch}
     known["previous"] = state.current.digest if state.current else None
     return Event(**known | facts)
 
@@ -204,17 +207,20 @@ def _stages(target: Target, move: Event) -> Iterator[list[Check]]:
     """Start a release, ask it, then give it ever more clients; yield what each stage found."""
     current, settings = target.state().current, target.project.delivery
     target.save(target.state(), trying=move, weight=0.0, verdict=None)
+    bring: Callable[[Event], Running | Path] = target.install if target.batch else target.serve
     try:
-        challenger = target.serve(move)
+        challenger = bring(move)
     except NotReadyError as error:
         yield [fixed("ready", False, str(error))]
         return
-    champion = target.serve(current) if current else None
+    champion = bring(current) if current else None
     yield canary.shadow(target.project, challenger, champion)
+    if isinstance(challenger, Path):
+        return
     if target.settings.load:
         checks = judge_targets(target.project, {CANDIDATE: challenger}).checks
         yield [check for check in checks if check.limit]
-    if current is None or champion is None:
+    if current is None or not isinstance(champion, Running):
         return
     log.info(canary.damage(settings, target.settings.canary))
     for step in target.settings.canary:
@@ -259,8 +265,11 @@ def _converge(target: Target) -> None:
         target.save(state, trying=None, weight=0.0)
 
 
-def _switch(target: Target, move: Event) -> Running:
-    """Start a release unless it runs, and lead the clients to it."""
+def _switch(target: Target, move: Event) -> Running | None:
+    """Start a release unless it runs, and lead the clients to it; for batches, install it."""
+    if target.batch:
+        target.install(move)
+        return None
     service = target.serve(move)
     for _ in range(2):  # a proxy that hangs is replaced
         target.proxy.route(move.release, service.address)

@@ -5,6 +5,7 @@ rollouts/    what supervisors said, and supervisor/, home of the one at work
 releases/    installed releases by digest, checked before each start
 services/    a log of each running service, and a home with its record
 proxy/       the proxy before them
+predictions/ the log of what it answered, unless config/delivery.yaml puts that elsewhere
 lock         held while a command changes any of it
 """
 
@@ -28,6 +29,7 @@ from model_delivery.registry import Event, blob_store, event_log, newest, shared
 from model_delivery.report.render import value_of
 from model_delivery.report.verdict import Check, Verdict
 from model_delivery.rollout.proxy import Caddy
+from model_delivery.watch.log import KEY, MODEL_LOG
 
 REHEARSED = (
     "nothing serves here; to serve, give the label of a runner on the machine that shall do so to "
@@ -86,6 +88,11 @@ class Target:
         return self.project.delivery.environments[self.name]
 
     @property
+    def batch(self) -> bool:
+        """Whether nothing runs here: files are scored by what was accepted."""
+        return self.settings.target == "batch"
+
+    @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.proxy.port}"
 
@@ -135,7 +142,7 @@ class Target:
         """Tell the log what it was not told; a UserError says why it did not take it."""
         state = self.state()
         for move in state.untold:
-            event_log(self.project).append(partial(_next, move))
+            event_log(self.project).append(partial(_next, move, state.rehearsed > 0))
         if state.untold:
             self.save(state, untold=[])
 
@@ -144,17 +151,26 @@ class Target:
         records = sorted(self.folder.glob("services/*/service.json"))
         return [Running(**read_json(path) | {"home": path.parent}) for path in records]
 
+    def install(self, move: Event) -> Path:
+        """Return the folder of a release that ships, checked, from the blob store if need be."""
+        release = self.folder / "releases" / move.digest
+        blob_store(self.project).get(move.digest, move.blob, release)
+        verify(release / "ship", move.digest)
+        return release / "ship"
+
     def serve(self, move: Event) -> Running:
         """Return a healthy service of a release, checked: the one that runs, else a new one."""
         for service in self.services():
             if service.digest == move.digest and service.answers():
                 return service
-        release = self.folder / "releases" / move.digest
-        blob_store(self.project).get(move.digest, move.blob, release)
-        verify(release / "ship", move.digest)
+        ship = self.install(move)
         log = self.folder / "services" / f"{move.digest[:12]}.log"
         limit = self.project.delivery.start_timeout_seconds
-        service = start(self.project, release / "ship", log, timeout=limit, release=move.release)
+        kept = self.project.delivery.log.model_copy(update={"folder": self.log})
+        variables = {MODEL_LOG: kept.model_dump_json(), KEY: os.environ.get(KEY, "")}
+        options: dict[str, Any] = {"timeout": limit, "release": move.release}
+        options["variables"] = {} if self.state().rehearsed else variables
+        service = start(self.project, ship, log, **options)
         write_json(service.home / "service.json", asdict(service))
         return service
 
@@ -176,33 +192,35 @@ class Target:
     def status(self) -> dict[str, Any]:
         """Return what an environment serves and how it is, asked of the machine; takes no lock.
 
-        `state` is `nothing deployed`, `stopped`, `serving`, or `unhealthy` with a `problem`.
+        `state` is `nothing deployed`, `serving`, `batch`, `rehearsed`, `stopped` or `unhealthy`.
         """
         state, services = self.state(), self.services()
-        current, last, health, problem = state.current, state.verdict, "serving", ""
+        current, last, health, problem, note = state.current, state.verdict, "serving", "", ""
         if current is None:
             return {"environment": self.name, "state": "nothing deployed"}
-        well = {service.digest for service in services if service.answers()}
-        if not services and not processes(self.folder):
-            health, problem = ("rehearsed", "") if state.rehearsed else ("stopped", "nothing runs")
+        well = {service.digest: "answers" for service in services if service.answers()}
+        if self.batch:
+            health, note = "batch", f"nothing runs: `ml predict --in {self.name}` scores by it"
+        elif state.rehearsed and not services and not processes(self.folder):
+            health, note = "rehearsed", f"{REHEARSED}{self.name.upper()}"
+        elif not services and not processes(self.folder):
+            health, problem = "stopped", "nothing runs"
         elif current.digest not in well:
             health, problem = "unhealthy", f"the service of {current.release} does not answer"
         elif identity(self.url) not in [(one.digest, one.launch) for one in services]:
             health, problem = "unhealthy", f"the proxy does not lead to {current.release}"
         arms = dict[str, str]()
         for move, share in ((current, 1 - state.weight), (state.trying, state.weight)):
-            if move and health != "rehearsed":
-                said = "answers" if move.digest in well else "silent"
-                arms[move.release] = f"{share:.0%} of requests, {said}"
+            if move and not note:
+                arms[move.release] = f"{share:.0%} of requests, {well.get(move.digest, 'silent')}"
         decided = f"on {last.subject[:12]}: {last.outcome}, {told(last.decisive)}" if last else ""
         going = "under way" if processes(self.supervisor) else "interrupted; run `ml rollback`"
         return {
             "environment": self.name,
             "state": health,
             "problem": f"{problem}; run `ml deploy --start --to {self.name}`" if problem else "",
-            "note": f"{REHEARSED}{self.name.upper()}" if health == "rehearsed" else "",
-            "release": current.release,
-            "digest": current.digest,
+            "note": note,
+            **{name: getattr(current, name) for name in ("release", "digest")},
             "since": f"{current.time}, {current.type} by {current.who}",
             "clients": f"{self.url}/predict" if arms else "",
             "installed": [move.release for move in state.moves],
@@ -213,9 +231,9 @@ class Target:
         }
 
 
-def _next(move: Event, events: Sequence[Event]) -> Event:
-    """Return a move; a rehearsed one only if what it starts from is still the newest."""
-    last = newest(events, environment=str(move.environment)) if move.rehearsed else None
+def _next(move: Event, alone: bool, events: Sequence[Event]) -> Event:
+    """Return a move; `alone`, of a rehearsal, only if what it starts from is still the newest."""
+    last = newest(events, environment=str(move.environment)) if alone else None
     if last and last.digest not in (move.digest, move.previous):
         raise UserError(f"{move.environment}: {last.release} was accepted meanwhile; run it again")
     return move

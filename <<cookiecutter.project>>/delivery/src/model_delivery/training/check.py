@@ -1,21 +1,30 @@
 """A table against the data contract: vectorised, and precise about column, row and value."""
 
+from bisect import bisect_left
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from model_delivery.contract.settings import Column, DataContract
+from model_delivery.contract.settings import Column, DataContract, Kind
+from model_delivery.protocols import UserError
 from model_delivery.report.verdict import Check, fixed
 
-_TYPE_TESTS = {
+TYPE_TESTS = {
     "number": pa.types.is_floating,
     "integer": pa.types.is_integer,
     "boolean": pa.types.is_boolean,
     "timestamp": lambda kind: pa.types.is_timestamp(kind) and kind.tz is None,
     "category": lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind),
 }
+
+
+_ARROW = {"number": pa.float64(), "integer": pa.int64(), "boolean": pa.bool_()}
+_ARROW |= {"category": pa.string(), "timestamp": pa.timestamp("s")}  # whole ones
+_DOMAIN = ("min", "max", "values", "pattern")
 
 
 def judge_rule(name: str, breaches: list[str], kept: str = "") -> Check:
@@ -31,7 +40,7 @@ def check_structure(table: pa.Table, contract: DataContract) -> list[Check]:
     retyped = [
         f"column `{field.name}` is {field.type}, not a {want[field.name].type}"
         for field in table.schema
-        if field.name in want and not _TYPE_TESTS[want[field.name].type](field.type)
+        if field.name in want and not TYPE_TESTS[want[field.name].type](field.type)
     ]
     return [
         judge_rule("columns", strange, f"{len(want)} columns as agreed"),
@@ -49,7 +58,7 @@ def check_content(table: pa.Table, contract: DataContract) -> list[Check]:
     for name, spec in contract.columns.items():
         column = table.column(name).combine_chunks()
         absent = pc.is_null(column, nan_is_null=True).to_numpy(zero_copy_only=False)
-        found = {"missing": absent, "outside": _outside(column, spec) & ~absent}
+        found = {"missing": absent, "outside": outside(column, spec) & ~absent}
         for word, marked in found.items():
             share, row, most = float(np.mean(marked)), int(np.argmax(marked)), getattr(spec, word)
             if share > most:
@@ -68,7 +77,52 @@ def check_content(table: pa.Table, contract: DataContract) -> list[Check]:
     ]
 
 
-def _outside(column: pa.Array, spec: Column) -> Any:
+def check_rows(
+    rows: pa.RecordBatch, request: Mapping[str, Any], before: int, text: bool = False
+) -> dict[str, pa.Array]:
+    """Return the columns of a request in a snapshot's types, if it may hold each of these rows.
+
+    Else a UserError names the first wrong row, by its number from 1 after those `before`, with
+    column and value. A `text` is read as what its column is. Not-a-number is missing.
+    """
+    columns, wrong = dict[str, pa.Array](), list[tuple[int, str]]()
+    for name, asked in request.items():
+        domain = {key: value for key, value in asked.items() if key in ("type", *_DOMAIN)}
+        spec = Column.model_validate(domain)
+        columns[name] = values = _readable(rows.column(name), spec.type, text)
+        absent = pc.is_null(values).to_numpy(zero_copy_only=False)
+        bad = absent & (not asked["missing"]) | outside(values, spec) & ~absent
+        first = int(np.argmax(bad)) if bad.any() else len(values)
+        wrong += [(first, name)] if first < len(rows) else []
+    if wrong:
+        row, name = min(wrong, key=lambda found: found[0])
+        asked, value = request[name], rows.column(name)[row].as_py()
+        bounds = "".join(f", {key} {asked[key]}" for key in _DOMAIN if key in asked)
+        need = f"{'' if asked['missing'] else 'required, '}{asked['type']}{bounds}"
+        raise UserError(f"row {before + row + 1}: `{name}` is {value!r}, but must be {need:.300}")
+    return columns
+
+
+def _readable(column: pa.Array, kind: Kind, text: bool) -> pa.Array:
+    """Return a column's values before the first that is not of this kind: mostly all of them."""
+    own = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    whole = kind == "number" and pa.types.is_integer(own)
+    if not (text or whole or pa.types.is_null(own) or TYPE_TESTS[kind](own)):
+        return pa.nulls(0, _ARROW[kind])
+
+    def cast(length: int) -> Any:
+        with suppress(pa.ArrowInvalid):
+            return column[:length].cast(_ARROW[kind], safe=kind != "number")
+
+    values, lengths = cast(len(column)), range(1, len(column) + 1)
+    if values is None:
+        values = cast(bisect_left(lengths, True, key=lambda length: cast(length) is None))
+    if kind == "number":
+        return pa.array(values.to_numpy(zero_copy_only=False), from_pandas=True)
+    return values.cast("timestamp[us]") if kind == "timestamp" else values
+
+
+def outside(column: pa.Array, spec: Column) -> Any:
     """Return which values lie outside the domain; infinity always does."""
     if spec.type in ("number", "integer"):
         values = column.to_numpy(zero_copy_only=False).astype(float)

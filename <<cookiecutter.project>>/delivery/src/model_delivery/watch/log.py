@@ -1,13 +1,36 @@
-"""The prediction log: what batches need of it."""
+"""The prediction log: what a service answered, and to what, without a request that waits for it.
+
+A segment `<UTC day of writing>/<writer>-<n>.jsonl` has a line of JSON for each row that got a
+score; of failed requests the proxy's log knows. A crash may leave a last line without its end:
+readers ignore it. `<writer>-<n>.dropped` beside it counts what was not kept: the sum of its lines.
+"""
 
 import datetime as dt
 import hmac
+import logging
+import os
 import re
+import secrets
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-KEY = "ML_LOG_KEY"
-"""The environment variable with the key of hashed columns."""
+from pydantic_core import to_json
+
+from model_delivery.contract.request import Row
+from model_delivery.contract.settings import LogSettings
+
+MODEL_LOG, KEY = "MODEL_LOG", "ML_LOG_KEY"
+"""Environment variables of a service: its `LogSettings` as JSON, the key of hashed columns."""
+SHADOW, ID = "x-shadow", "x-request-id"
+"""Headers of a request: `1` where no client asks; the id that the proxy gave it."""
+MOST_WAITING, MOST_BYTES = 10_000, 64_000_000
+"""Records that wait, before more are dropped; the size of a segment, about."""
+PAUSE, STORE_PAUSE = 0.5, 30.0
+"""Seconds between two writings to a directory; to a store, where each makes an object."""
+_EPOCH, _MICROSECOND = dt.datetime(1970, 1, 1), dt.timedelta(microseconds=1)
 
 
 def keyed_hash(value: object, key: str) -> str:
@@ -24,3 +47,113 @@ def prune(store: Any, root: str, keep_days: int) -> None:
         if re.fullmatch(r"\d{4}-\d\d-\d\d", day) and day < oldest:
             with suppress(FileNotFoundError):  # another service removed it
                 store.rm(path, recursive=True)
+
+
+class PredictionLog:
+    """The log of one process. `add` is for one thread; another writes, and its errors stay there.
+
+    `count` is told how many records were just dropped.
+    """
+
+    def __init__(
+        self, to: LogSettings, digest: str, request: Mapping[str, Any], count: Callable[[int], None]
+    ) -> None:
+        self.to, self.digest, self.request, self.count = to, digest, request, count
+        self.hashed, self.private = ({*names} & {*request} for names in (to.hashed, to.private))
+        self.times = [name for name, spec in request.items() if spec["type"] == "timestamp"]
+        self.key, self.writer = os.environ.get(KEY, ""), secrets.token_hex(8)
+        self.waiting, self.wake, self.closed = deque[bytes](), threading.Event(), False
+        self.refused = self.lost = self.told = self.number = self.size = 0
+        self.day, self.failing = "", False
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def add(
+        self, headers: Mapping[str, str], rows: Sequence[Row], scores: list[float], seconds: float
+    ) -> None:
+        """Take the rows of a request, whose scoring took `seconds`, or drop them all."""
+        if len(self.waiting) + len(rows) > MOST_WAITING:
+            self.refused += len(rows)
+            self.count(len(rows))
+            return
+        about = {
+            "id": headers.get(ID) or secrets.token_hex(16),
+            "row": 0,
+            "time": dt.datetime.now(dt.UTC).isoformat(timespec="microseconds"),
+            "digest": self.digest,
+            "shadow": headers.get(SHADOW) == "1",
+            "ms": round(1e3 * seconds, 3),
+        }
+        for place, (row, score) in enumerate(zip(rows, scores, strict=True)):
+            record = about | {"row": place, "score": score, "columns": self._columns(row)}
+            self.waiting.append(to_json(record) + b"\n")  # here: a busy thread delays requests
+        if len(self.waiting) > MOST_WAITING / 2:
+            self.wake.set()
+
+    def close(self) -> None:
+        """Write what waits, and end; a folder that hangs is given up after five seconds."""
+        self.closed = True
+        self.wake.set()
+        self.thread.join(5)
+
+    def _columns(self, row: Row) -> dict[str, Any]:
+        columns = dict(zip(self.request, row.__dict__.values(), strict=True))
+        for name in self.times:
+            columns[name] = _EPOCH + columns[name] * _MICROSECOND
+        for name in self.hashed:
+            if columns[name] is not None:
+                columns[name] = keyed_hash(columns[name], self.key)
+        for name in self.private:
+            del columns[name]
+        return columns
+
+    def _run(self) -> None:
+        ended, pause = False, STORE_PAUSE if "://" in self.to.folder else PAUSE
+        while not ended:
+            self.wake.wait(pause)
+            self.wake.clear()
+            ended, lines = self.closed, [self.waiting.popleft() for _ in range(len(self.waiting))]
+            try:
+                if lines or self.refused + self.lost > self.told:
+                    self._write(lines)
+                    self.failing = False
+            except Exception as error:  # of any file system: no request may feel it
+                self.lost += len(lines)
+                self.count(len(lines))
+                if not self.failing:
+                    said = "prediction log %s: %r; what cannot be written is dropped"
+                    logging.getLogger("bentoml.model_delivery").error(said, self.to.folder, error)
+                self.failing = True
+
+    def _write(self, lines: list[bytes]) -> None:
+        """Append to the segment, for good, and take out the lines that are kept."""
+        from fsspec.core import url_to_fs  # half a second that scoring a file need not wait
+        from fsspec.implementations.local import LocalFileSystem
+
+        store, root = url_to_fs(self.to.folder)
+        appends, day = isinstance(store, LocalFileSystem), str(dt.datetime.now(dt.UTC).date())
+        if (begins := day != self.day) or not appends or self.size > MOST_BYTES:
+            self.size, self.number = 0, self.number + 1
+        self.day = ""  # until all is well: a line that is torn ends its segment
+        path, content = f"{root}/{day}/{self.writer}-{self.number}", b"".join(lines)
+        if untold := self.refused + self.lost - self.told:
+            _put(store, f"{path}.dropped", b"%d\n" % untold, appends)
+            self.told += untold
+        if content:
+            _put(store, f"{path}.jsonl", content, appends)
+        self.day, self.size = day, self.size + len(content)
+        lines.clear()
+        if begins:
+            prune(store, root, self.to.keep_days)
+
+
+def _put(store: Any, path: str, content: bytes, append: bool) -> None:
+    """Append to a file, so that it survives a power cut; in a store, make an object."""
+    if append:
+        store.makedirs(path.rpartition("/")[0], exist_ok=True)
+        with store.open(path, "ab") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+    else:
+        store.pipe_file(path, content)

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from model_delivery import files
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.launch import score_cleanly
-from model_delivery.contract.settings import MonitorLimits
+from model_delivery.contract.limits import MonitorLimits
 from model_delivery.gates import judge, limits_hash
 from model_delivery.gates.model import Scored, segments
 from model_delivery.project import Project
-from model_delivery.releases import champion
+from model_delivery.releases import champion, run_page
 from model_delivery.report.render import render
 from model_delivery.report.verdict import Chart, Check, Outcome, Report, Table, Verdict, finite
 from model_delivery.rollout.target import Target, told
@@ -55,6 +55,7 @@ class Decision(NamedTuple):
     reason: str
     because: str = ""  # of a retraining: drift, decay or data
     verdict: Verdict | None = None
+    report: str = ""  # where it is written, as a pattern
 
 
 def monitor(target: Target, as_of: dt.date) -> Decision:
@@ -88,7 +89,7 @@ def monitor(target: Target, as_of: dt.date) -> Decision:
     )
     decision = decide(verdict, earlier is not None)
     _write(target, served, verdict, decision, as_of)
-    return decision
+    return decision._replace(report=str(home / "report.*"))
 
 
 def watched(target: Target) -> tuple[Candidate | None, Candidate | None]:
@@ -98,8 +99,8 @@ def watched(target: Target) -> tuple[Candidate | None, Candidate | None]:
         before = current.previous if current.type == "promoted" and not state.trying else None
         back = before in {move.digest for move in state.moves[1:]}
         return Candidate(home / current.digest), Candidate(home / f"{before}") if back else None
-    files_only = target.settings.target != "host"  # scored by what the registry has as accepted
-    return champion(target.project, target.name) if files_only else None, None
+    # Files are scored by what the registry has as accepted, wherever that is done.
+    return champion(target.project, target.name) if target.batch else None, None
 
 
 def decide(verdict: Verdict, can_go_back: bool) -> Decision:
@@ -239,12 +240,13 @@ def _write(
     """Write the page, its texts, and last the decision."""
     folder, lineage = target.folder / GATE, served.lineage
     report = Report(
-        project=f"{target.project.root.name}, {target.name}",
+        project=f"{target.project.about['name']}, {target.name}",
         subject=served.digest,
         event="monitoring",
         verdicts=[verdict],
         commit=lineage["commit"] or "",
         data=lineage["data"] | {"snapshot": lineage["snapshot"]},
+        run=run_page(),
         decision=f"Decision as of {as_of}: {decision.decision}",
     )
     files.write_atomic(folder / "report.json", report.model_dump_json(indent=2))

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 
 from model_delivery import files
 from model_delivery.bundle.candidate import Candidate
-from model_delivery.contract.settings import Column, DataContract, MonitorLimits
+from model_delivery.contract.limits import MonitorLimits
+from model_delivery.contract.settings import Column, DataContract
 from model_delivery.gates import judge, limits_hash
 from model_delivery.gates.data import judge_scale
 from model_delivery.gates.deepchecks import ask, judge_findings, request_of
