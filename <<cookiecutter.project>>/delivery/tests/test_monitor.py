@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from model_delivery.contract.settings import (
     LogSettings,
     RolloutLimits,
 )
+from model_delivery.gates.model import Scored
 from model_delivery.project import Project
 from model_delivery.protocols import UserError
 from model_delivery.registry import Event
@@ -36,7 +38,7 @@ from model_delivery.watch import monitor as monitoring
 from model_delivery.watch import rows as reading
 from model_delivery.watch import windows
 from model_delivery.watch.log import keyed_hash
-from model_delivery.watch.monitor import Decision, decide, monitor
+from model_delivery.watch.monitor import Decision, decide, monitor, over_all, watched
 from model_delivery.watch.rows import Logged, join_labels, read_labels, read_log
 from model_delivery.watch.windows import combined
 from typer.testing import CliRunner
@@ -383,6 +385,7 @@ def test_drift_counts_in_two_windows_and_silence_of_deepchecks_is_inconclusive(
         assert (found.decision, found.because) == (decision, "drift" if place else "")
     assert "in 2 of 4 windows: `kind`: 0.5" in found.reason
     assert (asked[0]["numeric"], asked[0]["categorical"]) == (["size", "score"], ["kind"])
+    assert asked[0]["label"] is None, "nothing came true yet, when a window is judged"
     assert len(asked) == 2
     monitor(world.target, AS_OF)
     assert len(asked) == 2, "a finished window is not judged again"
@@ -393,6 +396,10 @@ def test_drift_counts_in_two_windows_and_silence_of_deepchecks_is_inconclusive(
     assert checks["feature_drift"].outcome is INCONCLUSIVE
     assert checks["prediction_drift"].outcome is INCONCLUSIVE
     assert decision == "watch"
+    answers = [{windows.DRIFT: USUAL}]
+    decision, checks = world.decide()
+    assert [len(one["tests"]) for one in asked] == [4, 4, 1, 1]
+    assert checks["prediction_drift"].outcome is PASS
 
 
 def test_the_release_at_fault_is_rolled_back_if_there_is_another(
@@ -417,6 +424,61 @@ def test_the_release_at_fault_is_rolled_back_if_there_is_another(
     path.unlink()
     world.write(world.frame)
     assert world.decide()[0] == "ok"
+
+    hidden(world, private=["size"])
+    path.unlink()
+    world.write(worse.drop(columns="size"))
+    found, checks = world.decide()
+    assert (found, "previous" in checks) == ("retrain", False), "it cannot be asked without `size`"
+
+
+def test_what_is_watched_and_what_there_is_to_go_back_to(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitoring, "champion", lambda *_: "the accepted one")
+
+    def digests() -> list[str | None]:
+        return [found and found.digest for found in watched(world.target)]
+
+    assert digests() == [OWN, None]
+    world.serve(OWN, OLD)
+    assert digests() == [OWN, OLD]
+    state = world.target.state()
+    moves = [state.moves[0].model_copy(update={"type": "rolled_back"}), state.moves[1]]
+    world.target.save(state, moves=moves)
+    assert digests() == [OWN, None], "what it came back from is no way back"
+    world.target.save(state, trying=state.moves[0])
+    assert digests() == [OWN, None], "a rollout is under way"
+    world.target.save(state, moves=state.moves[:1])
+    assert digests() == [OWN, None], "it is not installed any more"
+    world.target.save(state, rehearsed=3001)
+    assert digests() == [None, None]
+    batch = {"environments": {"production": Environment(target="batch")}}
+    vars(world.project)["delivery"] = world.project.delivery.model_copy(update=batch)
+    assert watched(world.target) == ("the accepted one", None)
+
+
+@pytest.mark.parametrize(
+    ("mixed", "days", "outcome", "windows"),
+    [
+        (0.0, 28, PASS, 1),
+        (0.08, 28, PASS, 3),  # below the limit, but not its whole interval
+        (1.0, 28, RETRAIN, 4),
+        (1.0, 7, WARN, 1),  # all of it in one window
+    ],
+)
+def test_what_came_true_is_judged_by_its_interval_and_by_windows(
+    world: World, mixed: float, days: int, outcome: Outcome, windows: int
+) -> None:
+    frame, random = world.frame, np.random.default_rng(0)
+    chosen = late(frame, days) & (random.random(len(frame)) < mixed)
+    scores = frame["score"].mask(chosen, random.permutation(frame["score"])).to_numpy()
+    at = frame["at"].to_numpy().astype("M8[D]")
+    scored = Scored(frame["late"].to_numpy(float), scores, at, pa.table({}))
+    part = (at - at[0]).astype(int) // 7
+    found = over_all("roc_auc", LIMITS, scored, part, "said", 0.83)
+    assert found.outcome is outcome, found
+    assert f"{windows} of 4 windows alone" in found.sentence
 
 
 def test_windows_of_another_release_are_not_judged(world: World) -> None:
@@ -503,16 +565,16 @@ def test_killed_at_any_durable_write_a_rerun_finds_the_same(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.write(world.frame)
-    write, folder = files.write_atomic, world.target.folder / "monitor"
+    replace, folder = os.replace, world.target.folder / "monitor"
 
     def killed(*arguments: Any, **options: Any) -> None:
         nonlocal left
         left -= 1
         if left < 0:
             raise KeyboardInterrupt
-        write(*arguments, **options)
+        replace(*arguments, **options)
 
-    monkeypatch.setattr(files, "write_atomic", killed)
+    monkeypatch.setattr(os, "replace", killed)
     left = 99
     wanted = monitor(world.target, AS_OF)
     count = 99 - left

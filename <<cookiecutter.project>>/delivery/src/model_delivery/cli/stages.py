@@ -26,7 +26,7 @@ from model_delivery.history import mirror
 from model_delivery.project import Project
 from model_delivery.protocols import NothingNewError, UserError, needed_variables
 from model_delivery.registry import Event, event_log, newest
-from model_delivery.report.render import render
+from model_delivery.report.render import write_pages
 from model_delivery.report.verdict import Check, Outcome, Report, Trigger, Verdict, allows_promotion
 from model_delivery.rollout.host import rehearsal
 from model_delivery.rollout.supervisor import supervise
@@ -242,10 +242,7 @@ def write_report(run: Run) -> tuple[Path, Path]:
     if run.event in ("local", "pull_request"):
         about["lowered"] = lowered_limits(run.project)
     report = Report(subject=subject, verdicts=verdicts, **about)
-    write_atomic(folder / "report.json", report.model_dump_json(indent=2))
-    for name in ("report.html", "report.md"):
-        write_atomic(folder / name, text := render(name, report))
-    job("GITHUB_STEP_SUMMARY", text)
+    job("GITHUB_STEP_SUMMARY", write_pages(folder, report))
     return folder / "report.html", folder / "report.md"
 
 

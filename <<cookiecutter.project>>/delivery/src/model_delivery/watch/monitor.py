@@ -23,7 +23,7 @@ from model_delivery.gates import judge, limits_hash
 from model_delivery.gates.model import Scored, segments
 from model_delivery.project import Project
 from model_delivery.releases import champion, run_page
-from model_delivery.report.render import render
+from model_delivery.report.render import write_pages
 from model_delivery.report.verdict import Chart, Check, Outcome, Report, Table, Verdict, finite
 from model_delivery.rollout.target import Target, told
 from model_delivery.training import scores as metrics
@@ -184,9 +184,7 @@ def over_all(
 def _new_data(served: Candidate, as_of: dt.date, limits: MonitorLimits) -> Check:
     """Judge how much longer its data would be now: error falls as a power of their number."""
     data = served.lineage["data"]
-    first, known = (
-        dt.date.fromisoformat(day[:10]) for day in (data["spans"]["train"][0], data["as_of"])
-    )
+    known, first = map(dt.date.fromisoformat, (data["as_of"], data["spans"]["train"][0][:10]))
     later, span = (as_of - known).days, (known - first).days
     said = f"{later} days since its data, which span {span}"
     return judge("new_data", limits.new_data, later / span, said)
@@ -249,10 +247,7 @@ def _write(
         run=run_page(),
         decision=f"Decision as of {as_of}: {decision.decision}",
     )
-    files.write_atomic(folder / "report.json", report.model_dump_json(indent=2))
-    for name in ("report.html", "report.md"):
-        files.write_atomic(folder / name, render(name, report))
+    write_pages(folder, report)
     found = {"decision": decision.decision, "reason": decision.reason, "because": decision.because}
-    files.write_json(
-        folder / "decision.json", found | {"as_of": str(as_of), "digest": served.digest}
-    )
+    found |= {"as_of": str(as_of), "digest": served.digest}
+    files.write_json(folder / "decision.json", found)

@@ -56,8 +56,8 @@ def read_log(
     store, root = url_to_fs(uri)
     paths = store.find(root, detail=True) if store.exists(root) else {}
     known: dict[str, list[Any]] = read_json(index) if index.exists() else {}
-    found = dict.fromkeys(("segments", "unreadable", "dropped"), 0)
-    spans, read = dict[str, list[Any]](), list[tuple[pd.DataFrame, pa.Table]]()
+    found, spans = dict.fromkeys(("segments", "unreadable", "dropped"), 0), dict[str, list[Any]]()
+    read = list[tuple[pd.DataFrame, pa.Table]]()
     first, end = (np.datetime64(day, "us") for day in span)
     for path, about in sorted(paths.items()):
         if path.endswith(".dropped"):
@@ -82,9 +82,8 @@ def read_log(
     found |= {"repeated": int(again.sum()), "of other releases": int((kept & ~mine).sum())}
     masks = np.split(mine, np.cumsum([len(notes) for notes, _ in read])[:-1])
     tables = [rows.filter(pa.array(mask)) for (_, rows), mask in zip(read, masks, strict=True)]
-    own = pa.concat_tables(
-        [t for t in tables if len(t)] or tables[:1], promote_options="permissive"
-    )
+    filled = [table for table in tables if len(table)] or tables[:1]
+    own = pa.concat_tables(filled, promote_options="permissive")
     return Logged(own, at[mine], at[kept], found)
 
 
@@ -101,7 +100,7 @@ def _segment(
     except pa.ArrowInvalid:  # truncated, by a disk or by hand
         table = _parsed(b"", path, types)
         found["unreadable"] += 1
-    table = table.filter(pc.invert(pc.fill_null(table.column("shadow"), fill_value=False)))
+    table = table.filter(pc.invert(table.column("shadow")))
     columns = table.column("columns").combine_chunks()
     rows = pa.table(columns.flatten(), [field.name for field in columns.type])
     for place, name in enumerate(rows.column_names):

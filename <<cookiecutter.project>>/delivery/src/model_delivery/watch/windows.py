@@ -57,14 +57,14 @@ class Window:
 
     def summary(self, checks: Sequence[Check], fewest: float) -> Table:
         """Return one row of `COLUMNS`, for the page and for those of later runs."""
-        values: dict[str, Any] = {check.name: check.value for check in checks}
-        (rows, labels), auc, mean = self.labelled(), None, None
-        if "predictions" in values:
-            mean = float(np.mean(self.rows.column(SCORE).to_numpy()))
-        if mean is not None and len(labels) >= fewest:
-            auc = roc_auc(labels, rows.column(SCORE).to_numpy(), np.ones(len(labels)))
-        share = float(labels.mean()) if len(labels) >= fewest else None
-        row = [str(self.start), self.requests, len(self.rows), len(labels), share, mean, auc]
+        values, (rows, labels) = {check.name: check.value for check in checks}, self.labelled()
+        row: list[Any] = [str(self.start), self.requests, len(self.rows), len(labels)]
+        if len(labels) >= fewest and "predictions" in values:
+            scores = rows.column(SCORE).to_numpy()
+            row += [labels.mean().item(), scores.mean().item()]
+            row.append(roc_auc(labels, scores, np.ones(len(labels))))
+        else:
+            row += [None, None, None]
         row += [values.get(name) for name in DRIFTS]
         return Table(title="Windows", columns=COLUMNS, rows=[row])
 
@@ -88,7 +88,7 @@ def read_windows(
     broken = {check.name for check in checks if check.outcome is not Outcome.PASS}
     if old.any() and broken <= {"label conflicts"}:
         share = float(np.isfinite(truth[old]).mean())
-        said = f"share of the {old.sum():,} rows before {starts[-1]} whose label arrived"
+        said = f"share of {old.sum():,} rows before {starts[-1]} whose label arrived"
         checks.append(judge("labels", limits.labels, share, said))
     windows = list[Window]()
     for start in starts:
