@@ -56,21 +56,20 @@ def read_log(
     store, root = url_to_fs(uri)
     paths = store.find(root, detail=True) if store.exists(root) else {}
     known: dict[str, list[Any]] = read_json(index) if index.exists() else {}
-    found, spans = dict.fromkeys(("segments", "unreadable", "dropped"), 0), dict[str, list[Any]]()
+    found, spans = {"unreadable": 0, "dropped": 0}, dict[str, list[Any]]()
     read = list[tuple[pd.DataFrame, pa.Table]]()
     first, end = (np.datetime64(day, "us") for day in span)
     for path, about in sorted(paths.items()):
         if path.endswith(".dropped"):
             found["dropped"] += sum(map(int, store.cat_file(path).split()))
         if path.endswith((".jsonl", ".parquet")):
-            found["segments"] += 1
             size, low, high = spans[path] = known.get(path, [-1, "", ""])
             if size != about["size"] or (low < str(end) and high >= str(first)):
                 notes, rows = _segment(project, store.cat_file(path), path, found)
-                at = notes["at"].to_numpy()
-                ends = [str(at.min()), str(at.max())] if len(at) else ["", ""]
-                spans[path], inside = [about["size"], *ends], (at >= first) & (at < end)
-                read += [(notes[inside], rows.filter(pa.array(inside)))] if inside.any() else []
+                if len(at := notes["at"].to_numpy()):  # one without rows is looked at again
+                    spans[path] = [about["size"], str(at.min()), str(at.max())]
+                if (inside := (at >= first) & (at < end)).any():
+                    read.append((notes[inside], rows.filter(pa.array(inside))))
     if spans != known:
         write_json(index, spans)
     if not read:
