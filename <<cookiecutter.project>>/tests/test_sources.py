@@ -41,6 +41,17 @@ def test_the_newest_day_is_the_one_after_the_last_row() -> None:
     assert last.date() == sources.newest() - dt.timedelta(days=1) == dt.date(2013, 12, 31)
 
 
+def test_labels_are_those_of_the_rows_that_were_known_by_then(extraction: pd.DataFrame) -> None:
+    """Of flights from a day on, a day late; never of a cancelled one."""
+    found = sources.labels(dt.date(2013, 2, 20), dt.date(2013, 2, 28))
+    time = extraction["scheduled"]
+    known = extraction[(time >= "2013-02-20") & (time < "2013-02-27")].dropna(subset=["late"])
+    assert known["scheduled"].max() > pd.Timestamp("2013-02-26 20:00")
+    order = ["scheduled", "carrier", "flight"]
+    wanted = known[[*order, "late"]].astype({"late": bool}).sort_values(order, ignore_index=True)
+    pd.testing.assert_frame_equal(found.sort_values(order, ignore_index=True), wanted)
+
+
 def test_nothing_known_only_after_departure_is_a_column_or_a_feature(
     extraction: pd.DataFrame, features: Features
 ) -> None:

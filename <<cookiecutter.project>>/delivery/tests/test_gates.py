@@ -26,9 +26,8 @@ from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.launch import Running, free_port, identity
 from model_delivery.cli import stages
 from model_delivery.cli.main import app
-from model_delivery.contract.settings import (
+from model_delivery.contract.limits import (
     Ceiling,
-    DataContract,
     DataLimits,
     DeepchecksLimits,
     Floor,
@@ -37,6 +36,7 @@ from model_delivery.contract.settings import (
     LoadLimits,
     ModelLimits,
 )
+from model_delivery.contract.settings import DataContract
 from model_delivery.gates import deepchecks, judge, load
 from model_delivery.gates.data import check_data, contract_checks, prove, scale_ratio
 from model_delivery.gates.deepchecks import ask, judge_findings, request_of
@@ -400,7 +400,7 @@ def test_every_drift_is_shown_the_largest_first(
 ) -> None:
     found = {"FeatureDrift": {"`size`: 0.1": 1.2, "`kind`: 0.9": 3.0, "`more`: no": np.nan}}
     found |= {"LabelDrift": {"the label: 0.2": 2.0}, "NewCategoryTrainTest": {"`kind`": 9.0}}
-    monkeypatch.setattr(deepchecks, "ask", lambda *_: found)
+    monkeypatch.setattr(deepchecks, "ask", lambda *_: [found])
     limits = dict.fromkeys(found, DRIFT)
     suites = DeepchecksLimits.model_construct(data=limits, model={})
     vars(world.project)["gates"] = GATES.model_copy(update={"deepchecks": suites})
@@ -430,7 +430,7 @@ def test_the_request_follows_the_contract(contract: DataContract, tmp_path: Path
     [
         ("true", "echo oh >&2; exit 2", "Deepchecks did not answer: .* failed:\noh"),
         ("true", "exec sleep 30", "Deepchecks did not answer: .* took more than 0.3 s"),
-        ("true", """echo '{"X": {"why": NaN}}' > "$3" """, "why"),
+        ("true", """echo '[{"X": {"why": NaN}}]' > "$3" """, "why"),
         ("echo 'error: no route to the index' >&2; exit 1", "true", "no route to the index"),
         (None, "true", "uv is not installed"),
     ],
@@ -445,9 +445,9 @@ def test_no_answer_is_said_and_never_a_pass(
             (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin" if sync else str(tmp_path))
     monkeypatch.setattr(deepchecks, "RUN_SECONDS", 0.3 if "sleep" in run else 20)
-    request = {"suite": "data", "checks": ["X"]}
+    request = {"suite": "data", "checks": ["X"], "tests": ["test.parquet"]}
     if sync == "true":
-        check = judge_findings("X", DRIFT, ask(tmp_path, request)["X"])
+        check = judge_findings("X", DRIFT, ask(tmp_path, request)[0]["X"])
         assert check.outcome is INCONCLUSIVE
         assert re.match(answer, check.sentence)
     else:

@@ -37,6 +37,7 @@ from model_delivery.bundle.package import (
     pack,
     unpack,
 )
+from model_delivery.contract.limits import Limit
 from model_delivery.contract.request import (
     MOST_ROWS,
     JsonRow,
@@ -48,7 +49,7 @@ from model_delivery.contract.request import (
     request_model,
     to_columns,
 )
-from model_delivery.contract.settings import Column, DataContract, Limit
+from model_delivery.contract.settings import Column, DataContract
 from model_delivery.files import SUMS, seal, write_json
 from model_delivery.gates.api import judge_service
 from model_delivery.gates.package import check_package, is_plain

@@ -17,6 +17,7 @@ LATE_MINUTES = 15
 OBSERVATION_AGE = pd.Timedelta(hours=1)
 """A forecast is asked for ahead of departure: newer weather is not known yet."""
 OLDEST_OBSERVATION = pd.Timedelta(hours=6)
+LABEL_DELAY = pd.Timedelta(days=1)
 WEATHER = ["temp", "dewp", "humid", "wind_dir", "wind_speed", "precip", "pressure", "visib"]
 COLUMNS = ["scheduled", "carrier", "flight", "origin", "dest", "distance", *WEATHER, "late"]
 
@@ -50,6 +51,17 @@ def extract(as_of: dt.date) -> pd.DataFrame:
         )
     known = flights[flights["scheduled"] < pd.Timestamp(as_of)]
     return join_weather(known, read_weather(folder / "weather.csv"))[COLUMNS]
+
+
+def labels(since: dt.date, as_of: dt.date) -> pd.DataFrame:
+    """Return what came true: `late` by flight, as known before `as_of`, of those from `since` on.
+
+    A flight's delay is known by the end of the next day. A cancelled one never gets a label.
+    """
+    flights = read_flights(_folder() / "flights.csv.zip").dropna(subset=["late"])
+    known = pd.Timestamp(as_of) - LABEL_DELAY
+    rows = flights[(flights["scheduled"] >= pd.Timestamp(since)) & (flights["scheduled"] < known)]
+    return rows[["scheduled", "carrier", "flight", "late"]].astype({"late": bool})
 
 
 def newest() -> dt.date:

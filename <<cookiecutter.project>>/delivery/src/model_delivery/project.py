@@ -16,7 +16,8 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from model_delivery.contract.settings import DataContract, Delivery, Gates
+from model_delivery.contract.limits import Gates
+from model_delivery.contract.settings import DataContract, Delivery
 from model_delivery.protocols import Strict, UserError, user_module, user_package
 
 Config = TypeVar("Config", bound=Strict)

@@ -121,6 +121,12 @@ def delivering(project: Project) -> str | None:
     return os.environ.get("GITHUB_SHA") or git(project, "rev-parse", "HEAD")
 
 
+def run_page() -> str:
+    """Return the address of the workflow run that this is a job of; empty elsewhere."""
+    known = [os.environ.get(f"GITHUB_{name}") for name in ("SERVER_URL", "REPOSITORY", "RUN_ID")]
+    return f"{known[0]}/{known[1]}/actions/runs/{known[2]}" if known[2] else ""
+
+
 def recorded(events: Sequence[Event], digest: str) -> Event | None:
     """Return what was recorded last of a digest itself: its registration, or newer verdicts."""
     return newest([event for event in events if event.environment is None], digest=digest)

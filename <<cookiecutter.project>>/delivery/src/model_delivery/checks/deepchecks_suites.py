@@ -13,9 +13,9 @@
     uv run --script deepchecks_suites.py REQUEST.json ANSWER.json
 
 Deepchecks 0.19 needs older numpy and scikit-learn than the project and is AGPL-3.0: it lives in
-the environment that the block above describes, and talks in files. REQUEST names a suite, two
-parquet files, columns and checks; ANSWER holds by check a number for each sentence, mostly one
-a column. The gate that asked compares them with `config/gates.yaml`.
+the environment that the block above describes, and talks in files. REQUEST names a suite, parquet
+files to compare with one of training rows, columns and checks; ANSWER holds for each file by check
+a number for each sentence, mostly one a column. Who asked compares them with `config/gates.yaml`.
 """
 
 import json
@@ -23,6 +23,7 @@ import math
 import os
 import sys
 import warnings
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,8 @@ READERS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "PredictionDrift": lambda v: {"the scores": v["Drift score"]},
 }
 """By check, how its result becomes numbers, by column or by what is said of them."""
+PAST: dict[str, list[pd.Series]] = defaultdict(list)
+"""By check, the drifts between training periods: the same for each file of test rows."""
 OPTIONS: dict[str, dict[str, Any]] = {
     "SimpleModelComparison": {"strategy": "tree", "scorers": ["roc_auc"]},
     # The search grows with the square of the features: all of them take a minute.
@@ -77,11 +80,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def read_rows(request: Request, part: str) -> pd.DataFrame:
-    """Return sampled rows of a file in their order, with the label as 0 or 1."""
-    rows = pd.read_parquet(request[part])
+def read_rows(request: Request, part: str, path: str) -> pd.DataFrame:
+    """Return sampled rows of a file in their order, with the label, if any, as 0 or 1."""
+    rows = pd.read_parquet(path)
     rows = rows.sample(min(ROWS[part], len(rows)), random_state=0).sort_index()
-    return rows.astype({request["label"]: int} | dict.fromkeys(request["categorical"], object))
+    kinds = dict.fromkeys(filter(None, [request["label"]]), int)
+    return rows.astype(kinds | dict.fromkeys(request["categorical"], object))
 
 
 def measure(request: Request, name: str, before: pd.DataFrame, after: pd.DataFrame) -> pd.Series:
@@ -102,9 +106,10 @@ def measure(request: Request, name: str, before: pd.DataFrame, after: pd.DataFra
             scores = rows[request["score"]].to_numpy(float)
             options[f"y_pred{which}"] = (scores >= 0.5).astype(int)
             options[f"y_proba{which}"] = np.column_stack([1 - scores, scores])
-    columns = [*request["numeric"], *request["categorical"], request["label"]]
+    columns = [*request["numeric"], *request["categorical"], *filter(None, [request["label"]])]
     roles = {"cat_features": request["categorical"], "label": request["label"]}
-    tables = [Dataset(rows[columns], label_type="binary", **roles) for rows in parts.values()]
+    roles["label_type"] = "binary" if request["label"] else None
+    tables = [Dataset(rows[columns], **roles) for rows in parts.values()]
     value = check.run(*tables, **options).value
     found = READERS[name](value) or {"no column of this kind": 0.0}
     return pd.to_numeric(pd.Series(found, dtype=object), errors="coerce").astype(float)
@@ -117,20 +122,21 @@ def find(request: Request, name: str, train: pd.DataFrame, test: pd.DataFrame) -
     and the library's own fixed thresholds fail on every honest July. Whatever the library raises
     is said beside not-a-number: the other checks still run.
     """
-    drift, times, past = name.endswith("Drift"), train[request["time"]], list[pd.Series]()
+    drift, times = name.endswith("Drift"), train[request["time"]]
     try:
         found = measure(request, name, train, test)
-        for start, end in request["periods"] if drift else []:
+        for start, end in request["periods"] if drift and name not in PAST else []:
             own = (times >= start) & (times < end)
             if min(own.sum(), (~own).sum()) >= FEWEST_ROWS:
-                past.append(measure(request, name, train[~own], train[own]))
+                PAST[name].append(measure(request, name, train[~own], train[own]))
     except Exception as error:
         return {f"did not run: {type(error).__name__}: {str(error).strip():.200}": math.nan}
     findings, usual = {}, 1.0
     for about, value in found.items():
         said = f"`{about}`: {value:.3f}" if about in train else f"{about}: {value:.3f}"
         if drift:
-            usual = max([SMALLEST_DRIFT, *(old[about] for old in past if np.isfinite(old[about]))])
+            past = [old[about] for old in PAST[name] if np.isfinite(old[about])]
+            usual = max([SMALLEST_DRIFT, *past])
             said += f", {usual:.3f} between training periods"
         findings[said] = value / usual
     return findings
@@ -139,6 +145,8 @@ def find(request: Request, name: str, train: pd.DataFrame, test: pd.DataFrame) -
 if __name__ == "__main__":
     asked, answered = map(Path, sys.argv[1:])
     request = json.loads(asked.read_text())
-    train, test = (read_rows(request, part) for part in ("train", "test"))
-    found = {name: find(request, name, train, test) for name in request["checks"]}
+    train, found = read_rows(request, "train", request["train"]), []
+    for path in request["tests"]:
+        test = read_rows(request, "test", path)
+        found.append({name: find(request, name, train, test) for name in request["checks"]})
     answered.write_text(json.dumps(found))

@@ -18,13 +18,14 @@ from model_delivery.cli.doctor import check_schedules, diagnose, diagnose_github
 from model_delivery.gates import GATES
 from model_delivery.gates.data import prove
 from model_delivery.project import find_project
-from model_delivery.protocols import UserError
+from model_delivery.protocols import UserError, first_unknown_day
 from model_delivery.registry import event_log
-from model_delivery.report.verdict import USAGE, Trigger, exit_code
+from model_delivery.report.verdict import USAGE, Outcome, Trigger, exit_code
 from model_delivery.rollout import host
 from model_delivery.rollout.target import Target
 from model_delivery.training.snapshot import current_snapshot
 from model_delivery.watch import batch
+from model_delivery.watch import monitor as monitoring
 from model_delivery.watch import retrain as retraining
 
 HELP = (
@@ -169,6 +170,23 @@ def rollback(
     if after == before:
         screen.say(f"it served {after.release} already; `ml rollback RELEASE` names another")
     status(of, as_json=as_json)
+
+
+@app.command()
+def monitor(of: its.Of = "production", as_of: its.Newest = None, as_json: its.Json = False) -> None:
+    """Judge what an environment answered lately, by training and by what came true; decide."""
+    run = _run("monitoring", as_of)
+    with screen.step("monitor"):
+        found = monitoring.monitor(Target(run.project, of), run.as_of or first_unknown_day())
+    told, text = found._asdict(), f"{found.decision}: {found.reason}"
+    handed = [f"{name}={told[name]}" for name in ("decision", "because", "report")]
+    screen.job("GITHUB_OUTPUT", "\n".join(handed))
+    screen.job("GITHUB_STEP_SUMMARY", f"    {text}")
+    verdicts = [found.verdict] if found.verdict else []
+    if not as_json:
+        screen.show_verdicts(verdicts, "monitoring", False)
+    screen.show(told | {"verdict": [one.model_dump() for one in verdicts]}, as_json, text)
+    raise typer.Exit(exit_code([one.outcome for one in verdicts] or [Outcome.PASS], "monitoring"))
 
 
 @app.command()

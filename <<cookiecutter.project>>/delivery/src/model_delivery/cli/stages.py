@@ -26,7 +26,7 @@ from model_delivery.history import mirror
 from model_delivery.project import Project
 from model_delivery.protocols import NothingNewError, UserError, needed_variables
 from model_delivery.registry import Event, event_log, newest
-from model_delivery.report.render import render
+from model_delivery.report.render import write_pages
 from model_delivery.report.verdict import Check, Outcome, Report, Trigger, Verdict, allows_promotion
 from model_delivery.rollout.host import rehearsal
 from model_delivery.rollout.supervisor import supervise
@@ -238,16 +238,11 @@ def write_report(run: Run) -> tuple[Path, Path]:
     elif left:
         facts["notes"] = ["Later gates did not run: an earlier one does not allow it."]
     about: dict[str, Any] = {"project": run.project.about["name"], "event": run.event, **facts}
-    if number := os.environ.get("GITHUB_RUN_ID"):
-        server, repository = os.environ["GITHUB_SERVER_URL"], os.environ["GITHUB_REPOSITORY"]
-        about["run"] = f"{server}/{repository}/actions/runs/{number}"
+    about["run"] = releases.run_page()
     if run.event in ("local", "pull_request"):
         about["lowered"] = lowered_limits(run.project)
     report = Report(subject=subject, verdicts=verdicts, **about)
-    write_atomic(folder / "report.json", report.model_dump_json(indent=2))
-    for name in ("report.html", "report.md"):
-        write_atomic(folder / name, text := render(name, report))
-    job("GITHUB_STEP_SUMMARY", text)
+    job("GITHUB_STEP_SUMMARY", write_pages(folder, report))
     return folder / "report.html", folder / "report.md"
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import yaml
 
 from model_delivery.bundle.candidate import git
-from model_delivery.contract.settings import Limit
+from model_delivery.contract.limits import Limit
 from model_delivery.files import sha256_json
 from model_delivery.project import Project
 from model_delivery.report.render import number

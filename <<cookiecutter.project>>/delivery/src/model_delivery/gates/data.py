@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from model_delivery.contract.limits import Limit
 from model_delivery.contract.settings import DataContract
 from model_delivery.gates import judge, quality
 from model_delivery.gates.deepchecks import deepchecks
@@ -56,21 +57,25 @@ def contract_checks(
     return [
         *checks,
         fixed("exclusions", kept, f"rows taken out by rule: {', '.join(said) or 'none'}"),
-        _scale(project, train, test),
+        judge_scale(contract, limits.scale, train, test),
         judge("rows", limits.rows, train.num_rows, f"{train.num_rows:,} rows to train on"),
     ]
 
 
-def _scale(project: Project, train: pa.Table, test: pa.Table) -> Check:
-    times, ratios = train.column(project.contract.time).to_numpy(), dict[str, float]()
-    months = [(times >= start) & (times < end) for start, end in periods(times)]
-    for name in project.contract.of_type("number"):
+def judge_scale(
+    contract: DataContract, limit: Limit, train: pa.Table, test: pa.Table, days: int = 0
+) -> Check:
+    """Judge the number that is furthest from its scale in the training months, or parts of days."""
+    times, ratios = train.column(contract.time).to_numpy(), dict[str, float]()
+    months = [(times >= start) & (times < end) for start, end in periods(times, days)]
+    for name in contract.of_type("number"):
         values = train.column(name).to_numpy()
         ratios[name] = scale_ratio([values[m] for m in months], test.column(name).to_numpy())
     # What cannot be compared is not-a-number, and ranks above every ratio: never a pass.
     worst = max(ratios, key=lambda name: np.nan_to_num(ratios[name], nan=np.inf), default="")
-    sentence = f"scale of `{worst}` against that of the training months: another unit?"
-    return judge("scale", project.gates.data.scale, ratios.get(worst, 1.0), sentence)
+    past = f"parts of {days} days" if days else "months"
+    sentence = f"scale of `{worst}` against that of the training {past}: another unit?"
+    return judge("scale", limit, ratios.get(worst, 1.0), sentence)
 
 
 def scale_ratio(train: Sequence[Floats], test: Floats) -> float:

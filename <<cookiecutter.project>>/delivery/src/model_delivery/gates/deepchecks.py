@@ -9,7 +9,7 @@ import numpy as np
 
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.launch import program_python, run
-from model_delivery.contract.settings import Limit
+from model_delivery.contract.limits import Limit
 from model_delivery.files import read_json, write_json
 from model_delivery.gates import judge
 from model_delivery.project import Project
@@ -30,7 +30,8 @@ def deepchecks(
     The table has every drift.
     """
     limits: dict[str, Limit] = getattr(project.gates.deepchecks, suite)
-    found = ask(project.work / "deepchecks", request_of(project, suite, rows)) if limits else {}
+    asked = request_of(project, suite, rows)
+    found = ask(project.work / "deepchecks", asked)[0] if limits else {}
     drifts = [drift for name in found if name.endswith("Drift") for drift in found[name].items()]
     ranked = sorted(drifts, key=lambda drift: -np.nan_to_num(drift[1], nan=np.inf))
     shown = [[said.replace("`", ""), value if finite(value) else None] for said, value in ranked]
@@ -39,7 +40,9 @@ def deepchecks(
     return [judge_findings(name, limit, found[name]) for name, limit in limits.items()], table
 
 
-def request_of(project: Project, suite: str, rows: Snapshot | Candidate) -> dict[str, Any]:
+def request_of(
+    project: Project, suite: str, rows: Snapshot | Candidate, days: int = 0
+) -> dict[str, Any]:
     """Return what the program is asked: files, columns by role, training periods, checks."""
     contract = project.contract
     numbers = contract.of_type("number", "integer", "boolean")
@@ -50,8 +53,8 @@ def request_of(project: Project, suite: str, rows: Snapshot | Candidate) -> dict
         "suite": suite,
         "checks": list(getattr(project.gates.deepchecks, suite)),
         "train": str(rows.path("train")),
-        "test": str(rows.path("test")),
-        "periods": [[str(start), str(end)] for start, end in periods(times)],
+        "tests": [str(rows.path("test"))],
+        "periods": [[str(start), str(end)] for start, end in periods(times, days)],
         "numeric": [name for name in numbers if name not in names],
         "categorical": contract.of_type("category"),
         "label": contract.target,
@@ -60,8 +63,8 @@ def request_of(project: Project, suite: str, rows: Snapshot | Candidate) -> dict
     }
 
 
-def ask(folder: Path, request: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Run the program on a request; return the numbers of each check by what is said of them.
+def ask(folder: Path, request: dict[str, Any]) -> list[dict[str, dict[str, float]]]:
+    """Run the program; return for each test file the numbers of checks by what is said of them.
 
     That its environment cannot be made is a UserError; without an answer there is no number.
     """
@@ -75,8 +78,8 @@ def ask(folder: Path, request: dict[str, Any]) -> dict[str, dict[str, float]]:
         run(command, folder, env=env, timeout=RUN_SECONDS)
     except UserError as error:
         silence = {f"Deepchecks did not answer: {error}": math.nan}
-        return dict.fromkeys(request["checks"], silence)
-    return dict(read_json(answered))
+        return [dict.fromkeys(request["checks"], silence)] * len(request["tests"])
+    return list(read_json(answered))
 
 
 def judge_findings(name: str, limit: Limit, found: dict[str, float]) -> Check:

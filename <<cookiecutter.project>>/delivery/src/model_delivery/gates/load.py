@@ -16,7 +16,7 @@ from scipy.stats import binomtest
 
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.launch import Running, run, start
-from model_delivery.contract.settings import Limit, LoadLimits
+from model_delivery.contract.limits import Limit, LoadLimits
 from model_delivery.files import sha256_file
 from model_delivery.gates import judge
 from model_delivery.project import Project

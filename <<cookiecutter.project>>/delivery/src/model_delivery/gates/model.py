@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.launch import score_cleanly
-from model_delivery.contract.settings import Limit
+from model_delivery.contract.limits import Limit
 from model_delivery.files import read_json
 from model_delivery.gates import judge, quality
 from model_delivery.gates.deepchecks import deepchecks
@@ -107,11 +107,11 @@ def score_checks(
     else:
         sentence = "first delivery, drawn rows, or a champion that is the same or takes others"
         checks.append(fixed("champion", True, sentence, "none"))
-    segments, table = _segments(project, scored)
-    return [*checks, *segments], table
+    found_in, table = segments(project, scored)
+    return [*checks, *found_in], table
 
 
-def _segments(project: Project, scored: Scored) -> tuple[list[Check], Table]:
+def segments(project: Project, scored: Scored) -> tuple[list[Check], Table]:
     """Judge each large segment; of many, some are low by chance, so the whole interval counts."""
     limits, rows = project.gates.model, list[list[Any]]()
     aucs, changes = dict[str, Estimate](), dict[str, Estimate]()

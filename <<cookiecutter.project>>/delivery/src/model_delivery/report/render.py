@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from model_delivery.files import write_atomic
 from model_delivery.report.verdict import Chart, Check, Report, Table, decide, finite
 
 LIMITS = {"report.html": 300_000, "report.md": 60_000, "card.md": 60_000}
@@ -32,6 +33,14 @@ def render(template: str, report: Report, **about: Any) -> str:
         if len(page) <= LIMITS[template]:
             break
     return page
+
+
+def write_pages(folder: Path, report: Report) -> str:
+    """Write `report.json`, `report.html` and `report.md`; return the text of the last."""
+    write_atomic(folder / "report.json", report.model_dump_json(indent=2))
+    for name in ("report.html", "report.md"):
+        write_atomic(folder / name, text := render(name, report))
+    return text
 
 
 def value_of(check: Check) -> tuple[str, str]:

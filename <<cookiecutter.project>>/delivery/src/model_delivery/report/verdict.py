@@ -146,6 +146,7 @@ class Report(Strict):
     run: Annotated[str, Field(pattern=r"^(https?://[\w.:/-]+)?$")] = ""  # of a workflow
     lowered: list[str] = []  # limits, by the change that made the candidate
     notes: list[str] = []
+    decision: str = ""  # of monitoring: what is to be done, in place of a candidate's fate
 
     @property
     def outcome(self) -> Outcome:

@@ -25,7 +25,7 @@ from model_delivery.training.check import check_structure, judge_rule
 
 CURRENT = "snapshot"
 Times = NDArray[np.datetime64]
-FEWEST_MONTHS = 4
+FEWEST_MONTHS, MOST_PARTS = 4, 40
 SAMPLE_DAYS, SAMPLE_VALUES = 200, 50
 STOPPING = np.timedelta64(28, "D")
 LARGEST_STOPPING_SHARE = 0.2
@@ -223,11 +223,17 @@ def stopping_rows(times: Times) -> NDArray[np.bool_]:
     return np.asarray(times > max(times.max() - STOPPING, fifth))
 
 
-def periods(times: Times) -> list[tuple[np.datetime64, np.datetime64]]:
-    """Return (start, exclusive end) of a span's months, or weeks where it has fewer than four."""
+def periods(times: Times, days: int = 0) -> list[tuple[np.datetime64, np.datetime64]]:
+    """Return (start, exclusive end) of a span's months, or weeks where it has fewer than four.
+
+    With `days` they are whole parts of so many, or of more where that would be a great number.
+    """
     first, last = times.min().astype("datetime64[D]"), times.max().astype("datetime64[D]")
     starts, step = np.arange(first.astype("datetime64[M]"), last.astype("datetime64[M]") + 1), 1
-    if len(starts) < FEWEST_MONTHS:
+    if days:
+        step = max(days, int((last - first).astype(int)) // MOST_PARTS)
+        starts = np.arange(first, last + 2 - step, step)
+    elif len(starts) < FEWEST_MONTHS:
         starts, step = np.arange(first, last + 1, 7), 7
-    days = (edge.astype("datetime64[D]") for edge in (starts, starts + step))
-    return list(zip(*days, strict=True))
+    edges = (edge.astype("datetime64[D]") for edge in (starts, starts + step))
+    return list(zip(*edges, strict=True))

@@ -1,0 +1,253 @@
+"""Watch what an environment answers, by windows of its rows' own time, and decide what to do.
+
+What came true is judged over all windows together, by intervals that resample days. One odd window
+moves nothing: a finding counts where several have it, but for those of which one is enough.
+"""
+
+import datetime as dt
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from model_delivery import files
+from model_delivery.bundle.candidate import Candidate
+from model_delivery.bundle.launch import score_cleanly
+from model_delivery.contract.limits import MonitorLimits
+from model_delivery.gates import judge, limits_hash
+from model_delivery.gates.model import Scored, segments
+from model_delivery.project import Project
+from model_delivery.releases import champion, run_page
+from model_delivery.report.render import write_pages
+from model_delivery.report.verdict import Chart, Check, Outcome, Report, Table, Verdict, finite
+from model_delivery.rollout.target import Target, told
+from model_delivery.training import scores as metrics
+from model_delivery.training.scores import SAMPLE, SCORE, Estimate, estimate
+from model_delivery.watch.windows import (
+    COLUMNS,
+    GATE,
+    SHOWN,
+    Window,
+    combined,
+    judge_windows,
+    logged_part,
+    read_windows,
+    readable,
+)
+
+FAULTS = ("predictions", "previous")
+"""Checks that speak against the release, and not against what it was asked."""
+CAUSES = {"roc_auc": "decay", "calibration_error": "decay", "new_data": "data"}
+"""What a retraining is started for, where it is not drift."""
+NOTHING = "nothing deployed"
+Places = NDArray[np.int64]
+
+
+class Decision(NamedTuple):
+    """`ok`, `watch`, `retrain`, `rollback`, `stop` or `NOTHING`, and why, in a sentence."""
+
+    decision: str
+    reason: str
+    because: str = ""  # of a retraining: drift, decay or data
+    verdict: Verdict | None = None
+    report: str = ""  # where it is written, as a pattern
+
+
+def monitor(target: Target, as_of: dt.date) -> Decision:
+    """Judge the windows before a day, write report and decision, and return the decision.
+
+    Killed anywhere, the next run finds the same: what is kept between runs is only a cache.
+    """
+    began, (served, earlier) = time.perf_counter(), watched(target)
+    if served is None:
+        return Decision(NOTHING, "nothing deployed, nothing watched")
+    project, home = target.project, target.folder / GATE
+    limits = project.gates.monitor
+    windows, checks = read_windows(target, served, as_of)
+    found = judge_windows(project, home / "windows", served, windows)
+    checks.insert(1, found[-1].checks[0])
+    names = dict.fromkeys(check.name for one in found for check in one.checks[1:])
+    checks += [combined(name, found, limits) for name in names]
+    seen = [window for window, one in zip(windows, found, strict=True) if readable(one)]
+    performance, tables = judge_performance(project, served, earlier, seen)
+    checks += [*performance, _new_data(served, as_of, limits), *_refused(target)]
+    rows = _past(home / "windows", as_of, limits)
+    verdict = Verdict(
+        gate=GATE,
+        subject=served.digest,
+        limits=limits_hash(project, GATE),
+        checks=checks,
+        tables=[Table(title="Windows, by their first day", columns=COLUMNS, rows=rows), *tables],
+        charts=_charts(rows, as_of, served.lineage["metrics"]["roc_auc"], limits),
+        seconds=round(time.perf_counter() - began, 2),
+        finished=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+    )
+    decision = decide(verdict, earlier is not None)
+    _write(target, served, verdict, decision, as_of)
+    return decision._replace(report=str(home / "report.*"))
+
+
+def watched(target: Target) -> tuple[Candidate | None, Candidate | None]:
+    """Return what an environment serves, and what `ml rollback` would go back to, or None."""
+    state, home = target.state(), target.folder / "releases"
+    if (current := state.current) and not state.rehearsed:
+        before = current.previous if current.type == "promoted" and not state.trying else None
+        back = before in {move.digest for move in state.moves[1:]}
+        return Candidate(home / current.digest), Candidate(home / f"{before}") if back else None
+    # Files are scored by what the registry has as accepted, wherever that is done.
+    return champion(target.project, target.name) if target.batch else None, None
+
+
+def decide(verdict: Verdict, can_go_back: bool) -> Decision:
+    """Return what a verdict asks for: to roll back where the release alone is at fault."""
+    outcome, decisive, because = verdict.outcome, verdict.decisive, ""
+    broken = {check.name for check in verdict.checks if check.outcome is outcome}
+    if outcome is Outcome.PASS:
+        return Decision("ok", f"all {len(verdict.checks)} checks pass", verdict=verdict)
+    if outcome in (Outcome.STOP, Outcome.CRASH):
+        word = "rollback" if can_go_back and broken <= {*FAULTS} else "stop"
+    elif outcome is Outcome.RETRAIN:
+        word, because = "retrain", CAUSES.get(decisive.name, "drift")
+    else:
+        word = "watch"
+    return Decision(word, told(decisive), because, verdict)
+
+
+def judge_performance(
+    project: Project, served: Candidate, earlier: Candidate | None, windows: Sequence[Window]
+) -> tuple[list[Check], list[Table]]:
+    """Judge scores by what came true, over all windows; with few labels nothing is."""
+    limits, contract = project.gates.monitor, project.contract
+    known = [window.labelled() for window in windows]
+    if sum(len(rows) for rows, _ in known) < limits.requests.min:
+        return [], []
+    table = pa.concat_tables([rows for rows, _ in known], promote_options="permissive")
+    labels = np.concatenate([truth for _, truth in known])
+    part = np.repeat(np.arange(len(known)), [len(rows) for rows, _ in known])
+    days = table.column(contract.time).to_numpy().astype("datetime64[D]")
+    scored = Scored(labels, table.column(SCORE).to_numpy(), days, table)
+    past = float(served.lineage["metrics"]["roc_auc"])
+    said = f"ROC AUC of {len(table):,} rows, less {past:.4f} of the test window"
+    truth = "distance of scores from what came true"
+    checks = [
+        over_all("roc_auc", limits, scored, part, said, past),
+        over_all("calibration_error", limits, scored, part, truth),
+    ]
+    logged, tables = logged_part(project).columns.keys(), list[Table]()
+    if logged >= {*contract.segments}:
+        weak, rows = segments(project, scored)
+        tables += [rows]
+        for check in (one for one in weak if one.value is not None):  # else all are too small
+            good = check.outcome is Outcome.PASS
+            checks.append(check if good else check.model_copy(update={"outcome": Outcome.WARN}))
+    asked = files.read_json(earlier.ship / "request.json") if earlier else {}
+    if earlier and logged >= {*contract.inputs, *asked}:
+        few = np.sort(np.random.default_rng(0).permutation(len(labels))[:SAMPLE])
+        theirs = score_cleanly(project, earlier.ship, table.take(few))
+        both = Scored(labels[few], scored.scores[few], days[few], table, theirs)
+        said = f"ROC AUC, less that of {earlier.short} on the same {len(few):,} rows"
+        checks.append(over_all("previous", limits, both, part[few], said))
+    return checks, tables
+
+
+def over_all(
+    name: str, limits: MonitorLimits, scored: Scored, part: Places, said: str, past: float = 0.0
+) -> Check:
+    """Judge a metric over all windows by the end of its interval that is nearer to the limit.
+
+    It is less `past`, or less another release's on the same rows. `part`, shape (n,), is the window
+    of each row: where fewer than `needed` of them break the limit, it is a warning.
+    """
+    metric = getattr(metrics, name if name == "calibration_error" else "roc_auc")
+    limit, other = getattr(limits, name), scored.champion
+    rows = scored.labels, scored.scores, scored.days
+    found = Estimate(*(end - past for end in estimate(metric, *rows, other=other)))
+    end = found.low if limit.min is None else found.high
+    check = judge(name, limit, found._replace(value=end), said)
+    broken, windows = 0, np.unique(part)
+    for mask in (part == one for one in windows):
+        ones = np.ones(mask.sum())
+        less = past if other is None else metric(scored.labels[mask], other[mask], ones)
+        value = metric(scored.labels[mask], scored.scores[mask], ones) - less
+        broken += finite(value) and not limit.holds(value)
+    few = check.outcome in (Outcome.RETRAIN, Outcome.STOP) and broken < limits.needed
+    told = f"{said}: {found.value:.4f}; {broken} of {len(windows)} windows alone break the limit"
+    changes = {"outcome": Outcome.WARN} if few else {}
+    return check.model_copy(update=changes | {"sentence": told})
+
+
+def _new_data(served: Candidate, as_of: dt.date, limits: MonitorLimits) -> Check:
+    """Judge how much longer its data would be now: error falls as a power of their number."""
+    data = served.lineage["data"]
+    known, first = map(dt.date.fromisoformat, (data["as_of"], data["spans"]["train"][0][:10]))
+    later, span = (as_of - known).days, (known - first).days
+    said = f"{later} days since its data, which span {span}"
+    return judge("new_data", limits.new_data, later / span, said)
+
+
+def _refused(target: Target) -> list[Check]:
+    """Judge refused requests by the proxy's log: none of them is in the log of predictions."""
+    limits, path = target.project.gates.monitor, target.proxy.answers
+    since = time.time() - 86_400 * limits.window_days
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    logged = [json.loads(line) for line in lines if line.endswith(b"\n")]
+    refused = [400 <= one["status"] < 500 for one in logged if one["ts"] >= since]
+    if len(refused) < limits.requests.min:
+        return []
+    said = f"share of the newest {len(refused):,} requests that the service refused (4xx)"
+    return [judge("refused", limits.refused, sum(refused) / len(refused), said)]
+
+
+def _past(home: Path, as_of: dt.date, limits: MonitorLimits) -> list[list[Any]]:
+    """Return the rows of `COLUMNS` of all windows that were judged, the oldest first."""
+    days = [as_of - place * dt.timedelta(limits.window_days) for place in range(SHOWN, 0, -1)]
+    found = [home / f"{day}.json" for day in days]
+    verdicts = [Verdict.model_validate_json(one.read_bytes()) for one in found if one.exists()]
+    tables = [table for verdict in verdicts for table in verdict.tables]
+    return [row for table in tables if table.columns == COLUMNS for row in table.rows]
+
+
+def _charts(
+    rows: list[list[Any]], as_of: dt.date, past: float, limits: MonitorLimits
+) -> list[Chart]:
+    """Return how it went over the windows."""
+    known: dict[str, list[Any]] = {n: [row[at] for row in rows] for at, n in enumerate(COLUMNS)}
+    known |= {"at training": [past] * len(rows), "limit": [limits.feature_drift.max] * len(rows)}
+    drawn = {
+        "ROC AUC": ("ROC AUC", "at training"),
+        "Share of positives and mean score": ("share positive", "mean score"),
+        "Largest drift, times the usual": ("feature drift", "prediction drift", "limit"),
+        "Rows": ("rows", "of this release", "labelled"),
+    }
+    x = [float((dt.date.fromisoformat(day) - as_of).days) for day in known["window"]]
+    label = f"window, by days before {as_of}"
+    return [
+        Chart(title=title, x=x, series={name: known[name] for name in names}, x_label=label)
+        for title, names in drawn.items()
+    ]
+
+
+def _write(
+    target: Target, served: Candidate, verdict: Verdict, decision: Decision, as_of: dt.date
+) -> None:
+    """Write the page, its texts, and last the decision."""
+    folder, lineage = target.folder / GATE, served.lineage
+    report = Report(
+        project=f"{target.project.about['name']}, {target.name}",
+        subject=served.digest,
+        event="monitoring",
+        verdicts=[verdict],
+        commit=lineage["commit"] or "",
+        data=lineage["data"] | {"snapshot": lineage["snapshot"]},
+        run=run_page(),
+        decision=f"Decision as of {as_of}: {decision.decision}",
+    )
+    write_pages(folder, report)
+    found = {"decision": decision.decision, "reason": decision.reason, "because": decision.because}
+    found |= {"as_of": str(as_of), "digest": served.digest}
+    files.write_json(folder / "decision.json", found)

@@ -1,0 +1,202 @@
+"""Windows of what a release was asked: each judged as training data are, and kept by its content.
+
+Structure and shares are those of the data contract, with some slack; scale and drift are compared
+with parts of the training span as long as a window.
+"""
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from model_delivery import files
+from model_delivery.bundle.candidate import Candidate
+from model_delivery.contract.limits import MonitorLimits
+from model_delivery.contract.settings import Column, DataContract
+from model_delivery.gates import judge, limits_hash
+from model_delivery.gates.data import judge_scale
+from model_delivery.gates.deepchecks import ask, judge_findings, request_of
+from model_delivery.project import Project
+from model_delivery.protocols import Floats
+from model_delivery.report.verdict import Check, Outcome, Table, Verdict, fixed
+from model_delivery.rollout.target import Target
+from model_delivery.training.check import check_content, check_structure
+from model_delivery.training.scores import SCORE, roc_auc
+from model_delivery.watch.rows import join_labels, read_labels, read_log
+
+GATE, DRIFT, DRIFTS = "monitor", "FeatureDrift", ("feature_drift", "prediction_drift")
+AT_ONCE = ("columns", "types", "predictions")
+"""Checks of which the newest window is enough: no odd day is behind them."""
+SHOWN = 26  # windows on a page, those of earlier runs too
+COLUMNS = ["window", "rows", "of this release", "labelled", "share positive", "mean score"]
+COLUMNS += ["ROC AUC", "feature drift", "prediction drift"]
+
+
+@dataclass(frozen=True)
+class Window:
+    """Days from `start`: a release's n rows, what came true of each, and how many rows of any.
+
+    `truth`, shape (n,), is 0, 1, or not-a-number where it is not known.
+    """
+
+    start: dt.date
+    rows: pa.Table
+    truth: Floats
+    requests: int
+
+    def labelled(self) -> tuple[pa.Table, Floats]:
+        """Return the rows whose label is known, and the labels."""
+        known = np.isfinite(self.truth)
+        return self.rows.filter(pa.array(known)), self.truth[known]
+
+    def summary(self, checks: Sequence[Check], fewest: float) -> Table:
+        """Return one row of `COLUMNS`, for the page and for those of later runs."""
+        values, (rows, labels) = {check.name: check.value for check in checks}, self.labelled()
+        row: list[Any] = [str(self.start), self.requests, len(self.rows), len(labels)]
+        if len(labels) >= fewest and "predictions" in values:
+            scores = rows.column(SCORE).to_numpy()
+            row += [labels.mean().item(), scores.mean().item()]
+            row.append(roc_auc(labels, scores, np.ones(len(labels))))
+        else:
+            row += [None, None, None]
+        row += [values.get(name) for name in DRIFTS]
+        return Table(title="Windows", columns=COLUMNS, rows=[row])
+
+
+def read_windows(
+    target: Target, served: Candidate, as_of: dt.date
+) -> tuple[list[Window], list[Check]]:
+    """Return the windows that end at a day, the oldest first, and what log and labels tell."""
+    project, limits = target.project, target.project.gates.monitor
+    days = dt.timedelta(limits.window_days)
+    starts = [as_of - place * days for place in range(limits.windows, 0, -1)]
+    index = target.folder / GATE / "segments.json"
+    rows, at, times, found = read_log(project, target.log, served.digest, (starts[0], as_of), index)
+    labels, checks = read_labels(project, starts[0], as_of)
+    truth, unknown = join_labels(project.contract, rows, labels)
+    outcome = Outcome.WARN if found["unreadable"] else Outcome.PASS
+    counts = found | {"labels of no row": unknown}
+    said = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    log = Check(name="log", outcome=outcome, sentence=f"{len(rows):,} rows of this release; {said}")
+    old = at < np.datetime64(starts[-1])
+    broken = {check.name for check in checks if check.outcome is not Outcome.PASS}
+    if old.any() and broken <= {"label conflicts"}:
+        share = float(np.isfinite(truth[old]).mean())
+        said = f"share of {old.sum():,} rows before {starts[-1]} whose label arrived"
+        checks.append(judge("labels", limits.labels, share, said))
+    windows = list[Window]()
+    for start in starts:
+        ends = np.datetime64(start), np.datetime64(start + days)
+        own, every = ((where >= ends[0]) & (where < ends[1]) for where in (at, times))
+        windows.append(Window(start, rows.filter(pa.array(own)), truth[own], int(every.sum())))
+    return windows, [log, *checks]
+
+
+def judge_windows(
+    project: Project, home: Path, served: Candidate, windows: Sequence[Window]
+) -> list[Verdict]:
+    """Return a verdict on each window; Deepchecks is asked once, of all new ones that are sound.
+
+    What lies in `home` by a window's first day is used again while rows, release and limits are
+    the same; it is only a cache.
+    """
+    found, new, train = list[Verdict](), list[int](), served.rows("train")
+    with files.temporary_folder(home) as folder:
+        paths = [folder / f"{window.start}.parquet" for window in windows]
+        for window, path in zip(windows, paths, strict=True):
+            pq.write_table(window.rows, path)
+            facts = files.sha256_file(path), window.requests, served.digest
+            key = files.sha256_json([facts, limits_hash(project, GATE)])
+            kept = home / f"{window.start}.json"
+            known = Verdict.model_validate_json(kept.read_bytes()) if kept.exists() else None
+            if known is None or known.limits != key or known.outcome is Outcome.INCONCLUSIVE:
+                checks = judge_rows(project, train, window)
+                known = Verdict(gate=GATE, subject=served.digest, limits=key, checks=checks)
+                good = all(check.outcome is Outcome.PASS for check in checks[1:])
+                new += [len(found)] if readable(known) and good else []
+            found.append(known)
+        drifts = judge_drifts(project, served, [paths[place] for place in new])
+    for place, checks in zip(new, drifts, strict=True):
+        found[place] = found[place].model_copy(update={"checks": found[place].checks + checks})
+    fewest = project.gates.monitor.requests.min
+    for place, (window, one) in enumerate(zip(windows, found, strict=True)):
+        found[place] = one.model_copy(update={"tables": [window.summary(one.checks, fewest)]})
+        files.write_atomic(home / f"{window.start}.json", found[place].model_dump_json(indent=1))
+    return found
+
+
+def readable(window: Verdict) -> bool:
+    """Return whether a window had enough rows of the release, of the right structure."""
+    return any(check.name == "predictions" for check in window.checks)
+
+
+def judge_rows(project: Project, train: pa.Table, window: Window) -> list[Check]:
+    """Judge a window's rows without Deepchecks, as far as they can be read; `requests` is first."""
+    limits, contract = project.gates.monitor, logged_part(project)
+    checks = [judge("requests", limits.requests, window.requests, f"rows since {window.start}")]
+    if len(window.rows) < limits.requests.min:
+        return checks
+    loose = logged_part(project, limits.slack)
+    gone = {SCORE, *project.delivery.log.hashed}
+    for name in window.rows.column_names:  # of nothing but null: as good as not there
+        bare = name not in loose.columns or loose.columns[name].missing < 1
+        gone |= {name} if bare and not pc.count(window.rows.column(name)).as_py() else set()
+    rows = window.rows.select([name for name in window.rows.column_names if name not in gone])
+    checks += check_structure(rows, contract)[:2]
+    if any(check.outcome is not Outcome.PASS for check in checks[1:]):
+        return checks
+    scores = window.rows.column(SCORE).to_numpy()
+    low, high = float(np.min(scores)), float(np.max(scores))
+    said = f"scores of {len(rows):,} rows from {low:.4f} to {high:.4f}"
+    checks += check_content(rows, loose)[:2]  # a row may be asked for twice
+    checks.append(judge_scale(contract, limits.scale, train, rows, limits.window_days))
+    return [*checks, fixed("predictions", 0 <= low < high <= 1, said)]
+
+
+def logged_part(project: Project, slack: float = 0.0) -> DataContract:
+    """Return the contract of what the log holds as it was asked: nothing private or hashed."""
+    contract, log, kept = project.contract, project.delivery.log, dict[str, Column]()
+    for name, spec in contract.columns.items():
+        if name not in {contract.target, *log.private, *log.hashed}:
+            more = {kind: min(1.0, getattr(spec, kind) + slack) for kind in ("missing", "outside")}
+            kept[name] = spec.model_copy(update=more)
+    key = [name for name in contract.key if name in kept]
+    return contract.model_copy(update={"columns": kept, "key": key})
+
+
+def judge_drifts(project: Project, served: Candidate, paths: Sequence[Path]) -> list[list[Check]]:
+    """Judge the drift of features and predictions in files of rows; Deepchecks is asked once."""
+    limits, kept = project.gates.monitor, logged_part(project).columns
+    request = request_of(project, "data", served, limits.window_days) | {"label": None}
+    request |= {"suite": GATE, "checks": [DRIFT], "tests": [str(path) for path in paths]}
+    for kind in ("numeric", "categorical"):
+        request[kind] = [name for name in request[kind] if name in kept]
+    request["numeric"].append(SCORE)  # a drift is measured alike, whatever drifts
+    checks = list[list[Check]]()
+    for found in ask(project.work / "deepchecks", request) if paths else []:
+        silent = {said: value for said, value in found[DRIFT].items() if said[0] != "`"}
+        own = {s: value for s, value in found[DRIFT].items() if s.startswith(f"`{SCORE}`")}
+        other = {said: value for said, value in found[DRIFT].items() if said not in own}
+        drifts = zip(DRIFTS, (other, own or silent), strict=True)
+        checks.append([judge_findings(n, getattr(limits, n), said) for n, said in drifts])
+    return checks
+
+
+def combined(name: str, windows: Sequence[Verdict], limits: MonitorLimits) -> Check:
+    """Return what a check says of all windows: in fewer than `needed` it is only a warning."""
+    found = [check for window in windows for check in window.checks if check.name == name]
+    broken = [check for check in found if check.outcome is not Outcome.PASS]
+    if not broken:
+        return found[-1]
+    last = broken[-1]
+    counts = len(broken) >= limits.needed or last.outcome is Outcome.INCONCLUSIVE
+    counts |= name in AT_ONCE and last in windows[-1].checks
+    said = f"in {len(broken)} of {len(found)} windows: {last.sentence}"
+    outcome = last.outcome if counts else Outcome.WARN
+    return last.model_copy(update={"outcome": outcome, "sentence": said})

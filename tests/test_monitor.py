@@ -1,0 +1,67 @@
+"""`ml monitor` on real months: clean ones are left alone, each seeded change has one decision."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.baking import BakedProject
+
+MONTHS = Path(__file__).parent / "monitor" / "months.py"
+QUIET = {"ok", "watch"}
+DECISIONS = {
+    "scale": "stop",
+    "carrier": "retrain",
+    "flipped": "retrain",
+    "missing": "stop",
+    "renamed": "stop",
+    "constant": "rollback",
+    "alone": "stop",
+    "silent": "watch",
+    "unlabelled": "watch",
+    "bad": "rollback",
+}
+"""By change what must follow; `alone` is `constant` with no earlier release to go back to."""
+CLEAN = [f"clean {seed}" for seed in range(20)]
+
+
+def decided(project: BakedProject, *months: str) -> dict[str, dict[str, Any]]:
+    """Return what is decided after months."""
+    command = ("uv", "run", "python", str(MONTHS), json.dumps(months))
+    found: dict[str, dict[str, Any]] = json.loads(project.run(*command).stdout)
+    return found
+
+
+@pytest.fixture(scope="module")
+def decisions(trained: BakedProject) -> dict[str, dict[str, Any]]:
+    """Return what is decided after each seeded change, and after two clean months."""
+    return decided(trained, *DECISIONS, *CLEAN[:2])
+
+
+@pytest.mark.parametrize("change", DECISIONS)
+def test_a_seeded_change_has_its_one_decision(
+    decisions: dict[str, dict[str, Any]], change: str
+) -> None:
+    found = decisions[change]
+    assert found["decision"] == DECISIONS[change], found
+    assert found["reason"]
+
+
+@pytest.mark.parametrize("month", CLEAN[:2])
+def test_a_clean_month_is_left_alone(decisions: dict[str, dict[str, Any]], month: str) -> None:
+    assert decisions[month]["decision"] in QUIET, decisions[month]
+
+
+@pytest.mark.exhaustive
+def test_twenty_clean_months_are_left_alone(trained: BakedProject) -> None:
+    found = decided(trained, *CLEAN)
+    assert len(found) == 20
+    assert {one["decision"] for one in found.values()} <= QUIET, found
+
+
+def test_nothing_deployed_is_neutral(trained: BakedProject) -> None:
+    done = trained.ml("monitor", "--in", "test")
+    assert "nothing deployed, nothing watched" in done.stdout
