@@ -311,10 +311,11 @@ def test_without_a_champion_or_a_repository_there_is_nothing_to_train_again(
     project = Project(tmp_path / "plain")
     shutil.copytree(HERE.root / "config", project.root / "config")
     with pytest.raises(UserError, match="production has no release to train again; deliver one"):
-        ask(project)
+        ask(project, because="person")
+    assert "deliver one" in ask(project, because="schedule").sentence  # no failure each week
     tell(project, event(type="promoted", environment="staging", commit="d" * 40))
     with pytest.raises(UserError, match="production has no release"):
-        ask(project)
+        ask(project, because="drift")
     tell(project, event(type="promoted", environment="production", commit="d" * 40))
     with pytest.raises(UserError, match="is not in this clone"):
         ask(project)

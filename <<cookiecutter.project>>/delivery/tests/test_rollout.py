@@ -371,6 +371,10 @@ def test_data_older_than_the_champions_is_refused(project: Project, a: Candidate
     older = make_candidate(project, "b", against=a, as_of="2013-07-01")
     with pytest.raises(UserError, match="ml ship --as-of 2013-08-01"):
         deploy(project, older)
+    staging = Target(project, "staging")  # what came as far as staging holds up no delivery
+    for candidate in (make_candidate(project, "c", against=a, as_of="2013-09-01"), a):
+        assert host.deploy(staging, recorded(project, candidate)).outcome is Outcome.PASS
+    host.stop(staging)
 
 
 def test_a_stranger_on_the_port_changes_nothing(project: Project, tmp_path: Path) -> None:

@@ -86,7 +86,8 @@ def admit(target: Target, goal: Event, trigger: Trigger) -> None:
         again = "train another candidate, or name its release in `ml rollback`"
         raise UserError(f"{name} was rolled back at {current.time}: {again}")
     current = current or newest(event_log(target.project).events(), environment=target.name)
-    if current and goal.as_of < current.as_of:
+    production = target.name == "production"  # staging may have seen a retraining that failed since
+    if production and current and goal.as_of < current.as_of:
         than = f"that of {current.release} ({current.as_of}); run `ml ship --as-of {current.as_of}`"
         raise UserError(f"{name}: its data ends {goal.as_of}, before {than}")
     for gate in GATES:
@@ -97,7 +98,7 @@ def admit(target: Target, goal: Event, trigger: Trigger) -> None:
         if not allows_promotion(outcome, trigger):
             raise UserError(f"gate {gate} says {outcome} of {name}: nothing was deployed")
     beside = current.digest if current else None
-    if target.name == "production" and beside not in (goal.against, goal.digest):
+    if production and beside not in (goal.against, goal.digest):
         names = " and ".join(COMPARED)
         why = "they judged beside another champion than is served"
         raise UserError(f"gates {names}: {why}; run `ml ship`, or the workflow again")

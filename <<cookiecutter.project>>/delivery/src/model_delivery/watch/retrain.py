@@ -52,7 +52,10 @@ def retrain(
         events = event_log(project).events()
         champion = newest(events, environment="production")
         if champion is None:
-            raise UserError("production has no release to train again; deliver one by `ml ship`")
+            lacks = "production has no release to train again; deliver one by `ml ship`"
+            if because == "schedule":  # in a new project no issue each week
+                return Done(0, lacks)
+            raise UserError(lacks)
         day = as_of or first_unknown_day()
         if str(day) <= champion.as_of:
             return Done(0, f"no new data as of {day}: {champion.release} is of {champion.as_of}")
