@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,8 +15,9 @@ from typing import Any
 import pytest
 
 from tests.baking import BakedProject, environment, free_port
+from tests.canary.traffic import Traffic, asking, failed, processes_of, supervisors
 
-HERE = Path(__file__).parent / "canary"
+CHALLENGER = Path(__file__).parent / "bench" / "challenger.py"
 RATE = 100
 WORST = 0.1 * RATE * 2 * 5
 """Weight times rate times a first step's longest time: what a bad release may cost."""
@@ -50,25 +50,12 @@ class Scene:
 
     def challenger(self, fault: str, seed: str) -> str:
         """Make a release the current candidate; return its digest."""
-        script = str(HERE.with_name("bench") / "challenger.py")
-        return self.project.run("uv", "run", "python", script, fault, seed).stdout
+        return self.project.run("uv", "run", "python", str(CHALLENGER), fault, seed).stdout
 
     def state(self) -> dict[str, Any]:
         """Return production's own record."""
         found: dict[str, Any] = json.loads(self.project.text(".ml/production/state.json"))
         return found
-
-
-@dataclass(frozen=True)
-class Traffic:
-    """Constant requests from a process of its own, and what it got."""
-
-    file: Path
-
-    def answers(self) -> list[dict[str, Any]]:
-        """Return the answers so far."""
-        lines = self.file.read_text().splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 @pytest.fixture(scope="module")
@@ -88,37 +75,10 @@ def scene(trained: BakedProject, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest.fixture
 def traffic(scene: Scene, tmp_path: Path) -> Iterator[Traffic]:
-    found = Traffic(tmp_path / "answers.jsonl")
     bodies = scene.project.path / ".ml" / "bodies.json"
-    words = [str(HERE / "client.py"), str(scene.port), str(RATE), str(bodies), str(found.file)]
-    client = subprocess.Popen([sys.executable, *words], env=environment())
-    time.sleep(1)
-    yield found
-    client.kill()
-    client.wait()
-
-
-def failed(answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the requests that a client would call failed."""
-    return [answer for answer in answers if answer["status"] != 200]
-
-
-def having(*marks: bytes) -> list[int]:
-    """Return the processes in whose environment all of these stand."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            own = (folder / "environ").read_bytes()
-        except OSError:
-            continue
-        if all(mark in own for mark in marks):
-            found.append(int(folder.name))
-    return found
-
-
-def processes_of(scene: Scene, digest: str) -> list[int]:
-    """Return the processes of a release's service."""
-    return having(f"services/{digest[:12]}-".encode(), os.fsencode(scene.project.path))
+    with asking(scene.port, RATE, bodies, tmp_path / "answers.jsonl") as found:
+        time.sleep(1)
+        yield found
 
 
 def deploying(scene: Scene) -> subprocess.Popen[str]:
@@ -176,7 +136,7 @@ def test_a_bad_release_is_rolled_back(
     if fault == "kill":
         wait_for_canary(scene, bad)
         time.sleep(1)
-        for process in processes_of(scene, bad):
+        for process in processes_of(scene.project.path, bad):
             os.kill(process, signal.SIGKILL)
         killed = time.time()
     said = deploy.communicate(timeout=120)[0]
@@ -199,7 +159,7 @@ def test_a_bad_release_is_rolled_back(
     assert (last["type"], last["digest"], last["previous"]) == ("rolled_back", champion, bad)
     print(last["reason"])
     assert last["reason"].startswith(check), last["reason"]
-    assert processes_of(scene, bad) == []
+    assert processes_of(scene.project.path, bad) == []
 
 
 AGAIN = [*range(2), *(pytest.param(n, marks=pytest.mark.exhaustive) for n in range(2, 20))]
@@ -269,8 +229,7 @@ def test_a_killed_supervisor_leaves_the_champion_and_a_rerun_converges(
     good = scene.challenger("none", f"killed supervisor {time.time()}")
     deploy = deploying(scene)
     wait_for_canary(scene, good)
-    mark = os.fsencode(scene.project.path / ".ml" / "production" / "supervisor")
-    for process in having(mark):
+    for process in supervisors(scene.project.path):
         os.kill(process, signal.SIGKILL)
     assert deploy.wait(timeout=30) == 2
     time.sleep(2)

@@ -3,12 +3,14 @@
     python client.py PORT RATE BODIES ANSWERS
 
 Requests are sent when they are due, whatever became of the earlier ones. Connections are kept
-alive, and one that the other side has closed is not used again, as HTTP/1.1 asks.
+alive, and one that the other side has closed is not used again, as HTTP/1.1 asks. A file of bodies
+that is replaced meanwhile is read anew: time goes on for a client, too.
 """
 
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import queue
 import select
@@ -24,9 +26,9 @@ WORKERS = 40
 class Client:
     """Workers that take due requests from a queue."""
 
-    def __init__(self, port: int, bodies: list[str], out: TextIO) -> None:
-        self.port, self.bodies, self.out = port, bodies, out
-        self.due: queue.Queue[int] = queue.Queue()
+    def __init__(self, port: int, out: TextIO) -> None:
+        self.port, self.out = port, out
+        self.due: queue.Queue[str] = queue.Queue()
         for _ in range(WORKERS):
             threading.Thread(target=self.work, daemon=True).start()
 
@@ -34,13 +36,12 @@ class Client:
         """Send what is due, and write a line for each."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         while True:
-            number = self.due.get()
+            body = self.due.get()
             if connection.sock and select.select([connection.sock], [], [], 0)[0]:
                 connection.close()  # the other side has closed it
             start = time.time()
             found: dict[str, Any] = {"start": start}
             try:
-                body = self.bodies[number % len(self.bodies)]
                 kind = {"content-type": "application/json"}
                 connection.request("POST", "/predict", body, kind)
                 answer = connection.getresponse()
@@ -58,13 +59,13 @@ class Client:
 def main(port: str, rate: str, bodies: str, answers: str) -> None:
     """Ask until killed."""
     with Path(answers).open("w", buffering=1, encoding="utf-8") as out:
-        client = Client(int(port), json.loads(Path(bodies).read_text()), out)
-        start = time.monotonic()
-        number = 0
-        while True:
+        client, start = Client(int(port), out), time.monotonic()
+        waiting, read = iter(list[str]()), 0
+        for number in itertools.count():
             time.sleep(max(0.0, start + number / float(rate) - time.monotonic()))
-            client.due.put(number)
-            number += 1
+            if (written := Path(bodies).stat().st_mtime_ns) != read:
+                waiting, read = itertools.cycle(json.loads(Path(bodies).read_text())), written
+            client.due.put(next(waiting))
 
 
 if __name__ == "__main__":
