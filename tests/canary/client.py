@@ -16,15 +16,22 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol
 
 WORKERS = 40
+
+
+class Lines(Protocol):
+    """What takes a line of JSON for each answer."""
+
+    def write(self, line: str, /) -> object:
+        """Take one."""
 
 
 class Client:
     """Workers that take due requests from a queue."""
 
-    def __init__(self, port: int, bodies: list[str], out: TextIO) -> None:
+    def __init__(self, port: int, bodies: list[str], out: Lines) -> None:
         self.port, self.bodies, self.out = port, bodies, out
         self.due: queue.Queue[int] = queue.Queue()
         for _ in range(WORKERS):
@@ -38,7 +45,7 @@ class Client:
             if connection.sock and select.select([connection.sock], [], [], 0)[0]:
                 connection.close()  # the other side has closed it
             start = time.time()
-            found: dict[str, Any] = {"start": start}
+            found: dict[str, Any] = {"number": number, "start": start}
             try:
                 body = self.bodies[number % len(self.bodies)]
                 kind = {"content-type": "application/json"}
