@@ -125,7 +125,6 @@ class Replay:
             {
                 "month": month,
                 "release": self.release()["release"],
-                "failed": asking.failed,
                 "http": asking.asked,
                 "drift": drift(json.loads((monitor / "report.json").read_text())),
                 "code": code,
@@ -133,7 +132,8 @@ class Replay:
                 **{name: decided.get(name, "") for name in ("decision", "reason", "because")},
             }
         )
-        self.say(f"{month}: {decided['decision']}, {decided['reason']}")
+        failed = f"{asking.asked:,} by HTTP, {asking.failed} failed"
+        self.say(f"{month}: {failed}; {decided['decision']}, {decided['reason']}")
 
     def retrain(self, asking: Asking, day: str) -> None:
         """Retrain because the month before says so, while the first flights of the new one ask."""
@@ -153,7 +153,7 @@ class Replay:
         measured = json.loads((self.rows / "measured.json").read_text())
         for month in self.months:
             curves = measured[month["month"]]
-            month |= {name: curves.pop(name) for name in ("asked", "logged")}
+            month |= {name: curves.pop(name) for name in ("asked", "failed", "logged")}
             month["curves"] = curves
         minutes = (time.monotonic() - self.started) / 60
         found = {"months": self.months, "minutes": minutes, "gigabytes": gigabytes}

@@ -106,7 +106,9 @@ def measure(folder: str, log: str) -> None:
             scores[int(number)] = score
         batch = pd.read_parquet(place / f"{month}-output.parquet")
         joined = rows[key].merge(batch[[*key, "score"]], on=key, how="left")["score"].to_numpy()
-        names["delivered"] = metrics(rows, np.where(np.isfinite(scores), scores, joined))
+        scores = np.where(np.isfinite(scores), scores, joined)
+        names["delivered"] = metrics(rows, scores)
+        names["asked"], names["failed"] = len(rows), int(np.isnan(scores).sum())
         names["logged"] = int((lines["month"] == month).sum())
     (place / "measured.json").write_text(json.dumps(found))
 

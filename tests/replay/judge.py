@@ -54,9 +54,9 @@ def figures(record: dict[str, Any]) -> list[Figure]:
             note=f"{auc['delivered']:.4f} and {auc['monthly']:.4f}, {said}",
         ),
         Figure(
-            "retrainings, to one a month",
-            len(tried) / CHANCES,
-            most=2 / 3,
+            f"retrainings, where monthly ones are {CHANCES}",
+            len(tried),
+            most=CHANCES * 2 // 3,
             note=f"after {', '.join(tried) or 'no month'}; refused ones count",
         ),
         Figure(
@@ -65,7 +65,7 @@ def figures(record: dict[str, Any]) -> list[Figure]:
             most=0,
             note=", ".join(alarms) or "the year is as it was: each would be a false alarm",
         ),
-        Figure("failed requests", sum(month["failed"] for month in months), most=0),
+        Figure("flights without an answer", sum(month["failed"] for month in months), most=0),
         Figure("flights not in the log once", unlogged, most=0),
         Figure("time", record["minutes"], most=12, unit="min"),
         Figure("memory of all processes together", record["gigabytes"], most=3, unit="GB"),

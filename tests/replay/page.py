@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from html import escape
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,13 @@ from tests.bench.figures import Figure
 from tests.replay import settings
 from tests.replay.judge import mean
 
-WIDTH, LEFT, RIGHT = 1040, 56, 118
+WIDTH, LEFT, RIGHT = 1040, 56, 162
 CURVES = {
     "delivered": "as delivered",
     "monthly": "retrained monthly",
     "frozen": "frozen after January",
 }
-WORDS = {"promoted": "new champion", "refused": "refused", "": ""}
+STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 STYLE = """
 :root { color-scheme: light; --ink: #1c2127; --soft: #59626d; --rule: #dcd8cf; --pass: #17703f;
   --stop: #b3221b; --delivered: #1f5fa8; --monthly: #c05a12; --frozen: #6d7682; --drift: #178074; }
@@ -34,7 +35,8 @@ svg { display: block; width: 100%; height: auto; background: #fff; border: 1px s
 text { font: 12px system-ui, "Liberation Sans", sans-serif; fill: var(--soft); }
 text.end { font-weight: 600; fill: var(--c); } text.event { font-weight: 600; fill: var(--c); }
 .grid { stroke: var(--rule); } .event path { stroke: var(--c); stroke-dasharray: 3 3; }
-.curve path { fill: none; stroke: var(--c); stroke-width: 2.2; } .curve circle { fill: var(--c); }
+.curve path { fill: none; stroke: var(--c); stroke-width: 2; } .curve circle { fill: var(--c); }
+.delivered path { stroke-width: 3; opacity: 0.8; }
 .monthly path { stroke-dasharray: 7 3; } .frozen path { stroke-dasharray: 2 3; }
 .delivered { --c: var(--delivered); } .monthly { --c: var(--monthly); }
 .frozen { --c: var(--frozen); } .drift { --c: var(--drift); }
@@ -43,7 +45,7 @@ rect { fill: var(--c); } table { border-collapse: collapse; width: 100%; font-si
   font-variant-numeric: tabular-nums; margin-top: 4px; }
 td, th { text-align: left; vertical-align: top; padding: 4px 12px 4px 0;
   border-bottom: 1px solid var(--rule); } th { color: var(--soft); font-weight: 500; }
-.n { text-align: right; } b { color: var(--c, inherit); } code { font-size: 12px; }
+td:first-child { white-space: nowrap; } b { color: var(--c, inherit); } code { font-size: 12px; }
 """
 
 
@@ -67,13 +69,15 @@ class Axes:
         share = (value - self.low) / (self.high - self.low)
         return round(self.height - 28 - share * (self.height - 56), 1)
 
-    def frame(self, months: Sequence[str], lines: int = 4) -> str:
-        """Return lines of equal value, and the months' names."""
-        steps = [self.low + (self.high - self.low) * (i + 0.5) / lines for i in range(lines)]
+    def frame(self, months: Sequence[str]) -> str:
+        """Return lines at three to six round values, and the months' names."""
+        span = self.high - self.low
+        step = next((one for one in STEPS if span / one < 6), span)
+        values = [i * step for i in range(ceil(self.low / step), int(self.high / step) + 1)]
         parts = [
             f'<path class="grid" d="M{LEFT} {self.y(v)}H{WIDTH - RIGHT}"/>'
-            f'<text x="{LEFT - 8}" y="{self.y(v) + 4}" text-anchor="end">{v:.2f}</text>'
-            for v in steps
+            f'<text x="{LEFT - 8}" y="{self.y(v) + 4}" text-anchor="end">{v:.4g}</text>'
+            for v in values
         ]
         parts += [
             f'<text x="{self.x(i + 0.5)}" y="{self.height - 8}" text-anchor="middle">{month}</text>'
@@ -89,7 +93,7 @@ def metric(months: Sequence[dict[str, Any]], name: str, height: int, zero: bool 
     axes = Axes(len(months), known, height, zero)
     parts = [axes.frame([month["month"] for month in months]), events(months, axes)]
     ends = []
-    for curve, values in series.items():
+    for curve, values in reversed(series.items()):  # the delivered one lies on top
         points = [(axes.x(i + 0.5), axes.y(v)) for i, v in enumerate(values) if v is not None]
         line = "L".join(f"{x} {y}" for x, y in points)
         dots = "".join(f'<circle cx="{x}" cy="{y}" r="3"/>' for x, y in points)
@@ -109,7 +113,7 @@ def events(months: Sequence[dict[str, Any]], axes: Axes) -> str:
     for place, month in enumerate(months, 1):
         if word := month["retraining"]:
             x = axes.x(place)
-            text = f'<text class="event" x="{x}" y="15" text-anchor="middle">{WORDS[word]}</text>'
+            text = f'<text class="event" x="{x}" y="15" text-anchor="middle">{word}</text>'
             parts.append(
                 f'<g class="event {word}"><path d="M{x} 20V{axes.height - 28}"/>{text}</g>'
             )
@@ -120,7 +124,7 @@ def drifts(months: Sequence[dict[str, Any]], height: int = 130) -> str:
     """Return a bar for each month's largest drift."""
     known = [month["drift"] for month in months if month["drift"] is not None]
     axes = Axes(len(months), [*known, 1.0], height, zero=True)
-    parts = [axes.frame([month["month"] for month in months], 3), events(months, axes)]
+    parts = [axes.frame([month["month"] for month in months]), events(months, axes)]
     for place, month in enumerate(months):
         if (value := month["drift"]) is not None:
             x, y, wide = axes.x(place + 0.3), axes.y(value), round(axes.band * 0.4, 1)
@@ -166,10 +170,9 @@ def by_month(months: Sequence[dict[str, Any]]) -> str:
     lines = []
     for month in months:
         aucs = [number(month["curves"][curve]["auc"]) for curve in CURVES]
-        done = {"": "", "promoted": "retrained, ", "refused": "retrained, "}[month["retraining"]]
         what = f"<b>{escape(month['decision'])}</b> {escape(month['reason'])}"
-        if done:
-            what += f' <b class="{month["retraining"]}">{done}{WORDS[month["retraining"]]}</b>'
+        if word := month["retraining"]:
+            what += f' <b class="{word}">retrained: {word}</b>'
         asked = f"{month['asked']:,} ({month['http']:,} by HTTP)"
         about = [month["month"], asked, escape(month["release"])]
         lines.append([*about, *aucs, number(month["drift"], ".1f"), what])
@@ -213,6 +216,6 @@ def picture(html: Path) -> str:
         return "no picture: it needs Chromium"
     png = html.with_suffix(".png")
     options = ["--headless", "--no-sandbox", "--hide-scrollbars", "--force-device-scale-factor=1.5"]
-    shot = [f"--screenshot={png}", "--window-size=1088,960", html.resolve().as_uri()]
+    shot = [f"--screenshot={png}", "--window-size=1088,1010", html.resolve().as_uri()]
     subprocess.run([browser, *options, *shot], capture_output=True, check=True, timeout=60)
     return str(png)
