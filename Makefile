@@ -7,7 +7,7 @@ TEST := $(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test test-all test-newest bench drill lint
+.PHONY: help demo demo-down test test-all test-newest bench drill replay lint
 
 help: ## Say what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -32,6 +32,9 @@ bench: ## Measure a generated project against its bars (minutes; wants a quiet m
 
 drill: ## Let a model live its whole life here, while clients ask all the time (minutes): a table and a page
 	@$(RUN) python -m tests.drill
+
+replay: ## Live through 2013 month by month: ask, label, watch, retrain (minutes; demo/replay)
+	@$(RUN) python -m tests.replay
 
 lint: ## Format and types of the template's own code
 	@$(RUN) ruff format --check

@@ -18,17 +18,24 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol
 
 WORKERS = 40
+
+
+class Lines(Protocol):
+    """What takes a line of JSON for each answer."""
+
+    def write(self, line: str, /) -> object:
+        """Take one."""
 
 
 class Client:
     """Workers that take due requests from a queue."""
 
-    def __init__(self, port: int, out: TextIO) -> None:
+    def __init__(self, port: int, out: Lines) -> None:
         self.port, self.out = port, out
-        self.due: queue.Queue[str] = queue.Queue()
+        self.due: queue.Queue[tuple[int, str]] = queue.Queue()
         for _ in range(WORKERS):
             threading.Thread(target=self.work, daemon=True).start()
 
@@ -36,11 +43,11 @@ class Client:
         """Send what is due, and write a line for each."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         while True:
-            body = self.due.get()
+            number, body = self.due.get()
             if connection.sock and select.select([connection.sock], [], [], 0)[0]:
                 connection.close()  # the other side has closed it
             start = time.time()
-            found: dict[str, Any] = {"start": start}
+            found: dict[str, Any] = {"number": number, "start": start}
             try:
                 kind = {"content-type": "application/json"}
                 connection.request("POST", "/predict", body, kind)
@@ -65,7 +72,7 @@ def main(port: str, rate: str, bodies: str, answers: str) -> None:
             time.sleep(max(0.0, start + number / float(rate) - time.monotonic()))
             if (written := Path(bodies).stat().st_mtime_ns) != read:
                 waiting, read = itertools.cycle(json.loads(Path(bodies).read_text())), written
-            client.due.put(next(waiting))
+            client.due.put((number, next(waiting)))
 
 
 if __name__ == "__main__":
