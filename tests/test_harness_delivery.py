@@ -212,7 +212,7 @@ def test_a_call_that_github_or_the_harness_cannot_carry_out_is_refused(
 
 
 def test_a_killed_job_is_cancelled_and_nothing_of_it_runs_on(repository: Repository) -> None:
-    killed = job(
+    killed = job(  # act has a second to read what was said before it is killed
         run("echo begun && sleep 1 && echo half > progress && sleep 60"),
         run("echo never"),
         timeout_minutes=5,

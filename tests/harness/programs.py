@@ -24,6 +24,10 @@ PASSED = (
 
 NO_LOGIN = '[url "file:///no-login/"]\n\tinsteadOf = https://github.com/\n'
 
+PYTHON3 = f"""#!/bin/sh
+exec '{PYTHON}' "$@"
+"""
+"""A script and no link: Python looks for its library beside the name it was called by."""
 BASH = """#!/bin/sh
 [ "$1" = --noprofile ] || exec /bin/bash "$@"
 /bin/bash "$@" || { code=$?; sleep 0.5; exit "$code"; }
@@ -62,13 +66,9 @@ def _install(machine: Path) -> None:
     (machine / "home" / ".gitconfig").write_text(NO_LOGIN)
     new = machine / "bin"
     new.mkdir()
-    # A script and no link: Python looks for its library beside the name it was called by.
-    python = new / "python3"
-    python.write_text(f"#!/bin/sh\nexec '{PYTHON}' \"$@\"\n")
-    python.chmod(0o755)
-    bash = new / "bash"
-    bash.write_text(BASH)
-    bash.chmod(0o755)
+    for name, text in {"python3": PYTHON3, "bash": BASH}.items():
+        (new / name).write_text(text)
+        (new / name).chmod(0o755)
     for name in ("uv", "uvx"):
         (new / name).symlink_to(seen(program(name)))
     standins.install(new)
