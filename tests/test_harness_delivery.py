@@ -14,7 +14,7 @@ from tests.harness.github import git
 from tests.small import LOGIN, Repository, called, checkout, job, run, workflow
 
 HOSTILE = "hostile/$(touch${IFS}touched)`id`'\"|&;%s"
-SHOW = run('printf "%s" "$GITHUB" > shown.json && cat shown.json', GITHUB="${{ toJSON(github) }}")
+SHOW = run('printf "%s\n" "$GITHUB" > shown.json && cat shown.json', GITHUB="${{ toJSON(github) }}")
 
 
 @pytest.fixture

@@ -24,16 +24,6 @@ PASSED = (
 
 NO_LOGIN = '[url "file:///no-login/"]\n\tinsteadOf = https://github.com/\n'
 
-PYTHON3 = f"""#!/bin/sh
-exec '{PYTHON}' "$@"
-"""
-"""A script and no link: Python looks for its library beside the name it was called by."""
-BASH = """#!/bin/sh
-[ "$1" = --noprofile ] || exec /bin/bash "$@"
-/bin/bash "$@" || { code=$?; sleep 0.5; exit "$code"; }
-"""
-"""act stops reading a step's terminal once it failed: its last words need a moment to get out."""
-
 _INSTALLING = threading.Lock()
 
 
@@ -54,7 +44,6 @@ def environment(machine: Path) -> dict[str, str]:
         "HOME": str(seen(machine / "home")),
         "LANG": "C.UTF-8",
         "TERM": "dumb",
-        "PAGER": "cat",  # act gives a job a terminal, which GitHub does not
         "UV_CACHE_DIR": str(seen(_uv_folder("cache"))),
         "UV_PYTHON_INSTALL_DIR": str(seen(_uv_folder("python"))),
     }
@@ -66,9 +55,10 @@ def _install(machine: Path) -> None:
     (machine / "home" / ".gitconfig").write_text(NO_LOGIN)
     new = machine / "bin"
     new.mkdir()
-    for name, text in {"python3": PYTHON3, "bash": BASH}.items():
-        (new / name).write_text(text)
-        (new / name).chmod(0o755)
+    # A script and no link: Python looks for its library beside the name it was called by.
+    python = new / "python3"
+    python.write_text(f"#!/bin/sh\nexec '{PYTHON}' \"$@\"\n")
+    python.chmod(0o755)
     for name in ("uv", "uvx"):
         (new / name).symlink_to(seen(program(name)))
     standins.install(new)
