@@ -14,7 +14,7 @@ from tests.harness.github import git
 from tests.small import LOGIN, Repository, called, checkout, job, run, workflow
 
 HOSTILE = "hostile/$(touch${IFS}touched)`id`'\"|&;%s"
-SHOW = run('printf "%s" "$GITHUB" > shown.json && cat shown.json', GITHUB="${{ toJSON(github) }}")
+SHOW = run('printf "%s\n" "$GITHUB" > shown.json && cat shown.json', GITHUB="${{ toJSON(github) }}")
 
 
 @pytest.fixture
@@ -257,7 +257,7 @@ def test_a_called_workflow_of_several_jobs_runs_each_of_them(repository: Reposit
 
 
 def test_a_killed_job_is_cancelled_and_nothing_of_it_runs_on(repository: Repository) -> None:
-    killed = job(
+    killed = job(  # act has a second to read what was said before it is killed
         run("echo begun && sleep 1 && echo half > progress && sleep 60"),
         run("echo never"),
         timeout_minutes=5,

@@ -75,6 +75,9 @@ def end(plan: _Plan) -> list[str]:
 def make_private(plan: _Plan) -> None:
     """Mount what only this machine sees."""
     mount("-t", "proc", "proc", "/proc")
+    # Without a terminal to give, which GitHub's runner has not either, act reads steps from pipes,
+    # to their end: of a terminal, under load, it loses a failing step's last words or waits on.
+    mount("--bind", "/dev/null", "/dev/ptmx")
     for hidden in plan["hidden"]:
         mount("--bind", plan["empty"], hidden)
     # The machine once more, writable, for what a job may write: its own folders and the download

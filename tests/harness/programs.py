@@ -24,12 +24,6 @@ PASSED = (
 
 NO_LOGIN = '[url "file:///no-login/"]\n\tinsteadOf = https://github.com/\n'
 
-BASH = """#!/bin/sh
-[ "$1" = --noprofile ] || exec /bin/bash "$@"
-/bin/bash "$@" || { code=$?; sleep 0.5; exit "$code"; }
-"""
-"""act stops reading a step's terminal once it failed: its last words need a moment to get out."""
-
 _INSTALLING = threading.Lock()
 
 
@@ -50,7 +44,6 @@ def environment(machine: Path) -> dict[str, str]:
         "HOME": str(seen(machine / "home")),
         "LANG": "C.UTF-8",
         "TERM": "dumb",
-        "PAGER": "cat",  # act gives a job a terminal, which GitHub does not
         "UV_CACHE_DIR": str(seen(_uv_folder("cache"))),
         "UV_PYTHON_INSTALL_DIR": str(seen(_uv_folder("python"))),
     }
@@ -66,9 +59,6 @@ def _install(machine: Path) -> None:
     python = new / "python3"
     python.write_text(f"#!/bin/sh\nexec '{PYTHON}' \"$@\"\n")
     python.chmod(0o755)
-    bash = new / "bash"
-    bash.write_text(BASH)
-    bash.chmod(0o755)
     for name in ("uv", "uvx"):
         (new / name).symlink_to(seen(program(name)))
     standins.install(new)
