@@ -180,8 +180,8 @@ def test_an_answer_without_a_score_and_none_at_all_are_failures() -> None:
 
 def test_the_largest_drift_of_a_report_is_told() -> None:
     checks = [
-        {"name": "FeatureDrift", "value": 1.5},
-        {"name": "PredictionDrift", "value": None},
+        {"name": "feature_drift", "value": 1.5},
+        {"name": "prediction_drift", "value": None},
         {"name": "roc_auc", "value": 9.0},
     ]
     assert drift({"verdicts": [{"checks": checks}]}) == 1.5

@@ -164,7 +164,7 @@ class Replay:
 def drift(report: dict[str, Any]) -> float | None:
     """Return the largest drift of a monitor's report, in multiples of the usual."""
     checks = [check for verdict in report["verdicts"] for check in verdict["checks"]]
-    values = [check["value"] for check in checks if check["name"].endswith("Drift")]
+    values = [check["value"] for check in checks if check["name"].endswith("_drift")]
     return max((value for value in values if isinstance(value, int | float)), default=None)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 JANUARY = "a model of 25 days of January is weak, and is the first that there is"
+YOUNG = "what is learned from two months answers otherwise than what is from January, as it should"
 QUICK = "a rollout takes seconds here"
 
 SETTINGS = (
@@ -19,6 +20,12 @@ SETTINGS = (
         "      - { weight: 0.5, seconds: 60 }\n",
         "      - { weight: 0.5, seconds: 5 }\n",
         QUICK,
+    ),
+    (
+        "delivery",
+        "  score_distance: { max: 0.25, outcome: stop }\n",
+        "  score_distance: { max: 0.6, outcome: stop }\n",
+        YOUNG,
     ),
 )
 """File of `config/`, what stands there, what shall stand there, and the reason."""
