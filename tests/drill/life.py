@@ -6,6 +6,7 @@ no switch for any of it.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -90,12 +91,22 @@ def renamed(drill: Drill) -> Done:
     return drill.ml("retrain", "--because", "data", "--as-of", NEXT, env=upstream)
 
 
+def retrained(drill: Drill) -> Done:
+    """Train again, for what monitoring has found."""
+    found = json.loads(drill.project.text(DECIDED))
+    return drill.ml("retrain", "--because", found["because"], "--as-of", AS_OF)
+
+
 PROMOTED, BACK = "promoted", "rolled_back"
+DECIDED = ".ml/production/monitor/decision.json"
 LIFE = (
     Event("first delivery", (PROMOTED, 0), lambda drill: drill.ml("ship")),
     Event("a better model, by canary", (PROMOTED, 0), better),
     Event("good offline, bad in production", (BACK, 20), bad, words="error_share"),
     Event("supervisor and candidate killed", ("interrupted", 2), killed, words='"interrupted'),
     Event("the same command again", (PROMOTED, 0), lambda drill: drill.ml("deploy")),
+    Event("drift and decay", ("retrain", 10), later, words="drift", decision=DECIDED),
+    Event("retrained, by canary", (PROMOTED, 0), retrained),
+    Event("a schema change upstream", ("stop", 20), renamed, words="distance"),
     Event("rollback by hand", (BACK, 0), lambda drill: drill.ml("rollback")),
 )

@@ -49,13 +49,24 @@ too: short canary steps, a short load test, and without the longest of Deepcheck
 only warns. The first model is a small one. `None` takes a setting out."""
 SOURCE = '''
 
-_departures = extract
+_tables, _departures = read_flights, extract
+
+
+def read_flights(path: Path) -> pd.DataFrame:
+    """Return the flights of a world where F9 takes over from UA in September, and is often late."""
+    flights = _tables(path)
+    taken = (flights["carrier"] == "UA") & (flights["scheduled"] >= "2013-09-01")
+    late = flights["late"].notna() & (flights["scheduled"].dt.minute % 2 == 0)
+    flights.loc[taken & late, "late"] = True
+    flights.loc[taken, "carrier"] = "F9"
+    return flights
 
 
 def extract(as_of: dt.date) -> pd.DataFrame:
     """Return the departures, with the columns called as the system upstream calls them."""
     return _departures(as_of).rename(columns=json.loads(os.environ.get("UPSTREAM", "{}")))
 '''
+"""Of the drill's own source: what changes in its world, which no model was told."""
 WORDS = {0: "nothing", 2: "refused", 10: "retrain", 20: "stop", 30: "inconclusive"}
 """What an exit code alone says, where production serves what it served."""
 
