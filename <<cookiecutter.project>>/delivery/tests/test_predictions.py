@@ -35,7 +35,7 @@ import test_rollout
 import test_serving
 import yaml
 from fsspec.implementations.local import LocalFileSystem
-from model_delivery.bundle import launch, scorer
+from model_delivery.bundle import launch
 from model_delivery.bundle.candidate import Candidate, candidate_folder
 from model_delivery.bundle.launch import Running
 from model_delivery.contract.request import (
@@ -464,7 +464,7 @@ def test_a_log_that_could_not_be_used_is_a_mistake_of_the_settings(tmp_path: Pat
 def project(
     tmp_path: Path, contract: DataContract, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Project]:
-    monkeypatch.setattr(scorer, "service_environment", lambda *_: Path(sys.executable))
+    monkeypatch.setattr(launch, "service_environment", lambda *_: Path(sys.executable))
     monkeypatch.setattr(host, "limits_hash", lambda *_: "limits")
     monkeypatch.setattr(batch, "ROWS", 16)
     monkeypatch.setattr(batch, "ROUND", 2)
@@ -702,7 +702,7 @@ def test_what_cannot_be_read_or_written_is_said(target: Target, table: pa.Table)
 def test_a_release_that_gives_no_probabilities_ends_it(
     project: Project, ship: Path, table: pa.Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scorer, "PATIENCE_SECONDS", 5)
+    monkeypatch.setattr(launch, "PATIENCE_SECONDS", 5)
     for service, message in [
         (
             SERVICE.replace("2**33", "2**31"),
