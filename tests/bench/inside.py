@@ -32,7 +32,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from model_delivery.bundle.candidate import current_candidate
 from model_delivery.bundle.launch import Running, service_environment, start
-from model_delivery.gates.deepchecks import deepchecks as judged
+from model_delivery.gates import deepchecks as judged
 from model_delivery.gates.load import Round, _interval, run_rounds
 from model_delivery.project import find_project
 from model_delivery.protocols import user_module

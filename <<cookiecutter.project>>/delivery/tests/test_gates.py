@@ -21,7 +21,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from model_delivery import protocols
+from model_delivery import gates, protocols
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.launch import Running, free_port, identity
 from model_delivery.cli import stages
@@ -37,9 +37,8 @@ from model_delivery.contract.limits import (
     ModelLimits,
 )
 from model_delivery.contract.settings import DataContract
-from model_delivery.gates import deepchecks, judge, load
+from model_delivery.gates import ask, deepchecks, judge, judge_findings, load, request_of
 from model_delivery.gates.data import check_data, contract_checks, prove, scale_ratio
-from model_delivery.gates.deepchecks import ask, judge_findings, request_of
 from model_delivery.gates.load import Round, judge_rounds, judge_targets, run_rounds
 from model_delivery.gates.model import check_model, read_scored, score_checks
 from model_delivery.project import Project, find_project
@@ -400,11 +399,11 @@ def test_every_drift_is_shown_the_largest_first(
 ) -> None:
     found = {"FeatureDrift": {"`size`: 0.1": 1.2, "`kind`: 0.9": 3.0, "`more`: no": np.nan}}
     found |= {"LabelDrift": {"the label: 0.2": 2.0}, "NewCategoryTrainTest": {"`kind`": 9.0}}
-    monkeypatch.setattr(deepchecks, "ask", lambda *_: [found])
+    monkeypatch.setattr(gates, "ask", lambda *_: [found])
     limits = dict.fromkeys(found, DRIFT)
     suites = DeepchecksLimits.model_construct(data=limits, model={})
     vars(world.project)["gates"] = GATES.model_copy(update={"deepchecks": suites})
-    checks, table = deepchecks.deepchecks(world.project, "data", world.snapshot)
+    checks, table = deepchecks(world.project, "data", world.snapshot)
     assert [check.name for check in checks] == list(found)
     shown = [["more: no", None], ["kind: 0.9", 3.0], ["the label: 0.2", 2.0], ["size: 0.1", 1.2]]
     assert table.rows == shown
@@ -444,7 +443,7 @@ def test_no_answer_is_said_and_never_a_pass(
             (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
             (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin" if sync else str(tmp_path))
-    monkeypatch.setattr(deepchecks, "RUN_SECONDS", 0.3 if "sleep" in run else 20)
+    monkeypatch.setattr(gates, "RUN_SECONDS", 0.3 if "sleep" in run else 20)
     request = {"suite": "data", "checks": ["X"], "tests": ["test.parquet"]}
     if sync == "true":
         check = judge_findings("X", DRIFT, ask(tmp_path, request)[0]["X"])

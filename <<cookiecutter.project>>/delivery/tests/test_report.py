@@ -24,7 +24,7 @@ from xml.etree import ElementTree
 
 import pytest
 from model_delivery import history
-from model_delivery.cli import screen
+from model_delivery.cli import terminal
 from model_delivery.cli.main import app
 from model_delivery.contract.settings import DataContract
 from model_delivery.files import write_atomic
@@ -561,8 +561,8 @@ def test_card_says_what_the_score_does_not_cover() -> None:
 
 def test_terminal_prints_no_control_sequence_of_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
     console = Console(width=100, record=True, file=io.StringIO(), emoji=False)
-    monkeypatch.setattr(screen, "results", console)
-    assert screen.show_verdicts(hostile().verdicts, "pull_request", as_json=False) == 20
+    monkeypatch.setattr(terminal, "results", console)
+    assert terminal.show_verdicts(hostile().verdicts, "pull_request", as_json=False) == 20
     said = console.export_text()
     assert "\x1b" not in said
     assert "\u202e" not in said
@@ -575,10 +575,10 @@ def test_a_job_s_summary_has_what_an_environment_serves(
     page, found = tmp_path / "summary.md", {"state": "serving", "release": "v1 | <b>"}
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(page))
     page.write_text("before\n")
-    screen.show_status(found, True)
+    terminal.show_status(found, True)
     assert page.read_text() == "before\n    state        serving\n    release      v1 | <b>\n"
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", "")
-    screen.show_status(found, True)
+    terminal.show_status(found, True)
     assert len(page.read_text().splitlines()) == 3
 
 

@@ -30,13 +30,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from model_delivery.bundle import launch
-from model_delivery.bundle.candidate import Candidate, write_ship
+from model_delivery.bundle.candidate import Candidate, build_package, pack, unpack, write_ship
 from model_delivery.bundle.launch import Running, free_port, processes
-from model_delivery.bundle.package import (
-    build_package,
-    pack,
-    unpack,
-)
 from model_delivery.contract.limits import Limit
 from model_delivery.contract.request import (
     MOST_ROWS,
@@ -51,8 +46,7 @@ from model_delivery.contract.request import (
 )
 from model_delivery.contract.settings import Column, DataContract
 from model_delivery.files import SUMS, seal, write_json
-from model_delivery.gates.api import judge_service
-from model_delivery.gates.package import check_package, is_plain
+from model_delivery.gates.shipped import check_package, is_plain, judge_service
 from model_delivery.project import Project, find_project
 from model_delivery.protocols import Floats, UserError, user_module
 from model_delivery.report.verdict import Outcome

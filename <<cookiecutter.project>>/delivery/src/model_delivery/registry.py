@@ -20,9 +20,8 @@ from uuid import uuid4
 from pydantic import Field, ValidationError
 
 from model_delivery import files
-from model_delivery.bundle.candidate import git
+from model_delivery.bundle.candidate import git, pack, unpack
 from model_delivery.bundle.launch import run
-from model_delivery.bundle.package import pack, unpack
 from model_delivery.project import Project
 from model_delivery.protocols import Strict, UserError
 from model_delivery.report.verdict import Outcome

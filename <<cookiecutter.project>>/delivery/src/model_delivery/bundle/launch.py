@@ -1,4 +1,4 @@
-"""Programs around a release: clean environments, and services that run in them.
+"""Programs around a release: clean environments, what scores in them, and services.
 
 A clean environment holds the pins that ship and nothing else. Readiness is not identity: whatever
 listens on a port may say that it is ready. So every start of a service has a token, and it counts
@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -24,11 +25,12 @@ import httpx
 import numpy as np
 import psutil
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from model_delivery.files import settle, sha256_json, temporary_folder, verify
 from model_delivery.project import Project
 from model_delivery.protocols import Floats, UserError
-from model_delivery.serving import LAUNCH, NOOP, REFUSAL, RELEASE, TWIN_MARK
+from model_delivery.serving import LAUNCH, NOOP, REFUSAL, RELEASE, STREAM, TWIN_MARK
 
 HOST = "127.0.0.1"
 _POLL_SECONDS = 0.05
@@ -95,12 +97,6 @@ def program_python(program: Path, cwd: Path) -> str:
     return run(["uv", "python", "find", *script], cwd).strip()
 
 
-def export(project: Project, *form: str) -> str:
-    """Return the service's part of the lock as uv writes it: every version with its hashes."""
-    scope = ["--locked", "--no-default-groups", "--no-emit-workspace"]
-    return run(["uv", "export", "-q", *scope, *form], project.root)
-
-
 def service_environment(project: Project, ship: Path) -> Path:
     """Return the Python of a release's clean environment, made on first use.
 
@@ -142,6 +138,57 @@ def score_cleanly(project: Project, ship: Path, rows: pa.Table) -> Floats:
     columns = {name: rows.column(name).to_pylist() for name in project.contract.inputs}
     given = json.dumps(columns, default=str)  # JSON keeps every digit of a number
     return np.array(json.loads(run_cleanly(project, ship, ["service.py"], ship, given)))
+
+
+class Scorer:
+    """A release that scores batch after batch: a process in its clean environment, for a block.
+
+    It ends with this process, however that ends: its input does. What it says is in `log`.
+    """
+
+    def __init__(self, project: Project, ship: Path, log: Path) -> None:
+        if STREAM not in (ship / "service.py").read_text():
+            what = f"{ship.parent.name[:12]} is a release from before `ml predict`"
+            raise UserError(f"{what}; deploy one that was trained since")
+        log.parent.mkdir(parents=True, exist_ok=True)
+        command = [str(service_environment(project, ship).absolute()), "service.py", STREAM]
+        self.process = spawn(command, ship, clean_variables(project), log, subprocess.PIPE)
+        self.log = log
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def score(self, columns: Mapping[str, pa.Array]) -> Floats:
+        """Return the probability of each row, shape (n,); a UserError where it gives none."""
+        head, values = list[tuple[str, str, list[str] | None]](), list[NDArray[Any]]()
+        for name, column in columns.items():
+            text = pa.types.is_string(column.type)
+            known = column.dictionary_encode() if text else column
+            places = known.indices.fill_null(-1) if text else column
+            values.append(places.to_numpy(zero_copy_only=False))
+            words = known.dictionary.to_pylist() if text else None
+            head.append((name, values[-1].dtype.str, words))
+        given, answers, rows = self.process.stdin, self.process.stdout, len(values[0])
+        assert given is not None and answers is not None, "it has pipes"  # noqa: PT018
+        timer = threading.Timer(PATIENCE_SECONDS, self.process.kill)
+        timer.daemon = True
+        timer.start()
+        try:
+            with suppress(BrokenPipeError):  # it ended, and gives no answer either
+                given.write(json.dumps({"rows": rows, "columns": head}).encode() + b"\n")
+                given.writelines(part.tobytes() for part in values)
+                given.flush()
+            scores = answers.read(8 * rows)
+        finally:
+            timer.cancel()
+        if len(scores) < 8 * rows:
+            tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-8:])
+            raise UserError(f"the release ended while it scored {rows} rows:\n{tail}")
+        return np.frombuffer(scores)
 
 
 def start(

@@ -12,8 +12,8 @@ import typer
 from model_delivery import history as past
 from model_delivery.bundle import launch
 from model_delivery.bundle.candidate import current_candidate
-from model_delivery.cli import options as its
-from model_delivery.cli import screen, stages
+from model_delivery.cli import stages
+from model_delivery.cli import terminal as tty
 from model_delivery.cli.doctor import check_schedules, diagnose, diagnose_github, gh
 from model_delivery.gates import GATES
 from model_delivery.gates.data import prove
@@ -42,80 +42,80 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @app.command()
 def data(
-    as_of: its.Day = None,
-    sample: its.Sample = False,
-    force: its.Force = False,
-    as_json: its.Json = False,
+    as_of: tty.Day = None,
+    sample: tty.Sample = False,
+    force: tty.Force = False,
+    as_json: tty.Json = False,
 ) -> None:
     """Extract the rows known at a day, take out what is excluded, split by time."""
     snapshot = stages.extract(_run(as_of=as_of, force=force, sample=sample))
     rows = snapshot.manifest["rows"]
     text = f"{snapshot.name}: {rows['train']:,} rows to train on, {rows['test']:,} to judge by"
-    screen.show(snapshot.manifest | {"snapshot": snapshot.name}, as_json, text)
+    tty.show(snapshot.manifest | {"snapshot": snapshot.name}, as_json, text)
 
 
 @app.command()
-def train(force: its.Force = False, event: its.Why = None, as_json: its.Json = False) -> None:
+def train(force: tty.Force = False, event: tty.Why = None, as_json: tty.Json = False) -> None:
     """Fit features and model on the current data; the result is a candidate."""
     candidate = stages.train(_run(event, force=force))
     metrics = ", ".join(f"{k} {v:.4f}" for k, v in candidate.lineage["metrics"].items())
     text = f"candidate {candidate.short}: {metrics} (test window)"
-    screen.show(candidate.lineage | {"digest": candidate.digest}, as_json, text)
+    tty.show(candidate.lineage | {"digest": candidate.digest}, as_json, text)
 
 
 @app.command()
 def check(
-    gate: its.One = None,
-    seeded: its.Prove = False,
-    force: its.Force = False,
-    event: its.Why = None,
-    as_json: its.Json = False,
+    gate: tty.One = None,
+    seeded: tty.Prove = False,
+    force: tty.Force = False,
+    event: tty.Why = None,
+    as_json: tty.Json = False,
 ) -> None:
     """Ask gates for their verdicts on the current data and candidate."""
     run = _run(event, force=force)
     asked = (stages.gate(run, name) for name in ([gate] if gate else GATES))
     verdicts = [prove(run.project, current_snapshot(run.project))] if seeded else asked
-    raise typer.Exit(screen.show_verdicts(verdicts, run.event, as_json))
+    raise typer.Exit(tty.show_verdicts(verdicts, run.event, as_json))
 
 
 @app.command()
-def package(as_json: its.Json = False) -> None:
+def package(as_json: tty.Json = False) -> None:
     """Build the Bento with SBOM, model card and checksums."""
     candidate = stages.package(_run())
     files = sorted(str(path) for path in candidate.package.iterdir() if path.is_file())
-    screen.show({"digest": candidate.digest, "files": files}, as_json, "\n".join(files))
+    tty.show({"digest": candidate.digest, "files": files}, as_json, "\n".join(files))
 
 
 @app.command()
-def serve(port: its.Port = 3001) -> None:
+def serve(port: tty.Port = 3001) -> None:
     """Serve the current candidate here until Ctrl-C, in its clean environment."""
     project = find_project()
     candidate = current_candidate(project)
     log = project.work / "logs" / "serve.log"
     with suppress(KeyboardInterrupt), launch.start(project, candidate.ship, log, port) as service:
-        screen.show(None, False, f"{candidate.short} answers at {service.url}/predict; see {log}")
+        tty.show(None, False, f"{candidate.short} answers at {service.url}/predict; see {log}")
         while launch.processes(service.home):
             time.sleep(0.5)
         raise UserError(f"the service ended by itself; its log is {log}")
 
 
 @app.command()
-def report(event: its.Why = None, as_json: its.Json = False) -> None:
+def report(event: tty.Why = None, as_json: tty.Json = False) -> None:
     """Write the verdicts as one HTML page and one Markdown text."""
     written = [str(path) for path in stages.write_report(_run(event))]
-    screen.show(written, as_json, "\n".join(written))
+    tty.show(written, as_json, "\n".join(written))
 
 
 @app.command()
 def ship(
-    until: its.Until = "deploy",
-    release: its.Named = "",
-    as_of: its.Day = None,
-    sample: its.Sample = False,
-    force: its.Force = False,
-    event: its.Why = None,
-    rehearse: its.Rehearse = its.HOSTED,
-    as_json: its.Json = False,
+    until: tty.Until = "deploy",
+    release: tty.Named = "",
+    as_of: tty.Day = None,
+    sample: tty.Sample = False,
+    force: tty.Force = False,
+    event: tty.Why = None,
+    rehearse: tty.Rehearse = tty.HOSTED,
+    as_json: tty.Json = False,
 ) -> None:
     """Do all of it in order, as far as the gates allow; interrupted, it goes on where it was."""
     run = _run(event, as_of, force=force, sample=sample, release=release, rehearse=rehearse)
@@ -124,22 +124,22 @@ def ship(
     if until == "deploy":  # minutes before it would matter
         Target(run.project, run.environment).proxy.check_port()
     try:
-        code = screen.show_verdicts(stages.ship(run, until), run.event, as_json)
+        code = tty.show_verdicts(stages.ship(run, until), run.event, as_json)
     finally:  # an error does not hide what was judged before it
         with suppress(UserError):
-            screen.say(f"report: {stages.write_report(run)[0]}")
+            tty.say(f"report: {stages.write_report(run)[0]}")
     raise typer.Exit(code)
 
 
 @app.command()
 def deploy(
-    release: its.Goal = "",
-    to: its.Where = "production",
-    start: its.Start = False,
-    stop: its.Stop = False,
-    event: its.Why = None,
-    rehearse: its.Rehearse = its.HOSTED,
-    as_json: its.Json = False,
+    release: tty.Goal = "",
+    to: tty.Where = "production",
+    start: tty.Start = False,
+    stop: tty.Stop = False,
+    event: tty.Why = None,
+    rehearse: tty.Rehearse = tty.HOSTED,
+    as_json: tty.Json = False,
 ) -> None:
     """Make an environment serve a release, if gates and rollout allow it."""
     run = _run(event, environment=to, release=release, rehearse=rehearse)
@@ -150,106 +150,106 @@ def deploy(
         status(to, as_json=as_json)
     verdict = stages.deploy(run)
     if not as_json:
-        screen.show_verdicts([verdict], run.event, False)
-    health = screen.show_status(Target(run.project, to).status(), as_json)
+        tty.show_verdicts([verdict], run.event, False)
+    health = tty.show_status(Target(run.project, to).status(), as_json)
     raise typer.Exit(exit_code([verdict.outcome], run.event) or health)
 
 
 @app.command()
 def rollback(
-    release: its.Release = None,
-    of: its.Of = "production",
-    rehearse: its.Rehearse = its.HOSTED,
-    as_json: its.Json = False,
+    release: tty.Release = None,
+    of: tty.Of = "production",
+    rehearse: tty.Rehearse = tty.HOSTED,
+    as_json: tty.Json = False,
 ) -> None:
     """Make an environment serve an installed release again: seconds, no registry, no network."""
     target = Target(find_project(), of)
-    with screen.step("rollback"), host.rehearsal(target) if rehearse else nullcontext():
+    with tty.step("rollback"), host.rehearsal(target) if rehearse else nullcontext():
         before = target.state().current
         after = host.rollback(target, release)
     if after == before:
-        screen.say(f"it served {after.release} already; `ml rollback RELEASE` names another")
+        tty.say(f"it served {after.release} already; `ml rollback RELEASE` names another")
     status(of, as_json=as_json)
 
 
 @app.command()
-def monitor(of: its.Of = "production", as_of: its.Newest = None, as_json: its.Json = False) -> None:
+def monitor(of: tty.Of = "production", as_of: tty.Newest = None, as_json: tty.Json = False) -> None:
     """Judge what an environment answered lately, by training and by what came true; decide."""
     run = _run("monitoring", as_of)
-    with screen.step("monitor"):
+    with tty.step("monitor"):
         found = monitoring.monitor(Target(run.project, of), run.as_of or first_unknown_day())
     told, text = found._asdict(), f"{found.decision}: {found.reason}"
     handed = [f"{name}={told[name]}" for name in ("decision", "because", "report")]
-    screen.job("GITHUB_OUTPUT", "\n".join(handed))
-    screen.job("GITHUB_STEP_SUMMARY", f"    {text}")
+    tty.job("GITHUB_OUTPUT", "\n".join(handed))
+    tty.job("GITHUB_STEP_SUMMARY", f"    {text}")
     verdicts = [found.verdict] if found.verdict else []
     if not as_json:
-        screen.show_verdicts(verdicts, "monitoring", False)
-    screen.show(told | {"verdict": [one.model_dump() for one in verdicts]}, as_json, text)
+        tty.show_verdicts(verdicts, "monitoring", False)
+    tty.show(told | {"verdict": [one.model_dump() for one in verdicts]}, as_json, text)
     raise typer.Exit(exit_code([one.outcome for one in verdicts] or [Outcome.PASS], "monitoring"))
 
 
 @app.command()
 def retrain(
-    as_of: its.Newest = None,
-    because: its.Because = "person",
-    until: its.Until = "deploy",
-    force: its.Anyway = False,
-    as_json: its.Json = False,
+    as_of: tty.Newest = None,
+    because: tty.Because = "person",
+    until: tty.Until = "deploy",
+    force: tty.Anyway = False,
+    as_json: tty.Json = False,
 ) -> None:
     """Train the champion's commit on newer data, and ship it as far as the gates allow."""
     run = _run("retraining", as_of)
-    done = retraining.retrain(run.project, run.as_of, because, until, force, screen.say)
-    screen.show(done._asdict(), as_json, done.sentence)
+    done = retraining.retrain(run.project, run.as_of, because, until, force, tty.say)
+    tty.show(done._asdict(), as_json, done.sentence)
     raise typer.Exit(done.code)
 
 
 @app.command()
 def predict(
-    source: its.Input, goal: its.Output, by: its.Of = "production", as_json: its.Json = False
+    source: tty.Input, goal: tty.Output, by: tty.Of = "production", as_json: tty.Json = False
 ) -> None:
     """Score a file of rows by what an environment has accepted, and log it as a service does."""
-    with screen.step("predict"):
-        done = batch.predict(Target(find_project(), by), source, goal, screen.say)
+    with tty.step("predict"):
+        done = batch.predict(Target(find_project(), by), source, goal, tty.say)
     text = f"{done['rows']:,} rows scored by {done['digest'][:12]}: {goal}"
-    screen.show(done, as_json, text)
+    tty.show(done, as_json, text)
 
 
 @app.command()
-def status(of: its.Of = "production", watch: its.Watch = False, as_json: its.Json = False) -> None:
+def status(of: tty.Of = "production", watch: tty.Watch = False, as_json: tty.Json = False) -> None:
     """Say what an environment serves, who gets which share, and what was decided last."""
     target = Target(find_project(), of)
     while watch:
-        screen.results.clear()
-        screen.show_status(target.status(), as_json)
+        tty.results.clear()
+        tty.show_status(target.status(), as_json)
         time.sleep(1)
-    raise typer.Exit(screen.show_status(target.status(), as_json))
+    raise typer.Exit(tty.show_status(target.status(), as_json))
 
 
 @app.command()
 def history(
-    lineage: its.Lineage = None,
-    compare: its.Compare = None,
-    ui: its.Ui = False,
-    port: its.FreePort = 0,
-    as_json: its.Json = False,
+    lineage: tty.Lineage = None,
+    compare: tty.Compare = None,
+    ui: tty.Ui = False,
+    port: tty.FreePort = 0,
+    as_json: tty.Json = False,
 ) -> None:
     """Say what was registered, judged, promoted and rolled back, when and by whom."""
     project = find_project()
     events = event_log(project).events()
     if ui and events:
         with suppress(KeyboardInterrupt):
-            past.browse(project, port, lambda at: screen.show(at, as_json, f"the log is at {at}"))
+            past.browse(project, port, lambda at: tty.show(at, as_json, f"the log is at {at}"))
         return
     text = "\n".join(map(past.line, events)) or past.EMPTY
     if lineage is not None or compare:
         events, text = past.describe(events, *(compare or (lineage or "",)))
-    screen.show([event.model_dump(mode="json") for event in events], as_json, text)
+    tty.show([event.model_dump(mode="json") for event in events], as_json, text)
 
 
 @app.command()
 def doctor(
-    on_github: its.OnGitHub = False, fix: its.Fix = False, as_json: its.Json = False
+    on_github: tty.OnGitHub = False, fix: tty.Fix = False, as_json: tty.Json = False
 ) -> None:
     """Say what this machine or project lacks, or its side on GitHub, and what mends it."""
     project = find_project()
@@ -258,18 +258,18 @@ def doctor(
     found = diagnose_github(project) if on_github else diagnose(project)
     lines = [f"{'ok' if it.ok else 'NO':3} {it.subject}: {it.sentence}" for it in found]
     shown = [{"subject": it.subject, "ok": it.ok, "sentence": it.sentence} for it in found]
-    screen.show(shown, as_json, "\n".join(lines))
+    tty.show(shown, as_json, "\n".join(lines))
     mends = [it for it in found if fix and it.call]
     for mend in mends:
-        screen.say(str(mend))
+        tty.say(str(mend))
     if mends and typer.confirm(f"Run these {len(mends)}?", err=True):
         for mend in mends:
             gh(project, *mend.call, given=mend.given)
-        return screen.say("done; without --fix, this looks again")
+        return tty.say("done; without --fix, this looks again")
     raise typer.Exit(0 if all(it.ok for it in found) else USAGE)
 
 
-def _run(event: Trigger | None = None, as_of: its.Day = None, **asked: Any) -> stages.Run:
+def _run(event: Trigger | None = None, as_of: tty.Day = None, **asked: Any) -> stages.Run:
     """Return a run in the project's folder, after its configuration was read."""
     project = find_project()
     os.chdir(project.root)
@@ -294,7 +294,7 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        screen.progress.print("[bold red]error[/] " if error.code else "", end="")
-        screen.progress.print(str(error), markup=False, soft_wrap=True)
-        screen.job("GITHUB_STEP_SUMMARY", f"    {error}")
+        tty.progress.print("[bold red]error[/] " if error.code else "", end="")
+        tty.progress.print(str(error), markup=False, soft_wrap=True)
+        tty.job("GITHUB_STEP_SUMMARY", f"    {error}")
         sys.exit(error.code)

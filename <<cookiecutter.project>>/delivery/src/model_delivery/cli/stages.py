@@ -8,20 +8,24 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from model_delivery import releases
-from model_delivery.bundle.candidate import CURRENT, Candidate, current_candidate, make_candidate
-from model_delivery.bundle.package import build_package
-from model_delivery.cli.screen import job, say, step
+from model_delivery.bundle.candidate import (
+    CURRENT,
+    Candidate,
+    build_package,
+    current_candidate,
+    make_candidate,
+)
+from model_delivery.cli.terminal import Stage, job, say, step
 from model_delivery.contract.settings import EnvironmentName
 from model_delivery.files import write_atomic
 from model_delivery.gates import COMPARED, GATES, limits_hash, lowered_limits
-from model_delivery.gates.api import check_api
 from model_delivery.gates.data import check_data
 from model_delivery.gates.load import check_load
 from model_delivery.gates.model import check_model
-from model_delivery.gates.package import check_package
+from model_delivery.gates.shipped import check_api, check_package
 from model_delivery.history import mirror
 from model_delivery.project import Project
 from model_delivery.protocols import NothingNewError, UserError, needed_variables
@@ -34,7 +38,6 @@ from model_delivery.rollout.target import State, Target
 from model_delivery.training import snapshot as data
 from model_delivery.training.snapshot import BrokenStructureError, Judged
 
-Stage = Literal["data", "train", "model", "package", "api", "load", "register", "deploy"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 REFUSED = "refused.json"  # the verdict on an extraction that could not become a snapshot
 

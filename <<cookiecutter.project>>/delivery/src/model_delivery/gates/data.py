@@ -13,8 +13,7 @@ import pyarrow as pa
 
 from model_delivery.contract.limits import Limit
 from model_delivery.contract.settings import DataContract
-from model_delivery.gates import judge, quality
-from model_delivery.gates.deepchecks import deepchecks
+from model_delivery.gates import deepchecks, judge, quality
 from model_delivery.project import Project
 from model_delivery.protocols import Floats
 from model_delivery.report.verdict import Check, Outcome, Table, Verdict, fixed

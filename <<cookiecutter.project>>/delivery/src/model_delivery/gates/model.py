@@ -11,8 +11,7 @@ from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.launch import score_cleanly
 from model_delivery.contract.limits import Limit
 from model_delivery.files import read_json
-from model_delivery.gates import judge, quality
-from model_delivery.gates.deepchecks import deepchecks
+from model_delivery.gates import deepchecks, judge, quality
 from model_delivery.project import Project
 from model_delivery.protocols import Floats, UserError
 from model_delivery.report.verdict import Chart, Check, Outcome, Table, Verdict, fixed

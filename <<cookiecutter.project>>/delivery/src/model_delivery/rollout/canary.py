@@ -17,8 +17,7 @@ import numpy as np
 import pyarrow as pa
 from scipy.stats import binom, binomtest, ks_2samp
 
-from model_delivery.bundle.launch import Running, megabytes
-from model_delivery.bundle.scorer import Scorer
+from model_delivery.bundle.launch import Running, Scorer, megabytes
 from model_delivery.contract.request import JsonRow, columns_of, draw_rows
 from model_delivery.contract.settings import Delivery, RolloutLimits, Step
 from model_delivery.gates import judge

@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
 from pyarrow.csv import ConvertOptions, ReadOptions, open_csv
 
-from model_delivery.bundle.scorer import Scorer
+from model_delivery.bundle.launch import Scorer
 from model_delivery.files import read_json, sha256_json, temporary_folder
 from model_delivery.protocols import UserError
 from model_delivery.releases import champion

@@ -19,9 +19,8 @@ from model_delivery import files
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.contract.limits import MonitorLimits
 from model_delivery.contract.settings import Column, DataContract
-from model_delivery.gates import judge, limits_hash
+from model_delivery.gates import ask, judge, judge_findings, limits_hash, request_of
 from model_delivery.gates.data import judge_scale
-from model_delivery.gates.deepchecks import ask, judge_findings, request_of
 from model_delivery.project import Project
 from model_delivery.protocols import Floats
 from model_delivery.report.verdict import Check, Outcome, Table, Verdict, fixed

@@ -1,0 +1,1233 @@
+"""Watching on a small world: what the log holds, what came true, windows, and one decision.
+
+And `ml retrain` trains the champion's commit once, when there is reason to, else says why not.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from model_delivery import files, protocols, releases
+from model_delivery.bundle.candidate import Candidate
+from model_delivery.cli import main, stages
+from model_delivery.cli.doctor import check_schedules
+from model_delivery.cli.main import app
+from model_delivery.contract.limits import DeepchecksLimits, Gates, ModelLimits, MonitorLimits
+from model_delivery.contract.settings import (
+    DataContract,
+    Delivery,
+    Environment,
+    LogSettings,
+    Retraining,
+    RolloutLimits,
+)
+from model_delivery.files import write_json
+from model_delivery.gates import model as gate
+from model_delivery.gates.model import Scored
+from model_delivery.history import line
+from model_delivery.project import Project, find_project
+from model_delivery.protocols import NothingNewError, SourceError, UserError, ask_source
+from model_delivery.registry import Event, event_log
+from model_delivery.report.verdict import Check, Outcome, Trigger, Verdict
+from model_delivery.rollout.target import State, Target
+from model_delivery.training.snapshot import Snapshot
+from model_delivery.watch import monitor as monitoring
+from model_delivery.watch import retrain as retraining
+from model_delivery.watch import rows as reading
+from model_delivery.watch import windows
+from model_delivery.watch.log import keyed_hash
+from model_delivery.watch.monitor import Decision, decide, monitor, over_all, watched
+from model_delivery.watch.retrain import Because, Done, retrain, too_early
+from model_delivery.watch.rows import Logged, join_labels, read_labels, read_log
+from model_delivery.watch.windows import combined
+from typer.testing import CliRunner
+
+PASS, WARN, RETRAIN, INCONCLUSIVE, STOP, _ = Outcome
+CONTRACT = DataContract.model_validate({
+    "task": "binary", "target": "late", "time": "at", "key": ["at"], "as_of": "2013-08-01",
+    "columns": {
+        "at": {"type": "timestamp"},
+        "kind": {"type": "category", "values": ["a", "b"]},
+        "size": {"type": "number", "min": 0, "max": 10_000, "missing": 0.1},
+        "late": {"type": "boolean"},
+    },
+})  # fmt: skip
+LIMITS = MonitorLimits.model_validate({
+    "window_days": 7, "windows": 4, "needed": 2, "slack": 0.05,
+    "requests": {"min": 100, "outcome": "warn"}, "labels": {"min": 0.8, "outcome": "warn"},
+    "scale": {"max": 2.5, "outcome": "stop"}, "refused": {"max": 0.2, "outcome": "stop"},
+    "feature_drift": {"max": 2, "outcome": "retrain"},
+    "prediction_drift": {"max": 2, "outcome": "retrain"},
+    "roc_auc": {"min": -0.03, "outcome": "retrain"},
+    "calibration_error": {"max": 0.1, "outcome": "retrain"},
+    "previous": {"min": -0.03, "outcome": "stop"}, "new_data": {"max": 2, "outcome": "retrain"},
+})  # fmt: skip
+START, AS_OF, DAYS = dt.date(2013, 8, 1), dt.date(2013, 8, 29), 28
+NO_DEEPCHECKS = DeepchecksLimits(data={}, model={})
+REST = {"log": LogSettings(), "rollout": RolloutLimits.model_construct()}
+USUAL = {"`size`: 0.1": 1.0, "`score`: 0.1": 1.0}
+HERE = find_project(Path(__file__))
+A, B = "a" * 64, "b" * 64
+OLD, NEW = dt.date(2013, 8, 1), dt.date(2013, 10, 1)
+PATIENCE = 20
+CURRENT = "config/gates.yaml", "config/delivery.yaml"
+ML = """#!{python}
+import json, os, subprocess, sys, time
+status = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True).stdout
+home = os.environ["ML_HOME"]
+known = {{"words": sys.argv[1:], "folder": os.getcwd(), "env": dict(os.environ), "status": status}}
+with open(home + "/asked", "w") as stream:
+    json.dump(known, stream)
+print("its own words")
+end = time.monotonic() + {patience}
+while os.path.exists(home + "/wait") and time.monotonic() < end:
+    time.sleep(0.01)
+sys.exit(int(open(home + "/code").read()))
+"""
+
+
+def event(digest: str = A, as_of: dt.date = OLD, **fields: object) -> Event:
+    facts = {"type": "registered", "digest": digest, "release": f"v1+{digest[:1]}", "blob": B}
+    facts |= {"as_of": str(as_of), "commit": None, "trigger": "local"}
+    return Event.model_validate(facts | fields)
+
+
+def rows(start: dt.date, days: int, a_day: int = 40) -> pd.DataFrame:
+    """Return labelled rows, whose scores tell something of the label, and are calibrated."""
+    random = np.random.default_rng(days)
+    evidence = random.normal(0, 1.5, days * a_day)
+    score = 1 / (1 + np.exp(1 - evidence))
+    at = pd.Timestamp(start) + pd.to_timedelta(np.arange(days * a_day) * (24 * 60 // a_day), "min")
+    frame = {"at": at, "kind": np.where(random.random(len(at)) < 0.3, "b", "a")}
+    frame |= {"size": random.integers(50, 900, len(at)).astype(float)}
+    return pd.DataFrame(frame | {"late": random.random(len(at)) < score, "score": score})
+
+
+@dataclass(frozen=True)
+class World:
+    """A production that serves `A`, and came from `B`; and its source."""
+
+    target: Target
+    frame: pd.DataFrame
+    sources: SimpleNamespace
+
+    @property
+    def project(self) -> Project:
+        return self.target.project
+
+    @property
+    def log(self) -> Path:
+        return Path(self.target.log)
+
+    def serve(self, *digests: str) -> None:
+        """Make an environment serve the first of some releases, the newest first."""
+        known = {"type": "promoted", "environment": "production"}
+        pairs = zip(digests, [*digests[1:], None], strict=True)
+        moves = [event(one, previous=two, **known) for one, two in pairs]
+        self.target.save(State(moves=moves))
+
+    def write(self, frame: pd.DataFrame, name: str = "2013-08-01/w-1", **facts: Any) -> Path:
+        """Append rows to a segment."""
+        path = self.log / f"{name}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as stream:
+            for place, row in enumerate(frame.to_dict("records")):
+                about = {"id": f"{name}-{place}", "row": 0, "digest": A, "shadow": False}
+                about |= {"time": "2013-08-01T00:00:00.000000+00:00", "ms": 1.0} | facts
+                columns = {k: v for k, v in row.items() if k not in ("late", "score")}
+                columns["at"] = pd.Timestamp(columns["at"]).isoformat()
+                found = {"score": row["score"], "columns": {k: none(v) for k, v in columns.items()}}
+                stream.write(json.dumps(about | found) + "\n")
+        return path
+
+    def read(self, start: dt.date = START, end: dt.date = AS_OF) -> Logged:
+        index = self.target.folder / "segments.json"
+        return read_log(self.project, self.target.log, A, (start, end), index)
+
+    def decide(self) -> tuple[str, dict[str, Check]]:
+        """Return what monitoring decides, and its checks."""
+        found = monitor(self.target, AS_OF)
+        assert found.verdict is not None
+        return found.decision, {check.name: check for check in found.verdict.checks}
+
+
+def none(value: Any) -> Any:
+    return None if pd.isna(value) else value
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    project = Project(tmp_path)
+    model = ModelLimits.model_construct(segment_rows=100)
+    place = Environment(target="host", port=3000)
+    vars(project).update(
+        contract=CONTRACT,
+        about={"name": "small"},
+        gates=Gates.model_construct(monitor=LIMITS, model=model, deepchecks=NO_DEEPCHECKS),
+        delivery=Delivery.model_construct(environments={"production": place}, **REST),
+    )
+    frame = rows(START, DAYS)
+    sources = SimpleNamespace(labels=lambda since, as_of: frame[["at", "late"]])
+    target = Target(project, "production")
+    for digest in (A, B):
+        release = Candidate(target.folder / "releases" / digest)
+        release.ship.mkdir(parents=True)
+        files.write_json(release.ship / "request.json", dict.fromkeys(CONTRACT.inputs))
+        pq.write_table(pa.Table.from_pandas(rows(dt.date(2013, 6, 1), 60)), release.path("train"))
+        spans = {"train": ["2013-06-01T00:00:00", "2013-07-30T23:59:00"]}
+        data = {"as_of": "2013-08-01", "spans": spans, "rows": {"train": 2400}, "excluded": {}}
+        lineage = {"metrics": {"roc_auc": 0.8}, "data": data, "commit": None, "snapshot": "s"}
+        files.write_json(release.folder / "lineage.json", lineage)
+    made = World(target, frame, sources)
+    made.serve(A)
+    monkeypatch.setattr(protocols, "user_module", lambda _: sources)
+    monkeypatch.setattr(reading, "user_module", lambda _: sources)
+    monkeypatch.setattr(protocols, "WAITS", (0, 0))
+    answer = {windows.DRIFT: USUAL}
+    monkeypatch.setattr(windows, "ask", lambda _, asked: [answer] * len(asked["tests"]))
+    return made
+
+
+def test_a_log_is_read_in_any_form_and_each_row_counts_once(world: World) -> None:
+    """By rows' own time, whatever day they were written on; of a repeat the last written."""
+    half = len(world.frame) // 2
+    path = world.write(world.frame[:half])
+    with path.open("a") as stream:
+        stream.write('{"id": "torn", "row": 0, "ti')
+    again = world.frame[:10].assign(score=0.123)  # a request tried again, a day later, elsewhere
+    later = world.write(again, "2013-08-02/w-2", time="2013-08-02T00:00:00.000000+00:00")
+    later.write_text(later.read_text().replace("2013-08-02/w-2-", "2013-08-01/w-1-"))
+    # A clock set back: the newest rows lie in the oldest folder, in the form of a batch.
+    parquet = world.log / "1999-12-31" / "batch-0.parquet"
+    parquet.parent.mkdir()
+    records = [json.loads(line) for line in world.write(world.frame[half:], "x/y").open()]
+    (world.log / "x" / "y.jsonl").unlink()
+    pq.write_table(pa.Table.from_pylist(records), parquet)
+    world.write(world.frame[:50], "2013-08-01/shadow", shadow=True)
+    world.write(world.frame[:30], "2013-08-01/old", digest=B)
+    (world.log / "2013-08-01" / "w-1.dropped").write_text("3\n4\n")
+    logged = world.read()
+    assert logged.rows.column_names == ["at", "kind", "size", "score"]
+    assert logged.rows.select(["at"]).to_pandas()["at"].is_unique
+    assert len(logged.rows) == len(world.frame)
+    scores = logged.rows.column("score").to_numpy()
+    assert (scores == 0.123).sum() == 10
+    assert set(scores) == {0.123, *world.frame["score"][10:]}
+    assert len(logged.times) == len(world.frame) + 30
+    assert logged.found == {
+        "unreadable": 0, "dropped": 7, "repeated": 10, "of other releases": 30
+    }  # fmt: skip
+    week = world.read(START, START + dt.timedelta(7))
+    assert len(week.rows) == 7 * 40
+    assert week.at.max() < np.datetime64("2013-08-08")
+
+
+def test_a_segment_without_rows_of_the_span_is_not_read_again_unless_it_grew(world: World) -> None:
+    first, second = world.frame[: 40 * 7], world.frame[40 * 21 :]
+    path = world.write(first)
+    world.write(second, "2013-08-02/w-1")
+    assert len(world.read().rows) == len(first) + len(second)
+    size = path.stat().st_size
+    path.write_bytes(b"?" * (size - 1) + b"\n")  # would be an error
+    assert len(world.read(dt.date(2013, 8, 20)).rows) == len(second)
+    later = world.write(second[-9:].assign(at=pd.Timestamp("2013-08-28")), "2013-08-02/w-1", row=1)
+    assert len(world.read(dt.date(2013, 8, 20)).rows) == len(second) + 9
+    kept = files.read_json(world.target.folder / "segments.json")
+    assert [one[0] for one in kept.values()] == [size, later.stat().st_size]
+    with path.open("a") as stream:
+        stream.write("{}\n")
+    with pytest.raises(UserError, match=r"w-1\.jsonl:1: no JSON"):
+        world.read(dt.date(2013, 8, 20))
+
+
+def test_a_broken_line_is_named_and_a_truncated_segment_is_a_finding(world: World) -> None:
+    path = world.write(world.frame)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:6], lines[6][:40], *lines[7:]]) + "\n")
+    with pytest.raises(UserError, match=r"2013-08-01/w-1\.jsonl:7: no JSON"):
+        world.read()
+    path.write_text("\n".join(lines) + "\n")
+    (world.log / "2013-08-01" / "b-0.parquet").write_bytes(b"PAR1 and no more")
+    (world.log / "2013-08-01" / "b-1.jsonl").touch()
+    for _ in range(2):  # it is not forgotten
+        decision, checks = world.decide()
+        assert (decision, checks["log"].outcome) == ("watch", WARN)
+        assert "1 unreadable" in checks["log"].sentence
+
+
+def test_an_empty_log_is_silence_and_an_object_store_is_a_log(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fsspec
+
+    decision, checks = world.decide()
+    assert (decision, checks["requests"].outcome) == ("watch", WARN)
+    assert "roc_auc" not in checks
+    store = fsspec.filesystem("memory")
+    store.pipe_file("/logs/production/d/w-1.jsonl", world.write(world.frame).read_bytes())
+    kept = LogSettings(folder="memory://logs")
+    vars(world.project)["delivery"] = world.project.delivery.model_copy(update={"log": kept})
+    assert world.decide()[0] == "ok"
+
+
+def hidden(world: World, **log: Any) -> None:
+    changes = {"log": LogSettings(**log)}
+    vars(world.project)["delivery"] = world.project.delivery.model_copy(update=changes)
+
+
+def test_private_and_hashed_columns_are_left_out_and_hashed_keys_still_join(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keyed = CONTRACT.model_copy(update={"key": ["at", "kind"]})
+    vars(world.project)["contract"] = keyed
+    labels = world.frame[["at", "kind", "late"]]
+    world.sources.labels = lambda *_: labels
+    monkeypatch.setenv("ML_LOG_KEY", "k")
+    hidden(world, private=["size"], hashed=["kind"])
+    shown = world.frame.drop(columns="size")
+    world.write(shown.assign(kind=[keyed_hash(kind, "k") for kind in shown["kind"]]))
+    decision, checks = world.decide()
+    assert decision == "ok"
+    assert checks["columns"].sentence == "1 columns as agreed"  # `at`
+    assert checks["labels"].value == 1
+    monkeypatch.setenv("ML_LOG_KEY", "another")
+    assert world.decide()[1]["labels"].value == 0
+
+
+def test_labels_of_no_row_twice_and_against_each_other(world: World) -> None:
+    world.write(world.frame)
+    labels = world.frame[["at", "late"]]
+    other = labels.assign(at=labels["at"] + pd.Timedelta("1s"))[:7]
+    against = labels[:3].assign(late=~labels["late"][:3])
+    world.sources.labels = lambda *_: pd.concat([labels, labels[:50], other, against])
+    found, checks = read_labels(world.project, START, AS_OF)
+    assert len(found) == len(labels) - 3 + 7
+    conflict = checks[-1]
+    assert (conflict.name, conflict.outcome) == ("label conflicts", WARN)
+    assert conflict.sentence.startswith("6 labels contradict")
+    assert conflict.sentence.endswith(": 2013-08-01")
+    truth, unknown = join_labels(CONTRACT, world.read().rows, found)
+    assert unknown == 7
+    assert np.isnan(truth[:3]).all()
+    assert (truth[3:] == world.frame["late"].to_numpy()[3:]).all()
+    assert world.decide()[0] == "watch"
+
+
+@pytest.mark.parametrize(
+    ("labels", "check", "decision", "says"),
+    [
+        (lambda f: f.rename(columns={"late": "l"}), "label columns", "stop", "`late` is missing"),
+        (lambda f: f.assign(late="yes"), "label types", "stop", "`late` is .*string"),
+        (lambda f: None, "label types", "stop", "no table of at, late"),
+        (lambda f: f[:0].astype(f.dtypes), "labels", "watch", "whose label arrived"),
+        (lambda f: f.assign(late=f["late"].astype("boolean").mask(f.index > 600)), "labels",
+         "watch", "whose label arrived"),
+    ],
+)  # fmt: skip
+def test_labels_that_are_no_labels(
+    world: World, labels: Callable[[pd.DataFrame], Any], check: str, decision: str, says: str
+) -> None:
+    world.write(world.frame)
+    world.sources.labels = lambda *_: labels(world.frame[["at", "late"]])
+    found, checks = world.decide()
+    assert found == decision
+    assert checks[check].outcome is (STOP if decision == "stop" else WARN)
+    assert re.search(says, checks[check].sentence)
+
+
+def test_a_source_that_is_down_is_asked_three_times_and_never_ok(world: World) -> None:
+    asked = list[dt.date]()
+
+    def labels(since: dt.date, as_of: dt.date) -> pd.DataFrame:
+        asked.append(since)
+        raise ConnectionError("no route")
+
+    world.write(world.frame)
+    world.sources.labels = labels
+    decision, checks = world.decide()
+    assert asked == [START] * 3
+    assert (decision, checks["labels"].outcome) == ("watch", INCONCLUSIVE)
+    assert "no route" in checks["labels"].sentence
+    del world.sources.labels
+    decision, checks = world.decide()
+    assert (decision, checks["labels"].outcome) == ("watch", WARN)
+
+
+def late(frame: pd.DataFrame, days: int) -> Any:
+    return frame["at"] >= pd.Timestamp(AS_OF) - pd.Timedelta(days, "D")
+
+
+def seeded(name: str, days: int, value: Callable[[pd.DataFrame], Any]) -> Any:
+    """Return what changes a column in the last days."""
+    return lambda f: f.assign(**{name: f[name].mask(late(f, days), value(f))})
+
+
+CHANGES: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], str, str]] = {
+    "nothing": (lambda f: f, "ok", ""),
+    "another unit": (seeded("size", 14, lambda f: 3 * f["size"]), "stop", "scale"),
+    "another unit, a week": (seeded("size", 7, lambda f: 3 * f["size"]), "watch", "scale"),
+    "missing": (seeded("size", 14, lambda f: f["size"].mask(f.index % 3 == 0)), "stop", "missing"),
+    "gone": (seeded("size", 7, lambda f: np.nan), "stop", "columns"),
+    "renamed": (
+        lambda f: seeded("size", 7, lambda f: np.nan)(f.assign(big=f["size"].where(late(f, 7)))),
+        "stop",
+        "columns",
+    ),
+    "constant": (seeded("score", 7, lambda f: 0.5), "stop", "predictions"),
+    "no score": (
+        seeded("score", 7, lambda f: f["score"].mask(f.index % 50 == 0, 7.0)),
+        "stop",
+        "predictions",
+    ),
+    "silence": (lambda f: f[~late(f, 7)], "watch", "requests"),
+    "worse": (lambda f: f.assign(score=f["score"].iloc[::-1].to_numpy()), "retrain", "roc_auc"),
+    "off": (lambda f: f.assign(score=f["score"] ** 3), "retrain", "calibration_error"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_has_its_decision(world: World, change: str) -> None:
+    seed, decision, check = CHANGES[change]
+    world.write(seed(world.frame))
+    found, checks = world.decide()
+    broken = {name for name, one in checks.items() if one.outcome is not PASS}
+    assert found == decision, broken
+    assert check in broken or not check
+
+
+def test_drift_counts_in_two_windows_and_silence_of_deepchecks_is_inconclusive(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.write(world.frame)
+    moved = {"`kind`: 0.5": 4.0, "`size`: 0.1": 1.0, "`score`: 0.1": 1.0}
+    answers: list[Any] = [{windows.DRIFT: USUAL}] * 4
+    asked = list[Any]()
+    monkeypatch.setattr(windows, "ask", lambda _, it: asked.append(it) or answers)
+    for place, decision in enumerate(("watch", "retrain")):
+        answers[3 - place] = {windows.DRIFT: moved}
+        for path in world.target.folder.glob("monitor/windows/*.json"):
+            path.unlink()
+        found = monitor(world.target, AS_OF)
+        assert (found.decision, found.because) == (decision, "drift" if place else "")
+    assert "in 2 of 4 windows: `kind`: 0.5" in found.reason
+    assert (asked[0]["numeric"], asked[0]["categorical"]) == (["size", "score"], ["kind"])
+    assert asked[0]["label"] is None, "nothing came true yet, when a window is judged"
+    assert len(asked) == 2
+    monitor(world.target, AS_OF)
+    assert len(asked) == 2, "a finished window is not judged again"
+    world.write(world.frame[-1:].assign(at=pd.Timestamp("2013-08-28 23:59")), "2013-08-02/w-9")
+    answers = [{windows.DRIFT: {"Deepchecks did not answer: oh": float("nan")}}]
+    decision, checks = world.decide()
+    assert [len(one["tests"]) for one in asked] == [4, 4, 1]
+    assert checks["feature_drift"].outcome is INCONCLUSIVE
+    assert checks["prediction_drift"].outcome is INCONCLUSIVE
+    assert decision == "watch"
+    answers = [{windows.DRIFT: USUAL}]
+    decision, checks = world.decide()
+    assert [len(one["tests"]) for one in asked] == [4, 4, 1, 1]
+    assert checks["prediction_drift"].outcome is PASS
+
+
+def test_the_release_at_fault_is_rolled_back_if_there_is_another(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = dict(zip(world.frame["at"], world.frame["score"], strict=True))
+
+    def score(_: Project, ship: Path, rows: pa.Table) -> Any:
+        assert ship.parent.name == B
+        return np.array([truth[at] for at in rows.select(["at"]).to_pandas()["at"]])
+
+    monkeypatch.setattr(monitoring, "score_cleanly", score)
+    worse = world.frame.assign(score=world.frame["score"].iloc[::-1].to_numpy())
+    path = world.write(worse)
+    assert world.decide()[0] == "retrain"  # nowhere to go back to
+    world.serve(A, B)
+    decision, checks = world.decide()
+    assert (decision, checks["previous"].outcome) == ("rollback", STOP)
+    path.unlink()
+    world.write(worse.assign(size=3 * worse["size"]))
+    assert world.decide()[0] == "stop", "its requests are wrong, too"
+    path.unlink()
+    world.write(world.frame)
+    assert world.decide()[0] == "ok"
+
+    hidden(world, private=["size"])
+    path.unlink()
+    world.write(worse.drop(columns="size"))
+    found, checks = world.decide()
+    assert (found, "previous" in checks) == ("retrain", False), "it cannot be asked without `size`"
+
+
+def test_what_is_watched_and_what_there_is_to_go_back_to(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitoring, "champion", lambda *_: "the accepted one")
+
+    def digests() -> list[str | None]:
+        return [found and found.digest for found in watched(world.target)]
+
+    assert digests() == [A, None]
+    world.serve(A, B)
+    assert digests() == [A, B]
+    state = world.target.state()
+    moves = [state.moves[0].model_copy(update={"type": "rolled_back"}), state.moves[1]]
+    world.target.save(state, moves=moves)
+    assert digests() == [A, None], "what it came back from is no way back"
+    world.target.save(state, trying=state.moves[0])
+    assert digests() == [A, None], "a rollout is under way"
+    world.target.save(state, moves=state.moves[:1])
+    assert digests() == [A, None], "it is not installed any more"
+    world.target.save(state, rehearsed=3001)
+    assert digests() == [None, None]
+    batch = {"environments": {"production": Environment(target="batch")}}
+    vars(world.project)["delivery"] = world.project.delivery.model_copy(update=batch)
+    assert watched(world.target) == ("the accepted one", None)
+
+
+@pytest.mark.parametrize(
+    ("mixed", "days", "outcome", "windows"),
+    [
+        (0.0, 28, PASS, 1),
+        (0.08, 28, PASS, 3),  # below the limit, but not its whole interval
+        (1.0, 28, RETRAIN, 4),
+        (1.0, 7, WARN, 1),  # all of it in one window
+    ],
+)
+def test_what_came_true_is_judged_by_its_interval_and_by_windows(
+    world: World, mixed: float, days: int, outcome: Outcome, windows: int
+) -> None:
+    frame, random = world.frame, np.random.default_rng(0)
+    chosen = late(frame, days) & (random.random(len(frame)) < mixed)
+    scores = frame["score"].mask(chosen, random.permutation(frame["score"])).to_numpy()
+    at = frame["at"].to_numpy().astype("M8[D]")
+    scored = Scored(frame["late"].to_numpy(float), scores, at, pa.table({}))
+    part = (at - at[0]).astype(int) // 7
+    found = over_all("roc_auc", LIMITS, scored, part, "said", 0.83)
+    assert found.outcome is outcome, found
+    assert f"{windows} of 4 windows alone" in found.sentence
+
+
+def test_windows_of_another_release_are_not_judged(world: World) -> None:
+    """After a rollout the old release's weeks say nothing of the new one."""
+    broken = world.frame[:560].assign(score=0.5)
+    world.write(broken, digest=B)
+    world.write(world.frame[560:], "2013-08-15/w-1")
+    decision, checks = world.decide()
+    assert decision == "ok"
+    assert "560 of other releases" in checks["log"].sentence
+
+
+@pytest.mark.parametrize(("refused", "decision"), [(5, "ok"), (30, "stop")])
+def test_requests_that_are_refused_stop(world: World, refused: int, decision: str) -> None:
+    world.write(world.frame)
+    answers = world.target.proxy.answers
+    answers.parent.mkdir(parents=True)
+    now = dt.datetime.now(dt.UTC).timestamp()
+    statuses = [400] * refused + [200] * (120 - refused)
+    old = [{"ts": now - 9 * 86_400, "status": 400}] * 500
+    lines = [*old, *({"ts": now, "status": status} for status in statuses)]
+    answers.write_text("".join(f"{json.dumps(line)}\n" for line in lines) + '{"ts": 1, "st')
+    assert world.decide()[0] == decision
+
+
+def test_much_new_data_is_a_reason_to_train(world: World) -> None:
+    world.write(world.frame.assign(at=world.frame["at"] + pd.Timedelta(120, "D")))
+    found = monitor(world.target, AS_OF + dt.timedelta(120))
+    assert (found.decision, found.because) == ("retrain", "data")
+    assert "148 days since its data, which span 61" in found.reason
+
+
+def check(name: str, outcome: Outcome) -> Check:
+    return Check(name=name, outcome=outcome, sentence="said")
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "name", "outcome"),
+    [
+        ([PASS, PASS, PASS, PASS], "scale", PASS),
+        ([PASS, STOP, PASS, PASS], "scale", WARN),
+        ([STOP, PASS, PASS, STOP], "scale", STOP),
+        ([PASS, PASS, PASS, STOP], "columns", STOP),
+        ([STOP, PASS, PASS, PASS], "columns", WARN),
+        ([PASS, PASS, PASS, STOP], "predictions", STOP),
+        ([PASS, PASS, RETRAIN, RETRAIN], "feature_drift", RETRAIN),
+        ([PASS, PASS, INCONCLUSIVE, PASS], "feature_drift", INCONCLUSIVE),
+        ([STOP], "scale", WARN),
+    ],
+)
+def test_one_odd_window_moves_nothing(
+    outcomes: Sequence[Outcome], name: str, outcome: Outcome
+) -> None:
+    found = [
+        Verdict(gate="monitor", checks=[check(name, one).model_copy(update={"value": place})])
+        for place, one in enumerate(outcomes)
+    ]
+    assert combined(name, found, LIMITS).outcome is outcome
+
+
+@pytest.mark.parametrize(
+    ("found", "earlier", "decision", "because"),
+    [
+        ({"a": PASS}, True, "ok", ""),
+        ({"a": WARN}, True, "watch", ""),
+        ({"a": INCONCLUSIVE, "roc_auc": RETRAIN}, True, "watch", ""),
+        ({"roc_auc": RETRAIN, "new_data": RETRAIN}, True, "retrain", "decay"),
+        ({"feature_drift": RETRAIN}, True, "retrain", "drift"),
+        ({"new_data": RETRAIN}, True, "retrain", "data"),
+        ({"previous": STOP, "roc_auc": RETRAIN}, True, "rollback", ""),
+        ({"predictions": STOP}, False, "stop", ""),
+        ({"predictions": STOP, "scale": STOP}, True, "stop", ""),
+    ],
+)
+def test_a_verdict_has_one_decision(
+    found: dict[str, Outcome], earlier: bool, decision: str, because: str
+) -> None:
+    verdict = Verdict(gate="monitor", checks=[check(*pair) for pair in found.items()])
+    answer = decide(verdict, earlier)
+    assert (answer.decision, answer.because) == (decision, because)
+
+
+def test_killed_at_any_durable_write_a_rerun_finds_the_same(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.write(world.frame)
+    replace, folder = os.replace, world.target.folder / "monitor"
+
+    def killed(*arguments: Any, **options: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        replace(*arguments, **options)
+
+    monkeypatch.setattr(os, "replace", killed)
+    left = 99
+    wanted = monitor(world.target, AS_OF)
+    count = 99 - left
+    assert count == 1 + 4 + 3 + 1  # index, windows, report, decision
+    whole = {path.name: path.read_bytes() for path in folder.rglob("*.json")}
+    for kill in range(count):
+        for path in folder.rglob("*.json"):
+            path.unlink()
+        left = kill
+        with pytest.raises(KeyboardInterrupt):
+            monitor(world.target, AS_OF)
+        assert not (folder / "decision.json").exists()
+        left = 99
+        assert monitor(world.target, AS_OF)[:3] == wanted[:3]
+        now = {path.name: path.read_bytes() for path in folder.rglob("*.json")}
+        assert {name for name in whole if whole[name] != now[name]} <= {"report.json"}  # its time
+
+
+def test_the_verb_ends_neutral_without_a_target_and_by_its_verdict_with_one(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from model_delivery.cli import main
+
+    monkeypatch.setattr(
+        main, "_run", lambda *_: SimpleNamespace(project=world.project, as_of=AS_OF)
+    )
+    monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
+    worse = world.frame.assign(score=world.frame["score"].iloc[::-1].to_numpy())
+    world.write(worse)
+    done = CliRunner().invoke(app, ["monitor"])
+    assert done.exit_code == 10
+    assert "retrain: roc_auc" in done.stdout
+    found = files.read_json(world.target.folder / "monitor" / "decision.json")
+    assert (found["decision"], found["because"], found["digest"]) == ("retrain", "decay", A)
+    assert found["as_of"] == "2013-08-29"
+    page = (world.target.folder / "monitor" / "report.html").read_text()
+    assert "Decision as of 2013-08-29: retrain" in page
+    assert page.count("<figure>") == 4
+    world.target.save(State())
+    done = CliRunner().invoke(app, ["monitor", "--json"])
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["reason"] == "nothing deployed, nothing watched"
+    lines = (tmp_path / "output").read_text().splitlines()
+    report = f"report={world.target.folder}/monitor/report.*"
+    assert lines[:3] == ["decision=retrain", "because=decay", report]
+    assert lines[3:] == ["decision=nothing deployed", "because=", "report="]
+    assert isinstance(monitor(world.target, AS_OF), Decision)
+
+
+def test_windows_cannot_ask_for_more_findings_than_there_are() -> None:
+    with pytest.raises(ValueError, match="no finding could ever count"):
+        MonitorLimits.model_validate(LIMITS.model_dump(exclude_none=True) | {"needed": 5})
+
+
+def git(root: Path, *words: str) -> str:
+    who = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    done = subprocess.run(["git", *who, *words], cwd=root, check=True, capture_output=True)
+    return done.stdout.decode().strip()
+
+
+def tell(project: Project, *events: Event) -> None:
+    for one in events:
+        event_log(project).append(lambda _, one=one: one)
+
+
+def repository(root: Path, top: Path) -> Project:
+    """Make a project whose production serves its first commit; a second one is not released."""
+    shutil.copytree(HERE.root / "config", root / "config")
+    (root / "pyproject.toml").write_text('[project]\nname = "late"\nversion = "1.0.0"\n')
+    (root / ".gitignore").write_text(".ml/\n")
+    (root / "uv.lock").touch()
+    (root / "code").write_text("released")
+    git(top, "init", "--quiet", "-b", "main")
+    git(top, "add", ".")
+    git(top, "commit", "--quiet", "-m", "one")
+    project = Project(root)
+    serves = {"type": "promoted", "environment": "production"}
+    commit = git(top, "rev-parse", "HEAD")
+    tell(project, event(commit=commit), event(commit=commit, **serves))
+    (root / "code").write_text("not released")
+    git(top, "commit", "--quiet", "-am", "two")
+    (root / "code").write_text("not committed")
+    return project
+
+
+def install(project: Project, code: int = 0) -> None:
+    """Put a program in the place of `ml`, which notes how it was called and ends with a code."""
+    place = project.work / "environments" / "retraining" / "bin" / "ml"
+    place.parent.mkdir(parents=True)
+    place.write_text(ML.format(python=sys.executable, patience=PATIENCE))
+    place.chmod(0o755)
+    (project.work / "code").write_text(str(code))
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    made, real = repository(tmp_path, tmp_path), retraining.run
+
+    def run(command: list[str], *rest: Any, **options: Any) -> str:
+        return "" if command[0] == "uv" else real(command, *rest, **options)
+
+    monkeypatch.setattr(retraining, "run", run)
+    return made
+
+
+def ask(
+    project: Project,
+    as_of: dt.date | None = NEW,
+    because: Because = "schedule",
+    until: str = "deploy",
+    force: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> Done:
+    return retrain(project, as_of, because, until, force, say)
+
+
+def asked(project: Project) -> dict[str, Any]:
+    return dict(json.loads((project.work / "asked").read_text()))
+
+
+def change(project: Project, name: str, edit: Callable[[Any], object]) -> None:
+    """Change a file of `config/`."""
+    file = project.root / "config" / f"{name}.yaml"
+    content = yaml.safe_load(file.read_text())
+    edit(content)
+    file.write_text(yaml.safe_dump(content))
+
+
+def nothing_runs(*_: object) -> int:
+    raise AssertionError("it trains")
+
+
+def test_the_champions_commit_is_shipped_with_the_limits_of_now(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in CURRENT:
+        with (project.root / name).open("a") as stream:
+            stream.write("# of now\n")
+    install(project)
+    monkeypatch.setenv("VIRTUAL_ENV", "/ours")
+    monkeypatch.setenv("GITHUB_SHA", "f" * 40)
+    ask(project, because="drift", until="load")
+    found, commit = asked(project), git(project.root, "rev-parse", "HEAD^")
+    root, options = Path(found["folder"]), "--event retraining --as-of 2013-10-01 --until load"
+    assert found["words"] == ["ship", *options.split()]
+    assert (root / "code").read_text() == "released"
+    assert [(root / name).read_text().endswith("# of now\n") for name in CURRENT] == [True, True]
+    assert found["status"] == ""  # else the report calls them not committed
+    env = found["env"]
+    assert (env["GITHUB_SHA"], env["ML_BECAUSE"]) == (commit, "drift")
+    assert (env["ML_HOME"], "VIRTUAL_ENV" in env) == (str(project.work), False)
+    assert capfd.readouterr().err.count("its own words") == 1
+    assert (project.root / "code").read_text() == "not committed"
+
+
+@pytest.mark.parametrize(
+    ("code", "ends", "said"),
+    [
+        (20, 20, "v1+a stays in production: a gate or the rollout says stop; `ml report`"),
+        (30, 30, "v1+a stays in production: inconclusive"),
+        (2, 2, "if `delivery/` was updated since its commit, deliver that first"),
+        (1, 1, "`ml ship` ended with code 1"),
+        (0, 0, "nothing was registered"),
+        (10, 0, "nothing was registered"),
+    ],
+)
+def test_what_ship_ended_with_is_told(project: Project, code: int, ends: int, said: str) -> None:
+    install(project, code)
+    before = event_log(project).events()
+    done = ask(project)
+    assert (done.code, said in done.sentence, done.digest) == (ends, True, ""), done
+    assert event_log(project).events() == before
+
+
+@pytest.mark.parametrize("code", [0, 10])
+def test_what_came_of_it_is_read_in_the_log(
+    project: Project, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def ship(home: Project, root: Path, words: list[str], *_: object) -> int:
+        commit = git(root, "rev-parse", "HEAD")
+        tell(home, event(B, NEW, trigger="retraining", commit=commit))
+        if words[-1] == "deploy":
+            moved = {"type": "promoted", "environment": "production"}
+            tell(home, event(B, NEW, trigger="retraining", commit=commit, **moved))
+        return code
+
+    monkeypatch.setattr(retraining, "_ship", ship)
+    done = ask(project, until="register")
+    assert done == Done(0, f"v1+b ({B[:12]}) is in the log; `ml deploy v1+b` brings it on", B)
+    assert ask(project) == Done(0, f"v1+b ({B[:12]}) is in production", B)
+    assert ask(project).sentence == "no new data as of 2013-10-01: v1+b is of 2013-10-01"
+
+
+def test_without_new_data_nothing_is_done(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retraining, "_ship", nothing_runs)
+    before = event_log(project).events()
+    for day, newest in ((OLD, NEW), (None, OLD), (dt.date(2013, 7, 1), NEW)):
+        source = SimpleNamespace(newest=lambda day=newest: day)
+        monkeypatch.setattr(protocols, "user_module", lambda _, it=source: it)
+        done = ask(project, day, "person", force=True)
+        assert (done.code, done.sentence[:11]) == (0, "no new data"), done
+    assert event_log(project).events() == before
+    assert not (project.work / "worktrees").exists()
+    monkeypatch.setattr(protocols, "user_module", lambda _: SimpleNamespace(newest=lambda: NEW))
+    with pytest.raises(AssertionError, match="it trains"):
+        ask(project, None)
+
+
+def test_a_source_without_its_newest_day_knows_all_until_today(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(protocols, "user_module", lambda _: SimpleNamespace())
+    assert protocols.first_unknown_day() in (dt.date.today(), dt.date.today() - dt.timedelta(1))
+    soon = SimpleNamespace(newest=lambda: dt.datetime(2013, 8, 1, 12))
+    monkeypatch.setattr(protocols, "user_module", lambda _: soon)
+    with pytest.raises(UserError, match=r"sources.newest\(\): returned datetime"):
+        protocols.first_unknown_day()
+
+
+def retrained(days: list[int], rolled_out: bool = True) -> list[Event]:
+    """Return a log of retrainings as of days of October."""
+    log = list[Event]()
+    for day in days:
+        about = {"digest": f"{day:064d}", "as_of": dt.date(2013, 10, day), "trigger": "retraining"}
+        log.append(event(**about))
+        if rolled_out:  # back at once, so the other one is what serves
+            about |= {"digest": A, "previous": f"{day:064d}", "environment": "production"}
+            log.append(event(**about | {"type": "rolled_back"}))
+    return log
+
+
+@pytest.mark.parametrize(
+    ("days", "asked_for", "said"),
+    [
+        ([], 9, ""),
+        ([1], 7, "cool-down of 7 days: one was tried as of 2013-10-01"),
+        ([1], 8, ""),
+        ([8, 1], 9, "cool-down of 7 days: one was tried as of 2013-10-08"),
+        ([1, 8, 15], 22, "budget spent: 3 were tried in 30 days"),
+        ([1, 8, 15], 30, "budget spent: 3 were tried in 30 days"),
+        ([1, 8, 15], 31, ""),
+    ],
+)
+def test_cool_down_and_budget_count_by_the_datas_time(
+    days: list[int], asked_for: int, said: str
+) -> None:
+    settings, day = Retraining(cooldown_days=7, most_a_month=3), dt.date(2013, 10, asked_for)
+    assert too_early(settings, retrained(days), day) == said
+    assert too_early(settings, retrained(days, rolled_out=False), day) == ""  # may go on
+    by_hand = [one.model_copy(update={"trigger": "local"}) for one in retrained(days)]
+    assert too_early(settings, by_hand, day) == ""
+
+
+def test_a_cool_down_holds_neither_a_person_nor_force_and_a_budget_only_yields_to_force(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retraining, "_ship", lambda *_: 0)
+    champion, day = event_log(project).events()[-1], dt.date(2013, 10, 20)
+    log = [one.model_copy(update={"commit": champion.commit}) for one in retrained([15])]
+    back = [one.model_copy(update={"as_of": str(OLD)}) for one in log[1:]]
+    tell(project, log[0], *back)
+    said = list[str]()
+    held = ask(project, day)
+    assert (held.code, held.sentence[:9]) == (0, "cool-down"), held
+    assert "--force skips it" in held.sentence
+    assert "nothing was registered" in ask(project, day, "person", say=said.append).sentence
+    assert [one.partition(";")[2] for one in said] == [" it goes on, as a person asks for it"]
+    assert "nothing was registered" in ask(project, day, force=True).sentence
+    change(project, "delivery", lambda it: it.update(retraining={"most_a_month": 1}))
+    assert ask(Project(project.root), day, "person").sentence.startswith("budget spent")
+
+
+def test_what_cannot_be_trained_here_is_said_with_what_mends_it(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retraining, "_ship", nothing_runs)
+    moved = {"type": "promoted", "environment": "production"}
+    git(project.root, "rm", "--quiet", "--cached", "uv.lock")
+    git(project.root, "commit", "--quiet", "-m", "no lock")
+    last = git(project.root, "rev-parse", "HEAD")
+    for commit, told in (
+        (None, "v1+b was delivered from no commit; commit the project, and `ml ship`"),
+        ("d" * 40, "v1+b: its commit dddddddddddd is not in this clone; run `git fetch --unsh"),
+        (last, f"v1+b: no uv.lock in its commit {last[:12]}; commit it, and deliver"),
+    ):
+        tell(project, event(B, commit=commit, **moved))
+        with pytest.raises(UserError) as caught:
+            ask(project)
+        assert str(caught.value).startswith(told)
+        assert caught.value.code == 2
+
+
+def test_without_a_champion_or_a_repository_there_is_nothing_to_train_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    project = Project(tmp_path / "plain")
+    shutil.copytree(HERE.root / "config", project.root / "config")
+    with pytest.raises(UserError, match="production has no release to train again; deliver one"):
+        ask(project, because="person")
+    assert "deliver one" in ask(project, because="schedule").sentence  # no failure each week
+    tell(project, event(type="promoted", environment="staging", commit="d" * 40))
+    with pytest.raises(UserError, match="production has no release"):
+        ask(project, because="drift")
+    tell(project, event(type="promoted", environment="production", commit="d" * 40))
+    with pytest.raises(UserError, match="is not in this clone"):
+        ask(project)
+
+
+def test_a_project_below_the_top_of_its_repository_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tmp_path / "models" / "late"
+    made.mkdir(parents=True)
+    project, roots = repository(made, tmp_path), list[Path]()
+    monkeypatch.setattr(retraining, "_ship", lambda _, root, *rest: roots.append(root) or 20)
+    assert ask(project).code == 20
+    assert [(root / "code").read_text() for root in roots] == ["released"]
+
+
+def test_what_could_not_be_deployed_from_here_is_not_trained(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retraining, "_ship", lambda *_: 20)
+    change(project, "data", lambda it: it.update(as_of=it["as_of"] - dt.timedelta(days=1)))
+    with pytest.raises(UserError, match=r"config/data.yaml here is not that of v1\+a"):
+        ask(project, until="register")
+    assert ask(project).code == 20  # it rolls out from the champion's commit
+
+
+def forked(work: Callable[..., object], *arguments: object) -> multiprocessing.Process:
+    process = multiprocessing.get_context("fork").Process(target=work, args=arguments)
+    process.start()
+    return process  # type: ignore[return-value]
+
+
+def wait(path: Path) -> None:
+    """Return when a file is there; after a while the test goes on, and finds that it is not."""
+    end = time.monotonic() + PATIENCE
+    while not path.exists() and time.monotonic() < end:
+        time.sleep(0.01)
+
+
+def test_two_at_once_train_once(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ship(home: Project, root: Path, *_: object) -> int:
+        with (home.work / "trained").open("a") as stream:
+            stream.write("once\n")
+        wait(home.work / "both")
+        commit = git(root, "rev-parse", "HEAD")
+        moved = {"type": "promoted", "environment": "production", "trigger": "retraining"}
+        tell(home, event(B, NEW, commit=commit, **moved))
+        return 0
+
+    def second() -> None:
+        said = ask(project, say=lambda _: (project.work / "both").touch())
+        (project.work / "second").write_text(said.sentence)
+
+    monkeypatch.setattr(retraining, "_ship", ship)
+    project.work.mkdir()
+    first = forked(lambda: ask(project, say=nothing_runs))
+    wait(project.work / "trained")
+    later = forked(second)
+    for process in (first, later):
+        process.join(60)
+        assert process.exitcode == 0
+    assert (project.work / "trained").read_text() == "once\n"
+    assert (project.work / "second").read_text().startswith("no new data")
+
+
+def test_while_ship_works_on_another_waits_though_the_first_was_killed(project: Project) -> None:
+    install(project)
+    (project.work / "wait").touch()
+    first = forked(ask, project)
+    wait(project.work / "asked")
+    assert first.pid is not None
+    os.kill(first.pid, signal.SIGKILL)
+    first.join()
+    told = list[str]()
+
+    def let_it_end(sentence: str) -> None:
+        told.append(sentence)
+        (project.work / "wait").unlink()
+
+    assert "nothing was registered" in ask(project, say=let_it_end).sentence
+    assert told == ["another `ml retrain` is at work; this one waits, and looks then what is left"]
+
+
+def test_killed_anywhere_a_rerun_does_it(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before and after each command and each copy; and within git, which then leaves a lock."""
+    install(project, 20)
+    acts = {"run": retraining.run, "git": retraining.git}
+    copy, calls = shutil.copyfile, 0
+
+    def deadly(act: Callable[..., Any], left: int) -> Callable[..., Any]:
+        def wrapped(*words: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == left:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return act(*words, **options)
+
+        return wrapped
+
+    def once(left: int) -> None:
+        for name, act in acts.items():
+            monkeypatch.setattr(retraining, name, deadly(act, left))
+        monkeypatch.setattr(shutil, "copyfile", deadly(copy, left))
+        ask(project)
+
+    killed = 0
+    for left in range(1, 20):
+        process = forked(once, left)
+        process.join(60)
+        if process.exitcode == 0:
+            break
+        killed += process.exitcode == -signal.SIGKILL
+        assert ask(project).code == 20
+        assert (Path(asked(project)["folder"]) / "code").read_text() == "released"
+    assert killed == left - 1 >= 8
+    folder = Path(asked(project)["folder"])
+    git(project.root, "worktree", "lock", str(folder))
+    (folder / ".git").unlink()
+    assert ask(project).code == 20
+    assert len(git(project.root, "worktree", "list").splitlines()) == 2
+
+
+def test_a_source_that_is_down_is_asked_three_times_and_a_mistake_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class DriverError(Exception):
+        """As databases have their own."""
+
+    calls, waits = list[int](), list[float]()
+    errors = list[Exception]()
+
+    def extract(day: int) -> str:
+        calls.append(day)
+        if errors:
+            raise errors.pop(0)
+        return "rows"
+
+    monkeypatch.setattr(protocols, "user_module", lambda _: SimpleNamespace(extract=extract))
+    monkeypatch.setattr(protocols.time, "sleep", waits.append)
+    errors += [ConnectionError("refused"), DriverError("away")]
+    assert ask_source("extract", 7) == "rows"
+    assert (calls, len(waits), waits == sorted(waits)) == ([7, 7, 7], 2, True)
+    errors += [TimeoutError(), ConnectionError(), DriverError("no answer")]
+    with pytest.raises(SourceError, match=r"sources.extract: .* 3 times \(DriverError: no answ"):
+        ask_source("extract", 7)
+    for error in (UserError("no such day"), KeyError("x"), ValueError("x"), TypeError("x")):
+        calls.clear()
+        errors[:] = [error]
+        with pytest.raises(type(error)):
+            ask_source("extract", 7)
+        assert calls == [7]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(UserError("x"), 2), (SourceError("x"), 30), (NothingNewError("x"), 0)]
+)
+def test_the_process_ends_with_the_errors_code(
+    monkeypatch: pytest.MonkeyPatch, error: UserError, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(main, "app", fail)
+    with pytest.raises(SystemExit) as caught:
+        main.main()
+    assert caught.value.code == code
+    assert capsys.readouterr().err == ("error x\n" if code else "x\n")
+
+
+@pytest.mark.parametrize(
+    ("event_", "end", "nothing"),
+    [
+        ("retraining", "2013-07-31T23:59:00", True),
+        ("retraining", "2013-07-31T23:00:00", True),
+        ("retraining", "2013-07-31T23:59:00.500000", False),
+        ("retraining", "2013-09-30T00:00:00", False),
+        ("delivery", "2013-07-31T23:59:00", False),
+    ],
+)
+def test_a_later_day_without_a_later_row_is_no_new_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, event_: Trigger, end: str, nothing: bool
+) -> None:
+    snapshot, old = Snapshot(tmp_path / "new"), Candidate(tmp_path / "old")
+    for folder, data in ((snapshot.folder, None), (old.folder, "2013-07-31T23:59:00")):
+        folder.mkdir()
+        spans = {"spans": {"test": ["2013-07-01T00:00:00", data or end]}}
+        write_json(folder / "manifest.json", spans)
+        write_json(folder / "lineage.json", {"data": spans, "changed_files": 0})
+    monkeypatch.setattr(stages, "needed_variables", tuple)
+    monkeypatch.setattr(stages.data, "take_snapshot", lambda *_: snapshot)
+    monkeypatch.setattr(releases, "champion", lambda _: old)
+    shutil.copytree(HERE.root / "config", tmp_path / "config")
+    run = stages.Run(Project(tmp_path), event_, NEW)
+    if nothing:
+        with pytest.raises(NothingNewError, match=f"newest row is of {end}"):
+            stages.extract(run)
+    else:
+        assert stages.extract(run) is snapshot
+
+
+def test_a_later_snapshot_is_compared_on_rows_that_the_champion_never_learned_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of its test window that the champion was trained on do not count."""
+    days = np.arange("2013-06-20", "2013-08-20", dtype="datetime64[D]").astype("datetime64[us]")
+    target, time_ = HERE.contract.target, HERE.contract.time
+    columns = {time_: days, target: days.astype(int) % 2 == 0, "score": np.full(len(days), 0.5)}
+    candidate, champion = Candidate(tmp_path / "new"), Candidate(tmp_path / "old")
+    champion.ship.mkdir(parents=True)
+    candidate.folder.mkdir()
+    pq.write_table(pa.table(columns), candidate.path("test"))
+    (champion.ship / "request.json").write_text("{}")
+    until = "2013-06-30T23:59:00"
+    spans = {"data": {"spans": {"train": ["2013-01-01T00:00:00", until]}}}
+    write_json(champion.folder / "lineage.json", spans)
+    monkeypatch.setattr(gate, "score_cleanly", lambda *_: np.linspace(0, 1, len(days)))
+    project = Project(tmp_path)
+    limits = HERE.gates.model.model_copy(update={"segment_rows": 50})
+    object.__setattr__(project, "gates", HERE.gates.model_copy(update={"model": limits}))
+    object.__setattr__(project, "contract", HERE.contract)
+    scored = gate.read_scored(project, candidate, champion)
+    assert scored.champion is not None
+    counted = np.isfinite(scored.champion)
+    assert (days[counted].min(), counted.sum()) == (np.datetime64("2013-07-01"), 50)
+    too_few = limits.model_copy(update={"segment_rows": 51})
+    object.__setattr__(project, "gates", HERE.gates.model_copy(update={"model": too_few}))
+    with pytest.raises(UserError, match=f"only 50 test rows are later .* \\(until {until}"):
+        gate.read_scored(project, candidate, champion)
+
+
+def test_a_retraining_keeps_its_commit_wherever_it_is_deployed(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that deploys it has main checked out, whose code it is not of."""
+    monkeypatch.setenv("GITHUB_SHA", "f" * 40)
+    tell(project, event(B, NEW, trigger="retraining", commit="c" * 40, because="decay"))
+    assert releases.resolve(project, B).commit == "c" * 40
+    assert releases.resolve(project, A).commit == "f" * 40
+    told = event_log(project).events()[-1]
+    assert (line(told).endswith(", retraining: decay)"), told.because) == (True, "decay")
+    assert line(event()).endswith(", local)")
+
+
+def test_why_it_was_started_is_registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lineage = {"data": {"as_of": "2013-10-01"}, "snapshot": "s", "parameters": {}}
+    write_json(tmp_path / "lineage.json", lineage)
+    for because in ("drift", ""):
+        monkeypatch.setenv("ML_BECAUSE", because)
+        assert releases._facts(Candidate(tmp_path))["because"] == because
+
+
+CRON = """on:
+  schedule:
+    - cron: {cron} # static, as GitHub wants it
+jobs: {{}} # - cron is no schedule
+"""
+
+
+def test_a_schedule_that_is_not_the_settings_one_is_found_and_set(project: Project) -> None:
+    wanted = {"retrain": "17 3 * * 1", "monitor": "27 4 * * *"}
+    times = {name: {"cron": cron} for name, cron in wanted.items()}
+    named = {"retraining": times["retrain"], "monitoring": times["monitor"]}
+    change(project, "delivery", lambda it: it.update(named))
+    folder = project.root / ".github" / "workflows"
+    folder.mkdir(parents=True)
+    check_schedules(project)  # another system's workflows are its own
+    for name, cron in wanted.items():
+        (folder / f"{name}.yml").write_text(CRON.format(cron=f'"{cron}"'))
+    check_schedules(project)
+    for name, other in (("retrain", '"1 1 * * *"'), ("monitor", "2 2 * * *")):
+        (folder / f"{name}.yml").write_text(CRON.format(cron=other))
+        told = f"{name}.yml starts at other times than `{wanted[name]}`".replace("*", r"\*")
+        with pytest.raises(UserError, match=f"^{told} .* run `ml doctor --fix`"):
+            check_schedules(project)
+        check_schedules(project, fix=True)
+        assert (folder / f"{name}.yml").read_text() == CRON.format(cron=f'"{wanted[name]}"')
+        check_schedules(project)
+
+
+def test_doctor_names_a_wrong_schedule_and_sets_it(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.root)
+    place = project.root / ".github" / "workflows" / "monitor.yml"
+    place.parent.mkdir(parents=True)
+    place.write_text(CRON.format(cron='"0 0 1 1 *"'))
+    plain = CliRunner().invoke(main.app, ["doctor"])
+    assert plain.exit_code == 2
+    assert "NO  schedules: monitor.yml starts at other times than" in plain.stdout
+    assert "0 0 1 1 *" in place.read_text()
+    assert "ok  schedules: as config" in CliRunner().invoke(main.app, ["doctor", "--fix"]).stdout
+    assert project.delivery.monitoring.cron in place.read_text()
+
+
+def test_the_workflows_start_when_config_delivery_yaml_says() -> None:
+    """`ml doctor --fix` sets them."""
+    check_schedules(HERE)
+
+
+@pytest.mark.parametrize("cron", ["", "daily", "1 2 3 4", "1 2 3 4 5 6", "* * * * * \n- x"])
+def test_what_is_no_cron_line_is_refused_by_name(project: Project, cron: str) -> None:
+    change(project, "delivery", lambda it: it.update(retraining={"cron": cron}))
+    with pytest.raises(UserError, match=r"delivery.yaml:\d+: `retraining.cron`"):
+        _ = project.delivery
