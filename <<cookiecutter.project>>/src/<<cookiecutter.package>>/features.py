@@ -27,7 +27,7 @@ CATEGORIES = ("carrier", "origin", "dest")
 CLOCK = ("month", "day", "weekday", "minute_of_day")
 FILE = "features.json"
 FEW = 32
-"""Rows up to which Python's calendar is the faster one."""
+"""Rows beyond which each time is taken once: the rows of a file share theirs."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,13 @@ class Features:
         numpy.ndarray
             Shape (n, one for each of `names`), float64; finite, or not-a-number (missing).
         """
-        clock = wall_clock(columns["scheduled"])
-        matrix = np.empty((len(columns["scheduled"]), len(self.names)))
-        matrix[:, : len(CLOCK)] = clock
+        scheduled = columns["scheduled"]
+        matrix = np.empty((len(scheduled), len(self.names)))
+        if len(scheduled) > FEW:
+            times, place = np.unique(scheduled, return_inverse=True)
+            matrix[:, : len(CLOCK)] = wall_clock(times)[place]
+        else:
+            matrix[:, : len(CLOCK)] = wall_clock(scheduled)
         for index, name in enumerate(NUMBERS, len(CLOCK)):
             matrix[:, index] = columns[name]
         codes: dict[str, dict[str, float]] = self._codes  # type: ignore[attr-defined]
@@ -90,15 +94,8 @@ class Features:
 def wall_clock(scheduled: NDArray[Any]) -> Floats:
     """Return the features of `CLOCK` for each time, Monday being 0: shape (n, one for each).
 
-    For the one row of a request Python's own calendar takes a seventh of the time of numpy's, for
-    the many of a file four times as much.
+    Python's own calendar: for the one row of a request it takes half the time of numpy's.
     """
-    if len(scheduled) > FEW:
-        minutes = scheduled.astype("datetime64[m]")
-        days, months = minutes.astype("datetime64[D]"), minutes.astype("datetime64[M]")
-        day, weekday = (days - months).astype(int) + 1, (days.astype(int) + 3) % 7
-        clock = months.astype(int) % 12 + 1, day, weekday, (minutes - days).astype(int)
-        return np.stack(clock, axis=1).astype(float)
     times = scheduled.astype("datetime64[us]").tolist()
-    rows = [(t.month, t.day, t.weekday(), 60 * t.hour + t.minute) for t in times]
-    return np.array(rows, dtype=float) if rows else np.empty((0, len(CLOCK)))
+    clock = [(t.month, t.day, t.weekday(), 60 * t.hour + t.minute) for t in times]
+    return np.array(clock, dtype=float) if clock else np.empty((0, len(CLOCK)))
