@@ -11,6 +11,12 @@ QUICK = "a rollout takes seconds here"
 SETTINGS = (
     ("gates", "  roc_auc: { min: 0.70,", "  roc_auc: { min: 0.60,", JANUARY),
     ("gates", "  segment_roc_auc: { min: 0.62,", "  segment_roc_auc: { min: 0.55,", JANUARY),
+    (
+        "gates",
+        "    WeakSegmentsPerformance: { min: 0.7, outcome: warn } # ROC AUC relative to all rows\n",
+        "",
+        "it only warns, and ends where nothing predicts a model's errors",
+    ),
     ("gates", "  rounds: 8\n", "  rounds: 4\n", QUICK),
     ("delivery", "    port: 3000\n", "    port: 3031\n", "`make demo` may be there"),
     (

@@ -26,8 +26,6 @@ NUMBERS = (
 CATEGORIES = ("carrier", "origin", "dest")
 CLOCK = ("month", "day", "weekday", "minute_of_day")
 FILE = "features.json"
-FEW = 32
-"""Rows beyond which each time is taken once: the rows of a file share theirs."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class Features:
         """
         scheduled = columns["scheduled"]
         matrix = np.empty((len(scheduled), len(self.names)))
-        if len(scheduled) > FEW:
+        if len(scheduled) > 100:  # those of a file share their times; of a request it takes longer
             times, place = np.unique(scheduled, return_inverse=True)
             matrix[:, : len(CLOCK)] = wall_clock(times)[place]
         else:

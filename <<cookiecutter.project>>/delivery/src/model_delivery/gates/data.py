@@ -83,8 +83,9 @@ def scale_ratio(train: Sequence[Floats], test: Floats) -> float:
     Drift cannot tell a unit: July differs more from spring than °C from °F. Two things do not
     follow the seasons: the *width* between the 10 % and the 90 % quantile of a month, and the
     *grid* that values are recorded on (tenths of a degree, whole miles), of which a conversion
-    leaves little: 5 to 11. Zeros are on every grid. Not-a-number where fewer than two periods,
-    or the test rows, hold enough values.
+    leaves little: 5 to 11. Zeros are on every grid; beyond all training values, as in a first
+    summer, only what follows the decimal point can tell. Not-a-number where fewer than two
+    periods, or the test rows, hold enough values.
     """
     *past, now = (np.round(part[np.isfinite(part)], DECIMALS) for part in (*train, test))
     past = [part for part in past if len(part) >= FEWEST_VALUES]
@@ -97,7 +98,10 @@ def scale_ratio(train: Sequence[Floats], test: Floats) -> float:
         return wider
     points, seen = np.unique(np.concatenate([np.unique(v) for v in grids]), return_counts=True)
     usual = min(np.isin(part, points[seen > 1]).mean() for part in grids)
-    return float(max(wider, (usual + TINY) / (np.isin(grid, points).mean() + TINY)))
+    beyond = (grid < points[0]) | (grid > points[-1])
+    decimals = [np.round(values % 1, DECIMALS) % 1 for values in (grid, points)]
+    known = np.isin(grid, points) | (beyond & np.isin(*decimals))
+    return float(max(wider, (usual + TINY) / (known.mean() + TINY)))
 
 
 def prove(project: Project, snapshot: Snapshot) -> Verdict:
