@@ -5,7 +5,6 @@ import signal
 import sys
 import time
 from contextlib import nullcontext, suppress
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -182,8 +181,7 @@ def monitor(of: its.Of = "production", as_of: its.Newest = None, as_json: its.Js
     told, text = found._asdict(), f"{found.decision}: {found.reason}"
     handed = [f"{name}={told[name]}" for name in ("decision", "because", "report")]
     screen.job("GITHUB_OUTPUT", "\n".join(handed))
-    page = Path(found.report).with_suffix(".md").read_text() if found.report else f"    {text}"
-    screen.job("GITHUB_STEP_SUMMARY", page)
+    screen.job("GITHUB_STEP_SUMMARY", found.page or f"    {text}")
     verdicts = [found.verdict] if found.verdict else []
     if not as_json:
         screen.show_verdicts(verdicts, "monitoring", False)
