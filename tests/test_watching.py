@@ -94,6 +94,11 @@ def bare(ready: BakedProject, tmp_path_factory: pytest.TempPathFactory) -> Itera
     limits["model"]["roc_auc"]["min"] = 0.6
     limits["model"]["calibration_error"]["max"] = 0.5  # autumn has half of summer's delays
     gates.write_text(yaml.safe_dump(limits))
+    delivery = made.project / "config" / "delivery.yaml"
+    settings = yaml.safe_load(delivery.read_text())
+    settings["environments"]["staging"]["load"] = False  # test_deliveries.py has it measured
+    delivery.write_text(yaml.safe_dump(settings))
+    made.canary(seconds=3)
     made.commit("Seeds")
     made.github.receive(made.project, f"HEAD:{DEVELOP}")  # with it, main goes to staging alone
     made.github.receive(made.project, f"HEAD:{MAIN}")
