@@ -8,18 +8,20 @@ seeds in `sources.py` that were committed before the first release; a day choose
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.baking import ROOT, BakedProject
-from tests.harness import Run
+from tests.baking import BakedProject
+from tests.harness import FakeGitHub, Run
 from tests.harness.sandbox import seen
 from tests.workflow_rules import Tree
-from tests.world import DEVELOP, VARIABLES, World, make_world
+from tests.world import DEVELOP, MAIN, VARIABLES, World, make_world
 
 SOURCES, FEATURES = "src/late_departures/sources.py", "src/late_departures/features.py"
 SEEDS = '''
@@ -27,6 +29,7 @@ SEEDS = '''
 _extract = extract
 NEWEST = dt.date(2013, 8, 1)
 FLIPPED = 0.0
+DOWN = False
 
 
 def extract(as_of: dt.date) -> pd.DataFrame:
@@ -44,6 +47,8 @@ def extract(as_of: dt.date) -> pd.DataFrame:
 
 def newest() -> dt.date:
     """Return the first day that is not known yet."""
+    if DOWN:
+        raise ConnectionError("the warehouse is away")
     return NEWEST
 
 
@@ -57,8 +62,6 @@ def labels(since: dt.date, as_of: dt.date) -> pd.DataFrame:
     known.loc[turned, "late"] = ~known.loc[turned, "late"].astype(bool)
     return known
 '''
-if not list(ROOT.glob("*/delivery/src/model_delivery/watch/monitor.py")):
-    pytest.skip("the verbs that these workflows call are not here yet", allow_module_level=True)
 BLIND = """        months = columns["scheduled"].astype("datetime64[M]")
         matrix[months == np.datetime64("2013-09")] = np.nan  # a month that no gate asks about
         return matrix
@@ -74,14 +77,15 @@ frame = frame.sample(int(sys.argv[1]), random_state=0)[list(find_project().contr
 frame["scheduled"] = frame["scheduled"].dt.strftime("%Y-%m-%dT%H:%M:%S")
 print(json.dumps(json.loads(frame.to_json(orient="records"))))
 """
+WATCHING = ("monitor", "retrain", "rollback", "issue")
 NOTHING = {"staging": "skipped", "production": "skipped"}
 STOPPED = {"retrain": "failure", **NOTHING, "issue": "success"}
 DONE = {"retrain": "success", "staging": "success", "production": "success", "issue": "skipped"}
 
 
 @pytest.fixture(scope="module")
-def world(ready: BakedProject, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """Return a repository whose production serves `v1.0.0`, of 1 August."""
+def bare(ready: BakedProject, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Return a repository that never delivered, with a machine for production."""
     made = make_world(ready, tmp_path_factory.mktemp("watching"))
     sources, gates = made.project / SOURCES, made.project / "config" / "gates.yaml"
     sources.write_text(sources.read_text() + SEEDS)
@@ -90,12 +94,24 @@ def world(ready: BakedProject, tmp_path_factory: pytest.TempPathFactory) -> Iter
     limits["model"]["roc_auc"]["min"] = 0.6
     limits["model"]["calibration_error"]["max"] = 0.5  # autumn has half of summer's delays
     gates.write_text(yaml.safe_dump(limits))
+    delivery = made.project / "config" / "delivery.yaml"
+    settings = yaml.safe_load(delivery.read_text())
+    settings["environments"]["staging"]["load"] = False  # test_deliveries.py has it measured
+    delivery.write_text(yaml.safe_dump(settings))
+    made.canary(seconds=3)
     made.commit("Seeds")
     made.github.receive(made.project, f"HEAD:{DEVELOP}")  # with it, main goes to staging alone
-    for run in (made.push(), made.push("refs/tags/v1.0.0")):
-        assert "failure" not in run.results.values(), run.said
+    made.github.receive(made.project, f"HEAD:{MAIN}")
     yield made
     made.hosts[0].stop()
+
+
+@pytest.fixture(scope="module")
+def world(bare: World) -> World:
+    """Return that repository when production serves `v1.0.0`, of 1 August."""
+    for run in (bare.push(), bare.push("refs/tags/v1.0.0")):
+        assert "failure" not in run.results.values(), run.said
+    return bare
 
 
 def rows(world: World, number: int) -> list[dict[str, Any]]:
@@ -120,7 +136,7 @@ def september(world: World) -> list[dict[str, Any]]:
 def set_source(world: World, name: str, old: str, new: str) -> None:
     """Change what the source says from now on, on `main`, without delivering anything."""
     world.commit(f"{name} is {new}", {SOURCES: (f"{name} = {old}\n", f"{name} = {new}\n")})
-    world.github.receive(world.project, "+HEAD:refs/heads/main")
+    world.github.receive(world.project, f"+HEAD:{MAIN}")
 
 
 def issues(world: World) -> dict[str, str]:
@@ -135,10 +151,18 @@ def retrain(world: World, day: str, **more: Any) -> Run:
     return world.run("retrain.yml", world.by_hand(because="person", as_of=day), **more)
 
 
-def test_without_a_machine_or_a_log_nothing_is_watched_and_nothing_is_green(world: World) -> None:
-    run = world.schedule("monitor.yml", variables={})
-    assert run.results == dict.fromkeys(("monitor", "retrain", "rollback", "issue"), "skipped")
-    assert world.schedule("batch.yml").results == {"predict": "skipped"}
+def test_without_a_machine_or_a_log_nothing_is_watched_and_nothing_is_green(bare: World) -> None:
+    run = bare.schedule("monitor.yml", variables={})
+    assert run.results == dict.fromkeys(WATCHING, "skipped")
+    assert bare.schedule("batch.yml").results == {"predict": "skipped"}
+
+
+def test_where_nothing_is_deployed_watching_is_neutral(bare: World) -> None:
+    run = bare.schedule("monitor.yml")
+    assert run.results == dict.fromkeys(WATCHING, "skipped") | {"monitor": "success"}, run.said
+    assert run.jobs["monitor"].outputs["decision"] == "nothing deployed"
+    assert "nothing deployed, nothing watched" in run.jobs["monitor"].summary
+    assert (run.artifacts, issues(bare)) == ({}, {})
 
 
 def test_without_new_data_nothing_is_trained(world: World) -> None:
@@ -170,6 +194,18 @@ def test_a_source_that_does_not_answer_decides_nothing(world: World) -> None:
     assert world.since(before) == []
 
 
+def test_a_source_that_does_not_answer_is_no_reason_to_act_in_production(world: World) -> None:
+    set_source(world, "DOWN", "False", "True")
+    before, served = world.events, world.served()
+    run = world.schedule("monitor.yml")
+    told = {"monitor": "failure", "issue": "success"}
+    assert run.results == dict.fromkeys(WATCHING, "skipped") | told, run.said
+    assert "the warehouse is away" in run.jobs["monitor"].summary
+    assert f"/actions/runs/{run.folder.name}" in issues(world)["Production: not watched"]
+    assert (world.since(before), world.served()) == ([], served)
+    set_source(world, "DOWN", "True", "False")
+
+
 def test_a_worse_model_changes_nothing(world: World) -> None:
     before, served = world.events, world.served()
     run = retrain(world, "2013-08-04")
@@ -194,9 +230,7 @@ def test_of_a_retraining_and_a_tag_one_wins_and_the_other_says_so(
     lost = {"retrain": "success", "staging": "success", "production": "cancelled"}
     assert overtaken.results == lost | {"issue": "skipped"}, overtaken.said
     made = overtaken.jobs["retrain"].outputs["digest"]
-    assert (
-        made in world.github.attestations or f"{made}.tar.xz" in world.github.attestations.values()
-    )
+    assert f"{made}.tar.xz" in world.github.attestations.values()
     world.commit("Good in July", {FEATURES: ("        return matrix\n", BLIND)})
     with world.clients():
         for run in (world.push(), world.push("refs/tags/v1.1.0")):
@@ -221,7 +255,8 @@ def test_a_release_that_is_bad_in_production_alone_is_rolled_back(
     assert run.jobs["monitor"].outputs["decision"] == "rollback"
     assert world.since(before) == [("rolled_back", "production", False)]
     assert world.served()[1].startswith("v1.0.0")
-    assert "Production: rollback" in issues(world)
+    assert "Decision as of 2013-10-01: rollback" in issues(world)["Production: rollback"]
+    assert "Decision as of 2013-10-01: rollback" in run.jobs["monitor"].summary
     assert {"report.html", "report.md"} <= {f.name for f in run.artifact("monitoring").iterdir()}
 
 
@@ -260,18 +295,95 @@ def test_of_two_retrainings_at_once_the_second_waits_and_finds_no_new_data(world
     assert world.since(before) == []
 
 
-def test_a_batch_is_scored_by_what_production_serves(
+def write_rows(rows: list[dict[str, Any]], file: Path) -> None:
+    lines = (",".join("" if v is None else str(v) for v in row.values()) for row in rows)
+    file.write_text("\n".join([",".join(rows[0]), *lines, ""]))
+
+
+def predict(world: World, folder: Path) -> Run:
+    """Run batch.yml on `new.csv` of a folder."""
+    given = {"BATCH_INPUT": str(seen(folder / "new.csv"))}
+    given |= {"BATCH_OUTPUT": str(seen(folder / "scores.parquet"))}
+    run = world.schedule("batch.yml", variables=(VARIABLES if world.hosts else {}) | given)
+    assert run.results == {"predict": "success"}, run.said
+    assert (folder / "scores.parquet").read_bytes()[:4] == b"PAR1"
+    return run
+
+
+def test_a_batch_is_scored_by_what_the_machine_serves(
     world: World, september: list[dict[str, Any]]
 ) -> None:
     home = world.hosts[0].folder
-    header = ",".join(september[0])
-    lines = (",".join("" if v is None else str(v) for v in row.values()) for row in september[:50])
-    (home / "new.csv").write_text("\n".join([header, *lines, ""]))
-    given = {
-        "BATCH_INPUT": str(seen(home / "new.csv")),
-        "BATCH_OUTPUT": str(seen(home / "o.parquet")),
-    }
-    run = world.schedule("batch.yml", variables=VARIABLES | given)
-    assert run.results == {"predict": "success"}, run.said
-    assert (home / "o.parquet").read_bytes()[:4] == b"PAR1"
-    assert world.served()[0][:12] in run.jobs["predict"].log
+    write_rows(september[:50], home / "new.csv")
+    run = predict(world, home)
+    assert f"50 rows scored by {world.served()[0][:12]}" in run.jobs["predict"].log
+
+
+def copied(world: World, folder: Path) -> World:
+    """Return a copy of a repository and all that GitHub keeps of it, without a machine."""
+    shutil.copytree(world.project, folder / "project", ignore=shutil.ignore_patterns(".venv"))
+    runs = shutil.ignore_patterns("runs")
+    shutil.copytree(world.github.folder, folder / "github", ignore=runs)
+    return World(folder / "project", FakeGitHub(folder / "github"))
+
+
+@pytest.fixture(scope="module")
+def files(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[World, Path]:
+    """Return a copy whose production is of target `batch`, and the folder of its files."""
+    folder = tmp_path_factory.mktemp("files")
+    made, config = copied(world, folder), folder / "project" / "config" / "delivery.yaml"
+    settings = yaml.safe_load(config.read_text())
+    settings["environments"]["production"] = {"target": "batch"}
+    settings["log"]["folder"] = str(seen(folder / "log"))
+    config.write_text(yaml.safe_dump(settings))
+    set_source(made, "FLIPPED", "0.3", "0.0")
+    return made, folder
+
+
+def test_where_production_is_files_github_s_own_runner_scores_and_watches_them(
+    files: tuple[World, Path], september: list[dict[str, Any]]
+) -> None:
+    world, folder = files
+    before, open_before = world.events, issues(world)
+    write_rows(september, folder / "new.csv")
+    run = predict(world, folder)
+    assert f"6,000 rows scored by {before[-1]['digest'][:12]}" in run.jobs["predict"].log
+    assert len(list((folder / "log" / "production").rglob("*.parquet"))) == 1
+    run = world.schedule("monitor.yml", variables={"PREDICTION_LOG": "files"})
+    assert run.results == dict.fromkeys(WATCHING, "skipped") | {"monitor": "success"}, run.said
+    assert run.jobs["monitor"].outputs["decision"] == "ok"
+    assert (world.since(before), issues(world)) == ([], open_before)
+
+
+@pytest.mark.exhaustive
+def test_where_production_is_files_a_retraining_is_what_the_next_ones_are_scored_by(
+    files: tuple[World, Path],
+) -> None:
+    world, folder = files
+    before = world.events
+    run = retrain(world, "2013-11-01")
+    assert run.results == DONE, run.said
+    assert world.since(before) == [
+        ("registered", None, False),
+        ("promoted", "staging", True),
+        ("promoted", "production", False),
+    ]
+    new = world.events[-1]
+    assert (new["because"], new["verdicts"]["data"]) == ("person", "retrain")
+    assert f"rows scored by {new['digest'][:12]}" in predict(world, folder).jobs["predict"].log
+
+
+@pytest.mark.exhaustive
+def test_rehearsed_two_retrainings_at_once_promote_the_same_release(
+    world: World, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    made = copied(world, tmp_path_factory.mktemp("rehearsed"))
+    before = made.events
+    with ThreadPoolExecutor(2) as pool:  # as if nobody queued them
+        runs = list(pool.map(lambda day: retrain(made, day), ["2013-11-01"] * 2))
+    assert DONE in [run.results for run in runs], "\n".join(run.said for run in runs)
+    new = made.events[len(before) :]
+    won = next(run for run in runs if run.results == DONE).jobs["retrain"].outputs["digest"]
+    assert {e["digest"] for e in new} == {won}  # the same rows and commit: the same bytes
+    assert ("promoted", "production", True) in made.since(before)
+    assert any("nothing serves here" in run.jobs["production"].summary for run in runs)

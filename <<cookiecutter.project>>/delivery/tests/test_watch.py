@@ -648,6 +648,7 @@ def test_the_verb_ends_neutral_without_a_target_and_by_its_verdict_with_one(
         main, "_run", lambda *_: SimpleNamespace(project=world.project, as_of=AS_OF)
     )
     monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary"))
     worse = world.frame.assign(score=world.frame["score"].iloc[::-1].to_numpy())
     world.write(worse)
     done = CliRunner().invoke(app, ["monitor"])
@@ -659,6 +660,9 @@ def test_the_verb_ends_neutral_without_a_target_and_by_its_verdict_with_one(
     page = (world.target.folder / "monitor" / "report.html").read_text()
     assert "Decision as of 2013-08-29: retrain" in page
     assert page.count("<figure>") == 4
+    text = (world.target.folder / "monitor" / "report.md").read_text()
+    assert (tmp_path / "summary").read_text() == f"{text}\n"
+    assert "retrain" in text
     world.target.save(State())
     done = CliRunner().invoke(app, ["monitor", "--json"])
     assert done.exit_code == 0
@@ -667,6 +671,8 @@ def test_the_verb_ends_neutral_without_a_target_and_by_its_verdict_with_one(
     report = f"report={world.target.folder}/monitor/report.*"
     assert lines[:3] == ["decision=retrain", "because=decay", report]
     assert lines[3:] == ["decision=nothing deployed", "because=", "report="]
+    last = (tmp_path / "summary").read_text().removeprefix(f"{text}\n")
+    assert last == "    nothing deployed: nothing deployed, nothing watched\n"
     assert isinstance(monitor(world.target, AS_OF), Decision)
 
 

@@ -99,8 +99,8 @@ def scale_ratio(train: Sequence[Floats], test: Floats) -> float:
     points, seen = np.unique(np.concatenate([np.unique(v) for v in grids]), return_counts=True)
     usual = min(np.isin(part, points[seen > 1]).mean() for part in grids)
     beyond = (grid < points[0]) | (grid > points[-1])
-    decimals = [np.round(values % 1, DECIMALS) % 1 for values in (grid, points)]
-    known = np.isin(grid, points) | (beyond & np.isin(*decimals))
+    here, there = (np.round(values % 1, DECIMALS) % 1 for values in (grid, points))
+    known = np.isin(grid, points) | (beyond & np.isin(here, there))
     return float(max(wider, (usual + TINY) / (known.mean() + TINY)))
 
 

@@ -57,6 +57,11 @@ class Decision(NamedTuple):
     verdict: Verdict | None = None
     report: str = ""  # where it is written, as a pattern
 
+    @property
+    def page(self) -> str:
+        """The report as Markdown."""
+        return Path(self.report).with_suffix(".md").read_text() if self.report else ""
+
 
 def monitor(target: Target, as_of: dt.date) -> Decision:
     """Judge the windows before a day, write report and decision, and return the decision.
