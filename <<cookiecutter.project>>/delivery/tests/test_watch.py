@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.json as pj
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -76,6 +77,7 @@ LIMITS = MonitorLimits.model_validate({
     "window_days": 7, "windows": 4, "needed": 2, "slack": 0.05,
     "requests": {"min": 100, "outcome": "warn"}, "labels": {"min": 0.8, "outcome": "warn"},
     "scale": {"max": 2.5, "outcome": "stop"}, "refused": {"max": 0.2, "outcome": "stop"},
+    "failed": {"max": 0.05, "outcome": "stop"},
     "feature_drift": {"max": 2, "outcome": "retrain"},
     "prediction_drift": {"max": 2, "outcome": "retrain"},
     "roc_auc": {"min": -0.03, "outcome": "retrain"},
@@ -275,6 +277,26 @@ def test_a_broken_line_is_named_and_a_truncated_segment_is_a_finding(world: Worl
         assert "1 unreadable" in checks["log"].sentence
 
 
+@pytest.mark.parametrize("damage", ["a byte of a page", "another table"])
+def test_a_damaged_file_of_a_batch_is_counted_and_none_of_it_believed(
+    world: World, damage: str
+) -> None:
+    world.write(world.frame)
+    table = pj.read_json(next(world.log.glob("*/*.jsonl")))
+    table = table if damage == "a byte of a page" else table.drop_columns("shadow")
+    path = world.log / "2013-08-01" / "b-0.parquet"
+    scores = table.column_names.index("score")
+    pq.write_table(table, path, compression="none", write_page_checksum=True)
+    if damage == "a byte of a page":
+        content = bytearray(path.read_bytes())
+        column = pq.ParquetFile(path).metadata.row_group(0).column(scores)
+        content[column.data_page_offset + column.total_compressed_size // 2] ^= 0xFF
+        path.write_bytes(content)
+    decision, checks = world.decide()
+    assert (decision, checks["log"].outcome) == ("watch", WARN)
+    assert "1 unreadable" in checks["log"].sentence
+
+
 def test_an_empty_log_is_silence_and_an_object_store_is_a_log(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -340,6 +362,7 @@ def test_labels_of_no_row_twice_and_against_each_other(world: World) -> None:
         (lambda f: f.assign(late="yes"), "label types", "stop", "`late` is .*string"),
         (lambda f: None, "label types", "stop", "no table of at, late"),
         (lambda f: f[:0].astype(f.dtypes), "labels", "watch", "whose label arrived"),
+        (lambda f: pd.DataFrame(columns=["at", "late"]), "labels", "watch", "whose label arrived"),
         (lambda f: f.assign(late=f["late"].astype("boolean").mask(f.index > 600)), "labels",
          "watch", "whose label arrived"),
     ],
@@ -368,6 +391,9 @@ def test_a_source_that_is_down_is_asked_three_times_and_never_ok(world: World) -
     assert asked == [START] * 3
     assert (decision, checks["labels"].outcome) == ("watch", INCONCLUSIVE)
     assert "no route" in checks["labels"].sentence
+    world.sources.labels = lambda *_: json.loads("<html>an error's page</html>")
+    decision, checks = world.decide()
+    assert (decision, checks["labels"].outcome) == ("watch", INCONCLUSIVE)
     del world.sources.labels
     decision, checks = world.decide()
     assert (decision, checks["labels"].outcome) == ("watch", WARN)
@@ -537,13 +563,24 @@ def test_windows_of_another_release_are_not_judged(world: World) -> None:
     assert "560 of other releases" in checks["log"].sentence
 
 
-@pytest.mark.parametrize(("refused", "decision"), [(5, "ok"), (30, "stop")])
-def test_requests_that_are_refused_stop(world: World, refused: int, decision: str) -> None:
+def test_where_no_row_is_the_releases_own_nothing_is_ok(world: World) -> None:
+    world.write(world.frame, digest=B)
+    decision, checks = world.decide()
+    assert (decision, checks["judged"].outcome) == ("watch", WARN)
+
+
+@pytest.mark.parametrize(
+    ("code", "count", "decision"),
+    [(400, 5, "ok"), (400, 30, "stop"), (502, 3, "ok"), (502, 9, "stop")],
+)
+def test_requests_that_are_refused_or_fail_stop(
+    world: World, code: int, count: int, decision: str
+) -> None:
     world.write(world.frame)
     answers = world.target.proxy.answers
     answers.parent.mkdir(parents=True)
     now = dt.datetime.now(dt.UTC).timestamp()
-    statuses = [400] * refused + [200] * (120 - refused)
+    statuses = [code] * count + [200] * (120 - count)
     old = [{"ts": now - 9 * 86_400, "status": 400}] * 500
     lines = [*old, *({"ts": now, "status": status} for status in statuses)]
     answers.write_text("".join(f"{json.dumps(line)}\n" for line in lines) + '{"ts": 1, "st')
@@ -572,6 +609,8 @@ def check(name: str, outcome: Outcome) -> Check:
         ([PASS, PASS, PASS, STOP], "predictions", STOP),
         ([PASS, PASS, RETRAIN, RETRAIN], "feature_drift", RETRAIN),
         ([PASS, PASS, INCONCLUSIVE, PASS], "feature_drift", INCONCLUSIVE),
+        ([INCONCLUSIVE, PASS, PASS, RETRAIN], "feature_drift", INCONCLUSIVE),
+        ([RETRAIN, RETRAIN, PASS, INCONCLUSIVE], "feature_drift", RETRAIN),
         ([STOP], "scale", WARN),
     ],
 )

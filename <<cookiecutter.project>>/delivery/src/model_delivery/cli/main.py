@@ -180,8 +180,7 @@ def monitor(of: tty.Of = "production", as_of: tty.Newest = None, as_json: tty.Js
         found = monitoring.monitor(Target(run.project, of), run.as_of or first_unknown_day())
     told, text = found._asdict(), f"{found.decision}: {found.reason}"
     handed = [f"{name}={told[name]}" for name in ("decision", "because", "report")]
-    tty.job("GITHUB_OUTPUT", "
-".join(handed))
+    tty.job("GITHUB_OUTPUT", "\n".join(handed))
     tty.job("GITHUB_STEP_SUMMARY", found.page or f"    {text}")
     verdicts = [found.verdict] if found.verdict else []
     if not as_json:

@@ -111,6 +111,7 @@ class MonitorLimits(Strict):
     slack: Share
     scale: Ceiling
     refused: Ceiling
+    failed: Ceiling
     feature_drift: Ceiling
     prediction_drift: Ceiling
     roc_auc: Floor

@@ -67,7 +67,7 @@ class Run:
                 for tables in pool.map(partial(self.score, idle), some):
                     for path, table in zip((scores, log), tables, strict=True):
                         if path not in writers:
-                            writer = pq.ParquetWriter(path, table.schema)
+                            writer = pq.ParquetWriter(path, table.schema, write_page_checksum=True)
                             writers[path] = stack.enter_context(writer)
                         writers[path].write_table(table)
                     rows += len(tables[0])

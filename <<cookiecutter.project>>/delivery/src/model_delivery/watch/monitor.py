@@ -8,6 +8,7 @@ import datetime as dt
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,8 +80,11 @@ def monitor(target: Target, as_of: dt.date) -> Decision:
     names = dict.fromkeys(check.name for one in found for check in one.checks[1:])
     checks += [combined(name, found, limits) for name in names]
     seen = [window for window, one in zip(windows, found, strict=True) if readable(one)]
+    if not seen:
+        said = f"no window has {limits.requests.min:g} rows of this release: nothing was judged"
+        checks.append(Check(name="judged", outcome=Outcome.WARN, sentence=said))
     performance, tables = judge_performance(project, served, earlier, seen)
-    checks += [*performance, _new_data(served, as_of, limits), *_refused(target)]
+    checks += [*performance, _new_data(served, as_of, limits), *_answered(target)]
     rows = _past(home / "windows", as_of, limits)
     verdict = Verdict(
         gate=GATE,
@@ -104,8 +108,9 @@ def watched(target: Target) -> tuple[Candidate | None, Candidate | None]:
         before = current.previous if current.type == "promoted" and not state.trying else None
         back = before in {move.digest for move in state.moves[1:]}
         return Candidate(home / current.digest), Candidate(home / f"{before}") if back else None
-    # Files are scored by what the registry has as accepted, wherever that is done.
-    return champion(target.project, target.name) if target.batch else None, None
+    # Files are scored by what the registry has as accepted, and a shared log read, anywhere.
+    shared = target.batch or "://" in target.project.delivery.log.folder
+    return champion(target.project, target.name) if shared else None, None
 
 
 def decide(verdict: Verdict, can_go_back: bool) -> Decision:
@@ -176,11 +181,14 @@ def over_all(
     check = judge(name, limit, found._replace(value=end), said)
     broken, windows = 0, np.unique(part)
     for mask in (part == one for one in windows):
+        if mask.sum() < limits.requests.min:
+            continue  # a metric of few rows is noise
         ones = np.ones(mask.sum())
         less = past if other is None else metric(scored.labels[mask], other[mask], ones)
         value = metric(scored.labels[mask], scored.scores[mask], ones) - less
         broken += finite(value) and not limit.holds(value)
-    few = check.outcome in (Outcome.RETRAIN, Outcome.STOP) and broken < limits.needed
+    short = len(np.unique(scored.days)) < limits.window_days  # too few to resample
+    few = check.outcome in (Outcome.RETRAIN, Outcome.STOP) and (short or broken < limits.needed)
     told = f"{said}: {found.value:.4f}; {broken} of {len(windows)} windows alone break the limit"
     changes = {"outcome": Outcome.WARN} if few else {}
     return check.model_copy(update=changes | {"sentence": told})
@@ -195,17 +203,26 @@ def _new_data(served: Candidate, as_of: dt.date, limits: MonitorLimits) -> Check
     return judge("new_data", limits.new_data, later / span, said)
 
 
-def _refused(target: Target) -> list[Check]:
-    """Judge refused requests by the proxy's log: none of them is in the log of predictions."""
+def _answered(target: Target) -> list[Check]:
+    """Judge what was refused and what failed by the proxy's log: the log of predictions has none.
+
+    It has the machine's own time, and is of all releases.
+    """
     limits, path = target.project.gates.monitor, target.proxy.answers
     since = time.time() - 86_400 * limits.window_days
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    logged = [json.loads(line) for line in lines if line.endswith(b"\n")]
-    refused = [400 <= one["status"] < 500 for one in logged if one["ts"] >= since]
-    if len(refused) < limits.requests.min:
+    codes = list[int]()
+    for line in lines:
+        with suppress(ValueError):  # torn, by a machine that went down
+            codes += [one["status"] for one in [json.loads(line)] if one["ts"] >= since]
+    if len(codes) < limits.requests.min:
         return []
-    said = f"share of the newest {len(refused):,} requests that the service refused (4xx)"
-    return [judge("refused", limits.refused, sum(refused) / len(refused), said)]
+    refused, failed = (np.mean([code // 100 == kind for code in codes]).item() for kind in (4, 5))
+    said = f"share of {len(codes):,} requests that"
+    return [
+        judge("refused", limits.refused, refused, f"{said} the service refused (4xx)"),
+        judge("failed", limits.failed, failed, f"{said} failed (5xx)"),
+    ]
 
 
 def _past(home: Path, as_of: dt.date, limits: MonitorLimits) -> list[list[Any]]:

@@ -60,7 +60,7 @@ def read_log(
     read = list[tuple[pd.DataFrame, pa.Table]]()
     first, end = (np.datetime64(day, "us") for day in span)
     for path, about in sorted(paths.items()):
-        if path.endswith(".dropped"):
+        if path.endswith(".dropped") and path.split("/")[-2] >= str(span[0]):
             found["dropped"] += sum(map(int, store.cat_file(path).split()))
         if path.endswith((".jsonl", ".parquet")):
             size, low, high = spans[path] = known.get(path, [-1, "", ""])
@@ -95,8 +95,8 @@ def _segment(
     types |= dict.fromkeys(hashed, pa.string())
     try:
         parquet = path.endswith(".parquet")
-        table = pq.read_table(io.BytesIO(content)) if parquet else _parsed(content, path, types)
-    except pa.ArrowInvalid:  # truncated, by a disk or by hand
+        table = _whole(content) if parquet else _parsed(content, path, types)
+    except (pa.ArrowInvalid, OSError):  # truncated or damaged, by a disk or by hand
         table = _parsed(b"", path, types)
         found["unreadable"] += 1
     table = table.filter(pc.invert(table.column("shadow")))
@@ -110,6 +110,14 @@ def _segment(
         at = pc.coalesce(rows.column(contract.time), at)  # an unknown time is that of the answer
     notes = table.select([*_NOTES]).to_pandas().assign(at=at.to_numpy())
     return notes, rows.append_column(SCORE, table.column(SCORE))
+
+
+def _whole(content: bytes) -> pa.Table:
+    """Return the rows of a batch's segment; ArrowInvalid or OSError where it is damaged."""
+    table = pq.read_table(io.BytesIO(content), page_checksum_verification=True)
+    if not {*dict(_KEPT), "columns"} <= {*table.column_names}:
+        raise pa.ArrowInvalid("no segment of the log")
+    return table
 
 
 def _parsed(content: bytes, path: str, types: dict[str, pa.DataType]) -> pa.Table:
@@ -142,9 +150,12 @@ def read_labels(
     wanted = contract.model_copy(update={"columns": {n: contract.columns[n] for n in names}})
     try:
         frame = ask_source(labels, since, as_of)
-        found = check_structure(pa.Table.from_pandas(frame, preserve_index=False), wanted)[:2]
-    except SourceError as error:
+    except (SourceError, ValueError) as error:  # such as a file or an answer cut short
         return none, [Check(name=labels, outcome=Outcome.INCONCLUSIVE, sentence=str(error))]
+    if isinstance(frame, pd.DataFrame) and {*names} <= {*frame} and not len(frame):
+        return none, []  # whose types a source may not know
+    try:
+        found = check_structure(pa.Table.from_pandas(frame, preserve_index=False), wanted)[:2]
     except (ValueError, TypeError, AttributeError) as error:
         found = [judge_rule("types", [f"no table of {', '.join(names)} ({error})"])]
     checks = [check.model_copy(update={"name": f"label {check.name}"}) for check in found]

@@ -32,6 +32,7 @@ from model_delivery.watch.rows import join_labels, read_labels, read_log
 GATE, DRIFT, DRIFTS = "monitor", "FeatureDrift", ("feature_drift", "prediction_drift")
 AT_ONCE = ("columns", "types", "predictions")
 """Checks of which the newest window is enough: no odd day is behind them."""
+LOST = 0.01  # of the rows: more that the service had to drop are told as a warning
 SHOWN = 26  # windows on a page, those of earlier runs too
 COLUMNS = ["window", "rows", "of this release", "labelled", "share positive", "mean score"]
 COLUMNS += ["ROC AUC", "feature drift", "prediction drift"]
@@ -79,7 +80,8 @@ def read_windows(
     rows, at, times, found = read_log(project, target.log, served.digest, (starts[0], as_of), index)
     labels, checks = read_labels(project, starts[0], as_of)
     truth, unknown = join_labels(project.contract, rows, labels)
-    outcome = Outcome.WARN if found["unreadable"] else Outcome.PASS
+    lost = found["unreadable"] or found["dropped"] > LOST * len(times)
+    outcome = Outcome.WARN if lost else Outcome.PASS
     counts = found | {"labels of no row": unknown}
     said = ", ".join(f"{count:,} {name}" for name, count in counts.items())
     log = Check(name="log", outcome=outcome, sentence=f"{len(rows):,} rows of this release; {said}")
@@ -117,7 +119,7 @@ def judge_windows(
             if known is None or known.limits != key or known.outcome is Outcome.INCONCLUSIVE:
                 checks = judge_rows(project, train, window)
                 known = Verdict(gate=GATE, subject=served.digest, limits=key, checks=checks)
-                good = all(check.outcome is Outcome.PASS for check in checks[1:])
+                good = all(check.outcome in (Outcome.PASS, Outcome.WARN) for check in checks[1:])
                 new += [len(found)] if readable(known) and good else []
             found.append(known)
         drifts = judge_drifts(project, served, [paths[place] for place in new])
@@ -193,9 +195,12 @@ def combined(name: str, windows: Sequence[Verdict], limits: MonitorLimits) -> Ch
     broken = [check for check in found if check.outcome is not Outcome.PASS]
     if not broken:
         return found[-1]
-    last = broken[-1]
-    counts = len(broken) >= limits.needed or last.outcome is Outcome.INCONCLUSIVE
-    counts |= name in AT_ONCE and last in windows[-1].checks
-    said = f"in {len(broken)} of {len(found)} windows: {last.sentence}"
-    outcome = last.outcome if counts else Outcome.WARN
+    silent = [check for check in broken if check.outcome is Outcome.INCONCLUSIVE]
+    bad = [check for check in broken if check.outcome not in (Outcome.INCONCLUSIVE, Outcome.WARN)]
+    at_once = name in AT_ONCE and any(check in windows[-1].checks for check in bad)
+    counts = at_once or len(bad) >= limits.needed
+    several = bad if counts else silent or broken
+    last = several[-1]
+    said = f"in {len(several)} of {len(found)} windows: {last.sentence}"
+    outcome = last.outcome if counts or silent else Outcome.WARN
     return last.model_copy(update={"outcome": outcome, "sentence": said})
