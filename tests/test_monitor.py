@@ -13,18 +13,19 @@ from tests.baking import BakedProject
 MONTHS = Path(__file__).parent / "monitor" / "months.py"
 QUIET = {"ok", "watch"}
 DECISIONS = {
-    "scale": "stop",
-    "carrier": "retrain",
-    "flipped": "retrain",
-    "missing": "stop",
-    "renamed": "stop",
-    "constant": "rollback",
-    "alone": "stop",
-    "silent": "watch",
-    "unlabelled": "watch",
-    "bad": "rollback",
+    "scale": ("stop", "scale"),
+    "carrier": ("retrain", "feature_drift"),
+    "flipped": ("retrain", "roc_auc"),
+    "missing": ("stop", "missing"),
+    "renamed": ("stop", "columns"),
+    "constant": ("rollback", "predictions"),
+    "alone": ("stop", "predictions"),
+    "silent": ("watch", "requests"),
+    "unlabelled": ("watch", "labels"),
+    "bad": ("rollback", "previous"),
 }
-"""By change what must follow; `alone` is `constant` with no earlier release to go back to."""
+"""By change what must follow, and which check must find it; `alone` is `constant` where there is no
+earlier release to go back to."""
 CLEAN = [f"clean {seed}" for seed in range(20)]
 
 
@@ -45,14 +46,16 @@ def decisions(trained: BakedProject) -> dict[str, dict[str, Any]]:
 def test_a_seeded_change_has_its_one_decision(
     decisions: dict[str, dict[str, Any]], change: str
 ) -> None:
-    found = decisions[change]
-    assert found["decision"] == DECISIONS[change], found
+    found, (decision, check) = decisions[change], DECISIONS[change]
+    assert found["decision"] == decision, found
+    assert check in found["findings"], found
     assert found["reason"]
 
 
 @pytest.mark.parametrize("month", CLEAN[:2])
 def test_a_clean_month_is_left_alone(decisions: dict[str, dict[str, Any]], month: str) -> None:
     assert decisions[month]["decision"] in QUIET, decisions[month]
+    assert not decisions[month]["unjudged"], decisions[month]
 
 
 @pytest.mark.exhaustive
@@ -60,6 +63,7 @@ def test_twenty_clean_months_are_left_alone(trained: BakedProject) -> None:
     found = decided(trained, *CLEAN)
     assert len(found) == 20
     assert {one["decision"] for one in found.values()} <= QUIET, found
+    assert not [one for one in found.values() if one["unjudged"]], found
 
 
 def test_nothing_deployed_is_neutral(trained: BakedProject) -> None:

@@ -144,7 +144,9 @@ def decide(project: Project, candidate: Candidate, name: str) -> dict[str, Any]:
     found = monitor(target, start + dt.timedelta(DAYS))
     checks = found.verdict.checks if found.verdict else []
     said = {check.name: check.sentence for check in checks if check.outcome is not Outcome.PASS}
-    return {"decision": found.decision, "reason": found.reason, "findings": said}
+    unjudged = [check.name for check in checks if check.outcome is Outcome.INCONCLUSIVE]
+    told = {"decision": found.decision, "reason": found.reason}
+    return told | {"findings": said, "unjudged": unjudged}
 
 
 def main(names: list[str]) -> None:
