@@ -156,7 +156,7 @@ CONFIG = {
         "delivery.yaml",
         "keep_releases",
         "keep_release",
-        ":21: `keep_release`",
+        ":26: `keep_release`",
     ),
     "delivery.yaml type": ("delivery.yaml", "port: 3000", "port: 80", ":7: `environments.prod"),
     "delivery.yaml step": ("delivery.yaml", "weight: 0.1", "weight: 0.01", "gets 12 requests"),

@@ -228,7 +228,7 @@ def test_of_a_retraining_and_a_tag_one_wins_and_the_other_says_so(
     world: World, overtaken: Run
 ) -> None:
     lost = {"retrain": "success", "staging": "success", "production": "cancelled"}
-    assert overtaken.results == lost | {"issue": "skipped"}, overtaken.said
+    assert overtaken.results == lost | {"issue": "success"}, overtaken.said
     made = overtaken.jobs["retrain"].outputs["digest"]
     assert f"{made}.tar.xz" in world.github.attestations.values()
     world.commit("Good in July", {FEATURES: ("        return matrix\n", BLIND)})
