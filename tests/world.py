@@ -15,6 +15,7 @@ from urllib import request
 import yaml
 
 from tests.baking import BakedProject, free_port
+from tests.canary.traffic import meanwhile
 from tests.harness import Event, FakeGitHub, Run, SelfHosted, dispatch, push, run_workflow, schedule
 from tests.harness.github import git
 from tests.harness.sandbox import seen
@@ -132,22 +133,17 @@ class World:
     @contextmanager
     def clients(self) -> Iterator[None]:
         """Ask production some fifty times a second, about ever new rows."""
-        done, draw = threading.Event(), random.Random(0)  # noqa: S311 - rows, no secret
+        draw = random.Random(0)  # noqa: S311 - rows, no secret
 
-        def ask() -> None:
+        def ask(done: threading.Event) -> None:
             while not done.wait(0.02):
                 at = f"2013-0{draw.randint(1, 7)}-01T{draw.randint(5, 23):02}:45"
                 weather = {name: draw.uniform(20, 100) for name in ("temp", "humid")}
                 more = {"wind_speed": draw.uniform(0, 40), "distance": draw.randint(200, 2500)}
                 self.served([ROW | weather | more | {"scheduled": at}])
 
-        asking = threading.Thread(target=ask)
-        asking.start()
-        try:
+        with meanwhile(ask):
             yield
-        finally:
-            done.set()
-            asking.join()
 
 
 def make_world(ready: BakedProject, folder: Path) -> World:

@@ -35,7 +35,7 @@ class Seasonal(Service):
         return super().score(columns) * factors
 
 
-Service = Seasonal  # type: ignore[misc]
+Service = Seasonal  # type: ignore[misc]  # takes its base's place
 '''
 """Right for every flight there was, and for the drawn rows, whose airports are made up: offline all
 is well. The flights of the next month are asked about in production alone."""

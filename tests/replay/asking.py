@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tests.canary.client import Client
+from tests.canary.traffic import meanwhile
 
 RATE = 40.0
 """Requests a second while a rollout needs clients."""
@@ -49,21 +50,15 @@ class Asking:
     @contextmanager
     def going_on(self) -> Iterator[None]:
         """Ask at a constant rate meanwhile."""
-        done = threading.Event()
 
-        def work() -> None:
+        def work(done: threading.Event) -> None:
             while not done.is_set() and (number := next(self.numbers, None)) is not None:
                 self.client.due.put((number, self.bodies[number]))
                 self.asked += 1
                 done.wait(1 / RATE)
 
-        thread = threading.Thread(target=work)
-        thread.start()
-        try:
+        with meanwhile(work):
             yield
-        finally:
-            done.set()
-            thread.join()
 
     @property
     def failed(self) -> int:

@@ -964,6 +964,7 @@ def test_nothing_unsafe_is_unpacked(
 ) -> None:
     bento = copy.bento
     with tarfile.open(bento) as archive:
+        # Only files lie in it, which have content.
         members = [(m, archive.extractfile(m).read()) for m in archive.getmembers()]  # type: ignore[union-attr]
     with tarfile.open(bento, "w:xz", preset=1) as archive:
         for each, content in members:

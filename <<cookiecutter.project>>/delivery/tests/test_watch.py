@@ -786,7 +786,7 @@ def killed(target: Target, source: str, at: int) -> int:
 
     def work() -> None:
         Killer.at = at
-        batch.url_to_fs = lambda uri: (Killer(), os.path.abspath(uri))  # type: ignore[assignment]
+        batch.url_to_fs = lambda uri: (Killer(), os.path.abspath(uri))  # type: ignore[assignment]  # a stand-in
         predict(target, source)
 
     child = multiprocessing.get_context("fork").Process(target=work)

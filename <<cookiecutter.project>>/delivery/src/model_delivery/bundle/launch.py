@@ -173,7 +173,8 @@ class Scorer:
             words = known.dictionary.to_pylist() if text else None
             head.append((name, values[-1].dtype.str, words))
         given, answers, rows = self.process.stdin, self.process.stdout, len(values[0])
-        assert given is not None and answers is not None, "it has pipes"  # noqa: PT018
+        assert given is not None, "it has pipes"
+        assert answers is not None, "it has pipes"
         timer = threading.Timer(PATIENCE_SECONDS, self.process.kill)
         timer.daemon = True
         timer.start()

@@ -20,10 +20,8 @@ TYPE_TESTS = {
     "timestamp": lambda kind: pa.types.is_timestamp(kind) and kind.tz is None,
     "category": lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind),
 }
-
-
-_ARROW = {"number": pa.float64(), "integer": pa.int64(), "boolean": pa.bool_()}
-_ARROW |= {"category": pa.string(), "timestamp": pa.timestamp("s")}  # whole ones
+ARROW = {"number": pa.float64(), "integer": pa.int64(), "boolean": pa.bool_()}
+ARROW |= {"category": pa.string(), "timestamp": pa.timestamp("s")}  # whole ones
 _DOMAIN = ("min", "max", "values", "pattern")
 
 
@@ -108,11 +106,11 @@ def _readable(column: pa.Array, kind: Kind, text: bool) -> pa.Array:
     own = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     whole = kind == "number" and pa.types.is_integer(own)
     if not (text or whole or pa.types.is_null(own) or TYPE_TESTS[kind](own)):
-        return pa.nulls(0, _ARROW[kind])
+        return pa.nulls(0, ARROW[kind])
 
     def cast(length: int) -> Any:
         with suppress(pa.ArrowInvalid):
-            return column[:length].cast(_ARROW[kind], safe=kind != "number")
+            return column[:length].cast(ARROW[kind], safe=kind != "number")
 
     values, lengths = cast(len(column)), range(1, len(column) + 1)
     if values is None:

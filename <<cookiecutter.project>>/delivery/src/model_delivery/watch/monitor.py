@@ -210,11 +210,11 @@ def _answered(target: Target) -> list[Check]:
     """
     limits, path = target.project.gates.monitor, target.proxy.answers
     since = time.time() - 86_400 * limits.window_days
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    codes = list[int]()
-    for line in lines:
+    answers, codes = path.read_bytes().splitlines() if path.exists() else [], list[int]()
+    for line in answers:
         with suppress(ValueError):  # torn, by a machine that went down
-            codes += [one["status"] for one in [json.loads(line)] if one["ts"] >= since]
+            if (answer := json.loads(line))["ts"] >= since:
+                codes.append(answer["status"])
     if len(codes) < limits.requests.min:
         return []
     refused, failed = (np.mean([code // 100 == kind for code in codes]).item() for kind in (4, 5))

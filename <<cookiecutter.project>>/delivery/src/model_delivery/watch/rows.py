@@ -25,13 +25,13 @@ from model_delivery.files import read_json, write_json
 from model_delivery.project import Project
 from model_delivery.protocols import Floats, SourceError, UserError, ask_source, user_module
 from model_delivery.report.verdict import Check, Outcome
-from model_delivery.training.check import check_structure, judge_rule
+from model_delivery.training.check import ARROW, check_structure, judge_rule
 from model_delivery.training.scores import SCORE
 from model_delivery.training.snapshot import Times
 from model_delivery.watch.log import KEY, keyed_hash
 
 _TIME = pa.timestamp("us")
-_TYPES = {"number": pa.float64(), "integer": pa.int64(), "boolean": pa.bool_(), "timestamp": _TIME}
+_TYPES = ARROW | {"timestamp": _TIME}
 _NOTES = {"id": pa.string(), "row": pa.int64(), "time": pa.string(), "digest": pa.string()}
 _KEPT = [*_NOTES.items(), ("shadow", pa.bool_()), (SCORE, pa.float64())]
 
@@ -91,7 +91,7 @@ def _segment(
 ) -> tuple[pd.DataFrame, pa.Table]:
     """Return of clients' rows what was noted, with their own time `at`; and columns and score."""
     contract, hashed = project.contract, project.delivery.log.hashed
-    types = {n: _TYPES.get(spec.type, pa.string()) for n, spec in contract.inputs.items()}
+    types = {n: _TYPES[spec.type] for n, spec in contract.inputs.items()}
     types |= dict.fromkeys(hashed, pa.string())
     try:
         parquet = path.endswith(".parquet")
