@@ -17,6 +17,7 @@ from statistics import median
 
 from tests.baking import ROOT
 from tests.bench.figures import Figure, as_json, table
+from tests.bench.pull_request import billed, job_seconds
 from tests.bench.subject import Subject, generate, inside, load_average, naive, run, say, train
 
 SECONDS = 3.0
@@ -134,8 +135,18 @@ def demo(subject: Subject) -> list[Figure]:
     return [Figure("`make demo`, caches warm", seconds, most=150, unit="s")]
 
 
+def pull_request(subject: Subject) -> list[Figure]:
+    """Count the minutes of a pull request, with warm download caches and with none."""
+    found = {name: job_seconds(subject, cold=name == "cold") for name in ("warm", "cold")}
+    subject.raw["pull_request"] = found
+    (minutes, parts), (cold, cold_parts) = (billed(jobs) for jobs in found.values())
+    note = f"{parts}; with empty download caches {cold}: {cold_parts}"
+    return [Figure("a pull request, each job in whole minutes", minutes, most=9, note=note)]
+
+
 PARTS: dict[str, Callable[[Subject], list[Figure]]] = {
-    part.__name__: part for part in (service, logging, ready, batch, contract, deepchecks, demo)
+    part.__name__: part
+    for part in (service, logging, ready, batch, contract, deepchecks, demo, pull_request)
 }
 
 

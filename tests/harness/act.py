@@ -27,6 +27,7 @@ class Setting:
     folder: Path
     actions: Mapping[tuple[str, str], Path]
     variables: Mapping[str, str]
+    cold: bool
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ def _environment(setting: Setting, part: Part) -> dict[str, str]:
     number = setting.folder.name
     return {
         **programs.environment(_machine(part)),
+        **({"UV_CACHE_DIR": str(seen(part.scratch / "downloads"))} if setting.cold else {}),
         **(part.host.variables if part.host else {}),
         "ACT": "",  # a product must not be able to notice
         "CI": "true",

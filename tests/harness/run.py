@@ -69,6 +69,7 @@ def run_workflow(  # noqa: PLR0913 - each is a part of GitHub that a scenario ma
     variables: Mapping[str, str] | None = None,
     hosts: Sequence[SelfHosted] = (),
     kill_after: Callable[[Path], bool] | None = None,
+    cold: bool = False,
 ) -> Run:
     """Run a workflow of a project on an event; any number of runs may go on at the same time.
 
@@ -93,6 +94,8 @@ def run_workflow(  # noqa: PLR0913 - each is a part of GitHub that a scenario ma
         Is asked, while a job runs, with the folder that it checked out to. Once it holds, the
         job's machine is killed (of a machine of one's own, what carries the job's mark): the job
         ends as `cancelled`, which the jobs after it see as `failure`.
+    cold
+        Whether each job begins with an empty download cache, as the first of a repository does.
 
     Returns
     -------
@@ -118,7 +121,7 @@ def run_workflow(  # noqa: PLR0913 - each is a part of GitHub that a scenario ma
     works = calls.works(source, workflow)
     read = [read_yaml(file) for file in (source / ".github" / "workflows").glob("*.y*ml")]
     actions = standins.prepare(source, read, folder / "actions")
-    setting = act.Setting(event, github, folder, actions, dict(variables or {}))
+    setting = act.Setting(event, github, folder, actions, dict(variables or {}), cold)
     never = kill_after or (lambda _: False)
     scenario = _Scenario(project, source, name, workflow, works, setting, hosts, never, taken or {})
     return Run(_run_jobs(scenario), folder)

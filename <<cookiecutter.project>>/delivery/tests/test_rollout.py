@@ -443,6 +443,10 @@ def test_rollback_to_a_named_release_and_what_is_kept(project: Project, a: Candi
     assert Target(project, "production").status()["installed"] == names[:0:-1]
     with pytest.raises(UserError, match=r"no installed release `v1.1.0.data.20130801.1`"):
         rollback(project, names[0])
+    with pytest.raises(UserError, match=r"v1.1.0.data.20130801.3 is served, not"):
+        rollback(project, f"^{b.digest}")  # what was decided of it is late
+    assert served(project) == c.digest
+    assert rollback(project, f"^{c.digest}").digest == b.digest
     rollback(project, names[1])
     assert served(project) == b.digest
     rollback(project, c.digest[:12])
@@ -1042,6 +1046,9 @@ def test_a_rollback_ends_a_rollout_and_twice_is_once(stepped: Project, a: Candid
         wait_for_canary(slow)
         found = target.status()
         assert (found["rollout"], len(found["arms"])) == ("under way", 2)
+        with pytest.raises(UserError, match="is on its way, not"):
+            rollback(slow, f"^{a.digest}")
+        assert target.status()["rollout"] == "under way"
         begun = time.monotonic()
         moved = [rollback(slow) for _ in range(2)]
         assert time.monotonic() - begun < 10

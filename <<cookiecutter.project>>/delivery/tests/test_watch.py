@@ -247,6 +247,14 @@ def test_private_columns_are_never_written_and_hashed_ones_only_with_a_key(
     assert second["model code"] is None
     stamp = pd.Timestamp("2013-07-01T17:45")  # as labels have it
     assert first["at"] == keyed_hash(stamp, "of the house") != keyed_hash(stamp, "")
+    monkeypatch.delenv("ML_LOG_KEY")
+    predictions = make(private=["amount", "json"], hashed=hashed)
+    predictions.add({}, valid(contract, both), [0.1, 0.2], 0)
+    predictions.close()
+    bare = records(tmp_path / "log")[2:] + records(tmp_path / "log")[:2]
+    missing = [one["columns"] for one in bare if "count" not in one["columns"]]
+    assert len(missing) == 2, "without a key nothing is hashed, and nothing shown"
+    assert [{*one} for one in missing] == [contract.inputs.keys() - {"amount", "json", *texts}] * 2
 
 
 def test_what_comes_too_fast_is_dropped_and_counted_and_nobody_waits(
@@ -338,8 +346,8 @@ def test_segments_end_by_size_and_by_day_and_old_days_are_removed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now, folder = dt.datetime.now(dt.UTC).date(), tmp_path / "log"
-    old, young = (str(now - dt.timedelta(days=n)) for n in (31, 30))
-    for name in (old, young, "2001-01-01-notes", "notes"):
+    old, young, newest = (str(now - dt.timedelta(days=n)) for n in (32, 31, 1))
+    for name in (old, young, newest, "2001-01-01-notes", "notes"):
         (folder / name / "below").mkdir(parents=True)
     predictions, read = make(keep_days=30), valid(contract, few[:1])
 
@@ -354,6 +362,7 @@ def test_segments_end_by_size_and_by_day_and_old_days_are_removed(
     assert [add(), add()] == [1, 2]
     assert {path.name for path in folder.iterdir()} == {
         str(now),
+        newest,
         young,
         "2001-01-01-notes",
         "notes",
@@ -365,6 +374,24 @@ def test_segments_end_by_size_and_by_day_and_old_days_are_removed(
     assert len(records(folder)) == 4
 
 
+@pytest.mark.parametrize(("clock", "kept"), [(2026, 2), (2099, 3), (2001, 3)])
+def test_a_clock_that_is_wrong_once_removes_no_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: int, kept: int
+) -> None:
+    for day in ("2025-01-01", "2026-11-20", "2026-11-21"):
+        (tmp_path / day).mkdir()
+
+    class Clock(dt.datetime):
+        @classmethod
+        def now(cls, tz: dt.tzinfo | None = None) -> Clock:
+            return cls(clock, 11, 22, tzinfo=tz)
+
+    monkeypatch.setattr(log.dt, "datetime", Clock)
+    keep = 400 if clock == 2026 else 1000
+    log.prune(LocalFileSystem(), str(tmp_path), keep)
+    assert len([*tmp_path.iterdir()]) == kept
+
+
 def test_in_a_store_that_cannot_append_each_writing_is_an_object(
     contract: DataContract, few: list[JsonRow], make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -372,6 +399,8 @@ def test_in_a_store_that_cannot_append_each_writing_is_an_object(
     monkeypatch.setattr(log, "MOST_WAITING", 100)
     store, read = fsspec.filesystem("memory"), valid(contract, few)
     store.pipe_file("/log/production/2001-01-01/old-1.jsonl", b"{}\n")
+    yesterday = dt.datetime.now(dt.UTC).date() - dt.timedelta(days=1)
+    store.pipe_file(f"/log/production/{yesterday}/new-1.jsonl", b"{}\n")
     predictions = make(folder="memory://log/production")
     for _ in range(2):
         predictions.add({}, read[:30], [0.5] * 30, 0)  # more than half of what may wait: at once
@@ -381,7 +410,7 @@ def test_in_a_store_that_cannot_append_each_writing_is_an_object(
     predictions.close()
     objects = store.glob("/log/production/*/*.jsonl")
     lines = [line for path in objects for line in store.cat_file(path).splitlines()]
-    assert len([json.loads(line) for line in lines]) == 121
+    assert len([json.loads(line) for line in lines]) == 122
     assert len(objects) >= 3
     assert "2001-01-01" not in str(objects)
     store.rm("/log", recursive=True)
@@ -450,6 +479,11 @@ def test_an_environment_hands_its_log_to_its_services_and_a_rehearsal_none(
     test_rollout.deploy(host_project, a)
     assert json.loads(given[-1][MODEL_LOG])["folder"] == str(place.folder / "predictions")
     assert given[-1]["ML_LOG_KEY"] == "secret"
+    hashing = "log: {hashed: [kind]}\nkeep_releases"
+    keyless = test_rollout.configured(host_project, "keep_releases", hashing)
+    monkeypatch.delenv("ML_LOG_KEY")
+    with pytest.raises(UserError, match=r"ML_LOG_KEY: not set, and `log\.hashed`"):
+        test_rollout.deploy(keyless, a)
 
 
 @pytest.mark.parametrize(
@@ -624,6 +658,9 @@ def test_the_log_has_the_rows_as_a_service_logs_them(
         assert own["columns"].keys() == request.keys() - {"amount"}
         secret = own["columns"]["count"]
         assert secret == keyed_hash(rows[own["row"]]["count"], "secret")
+    monkeypatch.delenv("ML_LOG_KEY")
+    with pytest.raises(UserError, match="ML_LOG_KEY: not set"):
+        predict(target, "rows.parquet")
     slip = Target(configured(home.root, "{private: [amout]}"), "production")
     with pytest.raises(UserError, match=r"`log\.private`: `amout`: .*`amount`"):
         predict(slip, "rows.parquet")
@@ -1190,6 +1227,22 @@ def test_private_and_hashed_columns_are_left_out_and_hashed_keys_still_join(
     assert checks["labels"].value == 1
     monkeypatch.setenv("ML_LOG_KEY", "another")
     assert world.decide()[1]["labels"].value == 0
+    monkeypatch.delenv("ML_LOG_KEY")
+    with pytest.raises(UserError, match="ML_LOG_KEY: not set"):
+        world.decide()
+
+
+def test_a_release_is_watched_by_the_contract_it_was_trained_under(world: World) -> None:
+    """What is merged and not delivered yet says nothing of what serves."""
+    world.write(world.frame)
+    columns = CONTRACT.columns | {"new": CONTRACT.columns["size"]}
+    later = CONTRACT.model_copy(update={"columns": columns})
+    vars(world.project)["contract"] = later
+    assert world.decide()[0] == "stop"  # of a release that kept none
+    own = world.target.folder / "releases" / A / "contract.json"
+    files.write_json(own, CONTRACT.model_dump(mode="json"))
+    assert world.decide()[0] == "ok"
+    assert world.project.contract is later
 
 
 def test_labels_of_no_row_twice_and_against_each_other(world: World) -> None:
@@ -1276,6 +1329,12 @@ CHANGES: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], str, str]] = {
         "columns",
     ),
     "constant": (seeded("score", 7, lambda f: 0.5), "stop", "predictions"),
+    "constant, lately": (seeded("score", 4, lambda f: 0.5), "stop", "predictions"),
+    "one row, often": (
+        lambda f: pd.concat([f, *([f[-1:]] * 100)]),
+        "ok",
+        "",
+    ),
     "no score": (
         seeded("score", 7, lambda f: f["score"].mask(f.index % 50 == 0, 7.0)),
         "stop",
@@ -1346,6 +1405,7 @@ def test_the_release_at_fault_is_rolled_back_if_there_is_another(
     world.serve(A, B)
     decision, checks = world.decide()
     assert (decision, checks["previous"].outcome) == ("rollback", STOP)
+    assert monitor(world.target, AS_OF).because == A
     path.unlink()
     world.write(worse.assign(size=3 * worse["size"]))
     assert world.decide()[0] == "stop", "its requests are wrong, too"

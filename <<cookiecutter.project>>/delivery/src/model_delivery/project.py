@@ -62,6 +62,12 @@ class Project:
         parameters: type[Strict] = user_module("model").Parameters
         return read_config(self.root, "model", parameters)
 
+    def under(self, contract: DataContract) -> "Project":
+        """Return this project with another data contract, and all else that was read of it."""
+        other = Project(self.root)
+        vars(other).update(vars(self), contract=contract)
+        return other
+
     def check_config(self) -> None:
         """Read all four files, so that a mistake in any is found before work begins."""
         _ = self.contract, self.parameters, self.gates, self.delivery

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from model_delivery import files
 from model_delivery.bundle.launch import run, run_cleanly
 from model_delivery.contract.request import request_json
+from model_delivery.contract.settings import DataContract
 from model_delivery.project import Project
 from model_delivery.protocols import UserError
 from model_delivery.report.render import render
@@ -78,6 +79,12 @@ class Candidate(Judged):
     def lineage(self) -> dict[str, Any]:
         """Commit, data, environment, parameters, timings and metrics of the training."""
         return dict(files.read_json(self.folder / "lineage.json"))
+
+    def as_trained(self, project: Project) -> Project:
+        """Return the project under the data contract of the training, whatever it is by now."""
+        own = self.folder / "contract.json"
+        kept = DataContract.model_validate_json(own.read_bytes()) if own.exists() else None
+        return project.under(kept) if kept else project
 
 
 def candidate_folder(project: Project, digest: str) -> Path:
@@ -187,6 +194,7 @@ def _train(project: Project, snapshot: Snapshot, about: dict[str, str]) -> Candi
         pq.write_table(trained.test, new.path("test"))
         files.write_json(folder / "curve.json", trained.model.curve)
         files.write_json(folder / "lineage.json", lineage)
+        files.write_json(folder / "contract.json", project.contract.model_dump(mode="json"))
         final = candidate_folder(project, files.seal(new.ship))
         shutil.rmtree(final, ignore_errors=True)  # what lies beside the same bytes is older
         files.settle(folder, final)

@@ -51,7 +51,8 @@ Input = Annotated[str, typer.Argument(help=_INPUT)]
 _OUTPUT = "Gets the key's columns, `score` and `digest` of each row: .parquet, a path or a URI."
 Output = Annotated[str, typer.Argument(help=_OUTPUT)]
 Watch = Annotated[bool, typer.Option("--watch", help="Look again every second, until Ctrl-C.")]
-Release = Annotated[str | None, typer.Argument(help="An installed one; default: the one before.")]
+_BACK = "An installed one; default: the one before. ^DIGEST: that one, if DIGEST is served still."
+Release = Annotated[str | None, typer.Argument(help=_BACK)]
 _GOAL = "A git tag, or a recorded release; default: the current candidate."
 Goal = Annotated[str, typer.Argument(help=_GOAL)]
 Named = Annotated[str, typer.Option("--release", help=_GOAL)]

@@ -35,6 +35,7 @@ from model_delivery.report.verdict import (
 )
 from model_delivery.rollout import canary
 from model_delivery.rollout.target import BusyError, State, Target, told
+from model_delivery.watch.log import log_key
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,8 @@ def deploy(target: Target, goal: Event, trigger: Trigger = "local") -> Verdict:
         target.save(target.state(), shared=target.state().shared or shared(target.project))
         target.tell()  # gates judge beside the champion that the log knows
         target.proxy.check_port()
+        if not target.state().rehearsed:
+            log_key(target.project.delivery.log)
         if target.state().trying:  # by a supervisor that was killed
             _converge(target)
         current = target.state().current
@@ -109,11 +112,15 @@ def rollback(target: Target, release: str | None) -> Event:
 
     It is given by name or by the first 12 digits of its digest. None is the one that serves while
     a rollout is under way, which is ended first; else the one served before the last deploy, so
-    that rolling back twice is rolling back once.
+    that rolling back twice is rolling back once. `^` and a digest is None while that one serves and
+    nothing is under way: what was decided of a release is not done to the next.
     """
+    faulty = release[1:] if release and release.startswith("^") else ""
+    target.check_serves(faulty)
     end(target.supervisor)  # it can be killed anywhere
     with target.lock(), _undone(target):
-        state = target.state()
+        target.check_serves(faulty)
+        state, release = target.state(), None if faulty else release
         if state.current is None:
             raise UserError(f"{target.name}: nothing deployed, nothing to roll back")
         target.proxy.check_port()

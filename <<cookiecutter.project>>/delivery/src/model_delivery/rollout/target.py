@@ -151,6 +151,14 @@ class Target:
         records = sorted(self.folder.glob("services/*/service.json"))
         return [Running(**read_json(path) | {"home": path.parent}) for path in records]
 
+    def check_serves(self, digest: str) -> None:
+        """Raise a UserError unless a release, or "" for any, serves and none is on its way."""
+        state = self.state()
+        if (now := state.trying or state.current) and not now.digest.startswith(digest):
+            way = "on its way" if state.trying else "served"
+            mend = "look at it, and run `ml rollback` if it is bad too"
+            raise UserError(f"{self.name}: {now.release} is {way}, not {digest[:12]}; {mend}")
+
     def install(self, move: Event) -> Path:
         """Return the folder of a release that ships, checked, from the blob store if need be."""
         release = self.folder / "releases" / move.digest

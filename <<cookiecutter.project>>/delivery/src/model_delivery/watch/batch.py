@@ -35,7 +35,7 @@ from model_delivery.protocols import UserError
 from model_delivery.releases import champion
 from model_delivery.rollout.target import Target
 from model_delivery.training.check import check_rows
-from model_delivery.watch.log import KEY, keyed_hash, prune
+from model_delivery.watch.log import keyed_hash, log_key, prune
 
 ROWS, BYTES, MOST_WORKERS, ROUND = 16_384, 2_000_000, 4, 4
 """A batch's rows, or bytes of text; processes that score, and each one's batches in memory."""
@@ -118,11 +118,12 @@ class Run:
         rows, ms = len(scores), 1e3 * (perf_counter() - started) / len(scores)
         same = {name: pa.repeat(value, rows) for name, value in (self.about | {"ms": ms}).items()}
         kept = [name for name in columns if name not in log.private]
-        shown = [_shown(columns[name], name in log.hashed) for name in kept]
+        keys = {name: log_key(log) for name in log.hashed}
+        shown = [_shown(columns[name], keys.get(name, "")) for name in kept]
         found = {"row": np.arange(before, before + rows), "score": scores}
         found["columns"] = pa.StructArray.from_arrays(shown, kept)
-        keys = {n: columns.get(n, batch.column(n)) for n in self.target.project.contract.key}
-        output = {**keys, "score": scores, "digest": same["digest"]}
+        own = {n: columns.get(n, batch.column(n)) for n in self.target.project.contract.key}
+        output = {**own, "score": scores, "digest": same["digest"]}
         return pa.table(output), pa.table(same | found)
 
 
@@ -137,6 +138,7 @@ def predict(target: Target, source: str, goal: str, say: Callable[[str], None]) 
     if not source.endswith((".parquet", ".csv")) or not goal.endswith(".parquet"):
         raise UserError(f"{source}, {goal}: rows are in .parquet or .csv, scores go to .parquet")
     target.project.check_log()  # a name with a slip would keep nothing private
+    log_key(target.project.delivery.log)
     ship, digest = _release(target)
     with _told(source), fsspec.open(source, "rb") as stream:
         content = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -177,13 +179,13 @@ def _told(place: str) -> Iterator[None]:
         raise UserError(f"{place}: {error}") from error
 
 
-def _shown(column: pa.Array, hashed: bool) -> pa.Array:
-    """Return a column as the log holds it: times as ISO text, hashes in place of values."""
+def _shown(column: pa.Array, key: str) -> pa.Array:
+    """Return a column as the log holds it: times as ISO text, with a key hashes for values."""
     if pa.types.is_timestamp(column.type):
         column = pc.binary_replace_slice(column.cast("timestamp[s]").cast("string"), 10, 11, "T")
-    if not hashed:
+    if not key:
         return column
-    known, key = column.dictionary_encode(), os.environ.get(KEY, "")
+    known = column.dictionary_encode()
     words = pa.array([keyed_hash(word, key) for word in known.dictionary.to_pylist()], pa.string())
     return words.take(known.indices)
 

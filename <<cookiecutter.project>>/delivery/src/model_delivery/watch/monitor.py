@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,7 +55,7 @@ class Decision(NamedTuple):
 
     decision: str
     reason: str
-    because: str = ""  # of a retraining: drift, decay or data
+    because: str = ""  # of a retraining: drift, decay or data; of a rollback: the release at fault
     verdict: Verdict | None = None
     report: str = ""  # where it is written, as a pattern
 
@@ -72,8 +73,8 @@ def monitor(target: Target, as_of: dt.date) -> Decision:
     began, (served, earlier) = time.perf_counter(), watched(target)
     if served is None:
         return Decision(NOTHING, "nothing deployed, nothing watched")
-    project, home = target.project, target.folder / GATE
-    limits = project.gates.monitor
+    project, home = served.as_trained(target.project), target.folder / GATE
+    target, limits = replace(target, project=project), project.gates.monitor
     windows, checks = read_windows(target, served, as_of)
     found = judge_windows(project, home / "windows", served, windows)
     checks.insert(1, found[-1].checks[0])
@@ -120,7 +121,8 @@ def decide(verdict: Verdict, can_go_back: bool) -> Decision:
     if outcome is Outcome.PASS:
         return Decision("ok", f"all {len(verdict.checks)} checks pass", verdict=verdict)
     if outcome in (Outcome.STOP, Outcome.CRASH):
-        word = "rollback" if can_go_back and broken <= {*FAULTS} else "stop"
+        alone = can_go_back and broken <= {*FAULTS}
+        word, because = ("rollback", verdict.subject) if alone else ("stop", "")
     elif outcome is Outcome.RETRAIN:
         word, because = "retrain", CAUSES.get(decisive.name, "drift")
     else:

@@ -7,7 +7,6 @@ where a clock was set back: each segment is read once, and again if it grew or h
 import datetime as dt
 import io
 import json
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +27,7 @@ from model_delivery.report.verdict import Check, Outcome
 from model_delivery.training.check import ARROW, check_structure, judge_rule
 from model_delivery.training.scores import SCORE
 from model_delivery.training.snapshot import Times
-from model_delivery.watch.log import KEY, keyed_hash
+from model_delivery.watch.log import keyed_hash, log_key
 
 _TIME = pa.timestamp("us")
 _TYPES = ARROW | {"timestamp": _TIME}
@@ -48,7 +47,7 @@ class Logged(NamedTuple):
 def read_log(
     project: Project, uri: str, digest: str, span: tuple[dt.date, dt.date], index: Path
 ) -> Logged:
-    """Return clients' rows of a span of days, its end exclusive; of repeats the last one written.
+    """Return clients' rows of days, the end exclusive, by their time; of repeats the last one.
 
     `index` keeps each segment's size and own span between runs. A line that is no JSON, but for a
     torn last one, is a UserError with its number; a segment that cannot be read is counted.
@@ -82,8 +81,8 @@ def read_log(
     masks = np.split(mine, np.cumsum([len(notes) for notes, _ in read])[:-1])
     tables = [rows.filter(pa.array(mask)) for (_, rows), mask in zip(read, masks, strict=True)]
     filled = [table for table in tables if len(table)] or tables[:1]
-    own = pa.concat_tables(filled, promote_options="permissive")
-    return Logged(own, at[mine], at[kept], found)
+    own, order = pa.concat_tables(filled, promote_options="permissive"), np.argsort(at[mine])
+    return Logged(own.take(order), at[mine][order], at[kept], found)
 
 
 def _segment(
@@ -163,7 +162,7 @@ def read_labels(
         return none, checks
     frame = frame[names].dropna(subset=[contract.target]).drop_duplicates()
     for name in {*contract.key}.intersection(project.delivery.log.hashed):
-        frame[name] = [keyed_hash(value, os.environ.get(KEY, "")) for value in frame[name]]
+        frame[name] = [keyed_hash(value, log_key(project.delivery.log)) for value in frame[name]]
     twice = frame.duplicated(contract.key, keep=False)
     for first in frame[twice][contract.key][:1].astype(str).to_numpy().tolist():
         said = f"{twice.sum()} labels contradict each other and do not count: {', '.join(first)}"

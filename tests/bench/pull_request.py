@@ -1,0 +1,36 @@
+"""The minutes that GitHub would bill for a pull request, by jobs that run as they do there."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+
+from tests.bench.subject import Subject, say
+from tests.harness import FakeGitHub, PullRequest, run_workflow
+
+AUDIT = 1
+"""Minutes of the one job beside ci.yml, whose database of vulnerabilities is not asked here."""
+
+
+def job_seconds(subject: Subject, cold: bool) -> dict[str, float]:
+    """Return how long each job of ci.yml took, with warm or empty download caches."""
+    assert subject.project is not None
+    folder = subject.folder / ("cold" if cold else "warm")
+    project = folder / "project"
+    command = ["git", "clone", "--quiet", str(subject.project), str(project)]
+    subprocess.run(command, check=True)
+    github = FakeGitHub(folder / "github")
+    event = PullRequest().event(project, github.repository, "opened")
+    run = run_workflow(project, "ci.yml", event, github, cold=cold)
+    for name, job in run.jobs.items():
+        if job.result != "success":
+            say(job.log)
+            raise RuntimeError(f"job {name} ended as {job.result}")
+    return {name: job.seconds for name, job in run.jobs.items()}
+
+
+def billed(jobs: dict[str, float]) -> tuple[int, str]:
+    """Return minutes, each job rounded up as GitHub does, and how they come about."""
+    whole = {name: math.ceil(took / 60) for name, took in jobs.items()} | {"audit": AUDIT}
+    parts = (f"{name} {minutes}" for name, minutes in whole.items())
+    return sum(whole.values()), ", ".join(parts)
