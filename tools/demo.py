@@ -130,11 +130,12 @@ def up(demo: Path) -> None:
 
 
 def down(demo: Path) -> None:
-    """Stop production; the folder stays."""
+    """Stop all that is deployed; the folder stays."""
     if not (demo / PROJECT / ".venv").exists():
         print("No demo is here: nothing to stop.")
         return
-    run("uv", "run", "ml", "deploy", "--stop", cwd=demo / PROJECT)
+    for state in sorted((demo / PROJECT / ".ml").glob("*/state.json")):
+        run("uv", "run", "ml", "deploy", "--stop", "--to", state.parent.name, cwd=demo / PROJECT)
 
 
 def lift(project: Path) -> list[str]:

@@ -42,7 +42,7 @@ from model_delivery.report.verdict import Check, Outcome, Verdict
 from model_delivery.rollout import canary, host, target
 from model_delivery.rollout.canary import Answer, Traffic, compare
 from model_delivery.rollout.host import rehearsal
-from model_delivery.rollout.target import Target
+from model_delivery.rollout.target import Target, standing
 from model_delivery.training.snapshot import find_snapshot
 
 STRIDE = int(os.environ.get("FAULT_STRIDE", "10"))
@@ -422,7 +422,8 @@ def test_rollback_goes_back_once_and_needs_no_registry(project: Project, a: Cand
     moved = [rollback(project) for _ in range(2)]
     assert time.monotonic() - begun < 10
     assert [m.digest for m in moved] == [served(project)] * 2 == [a.digest] * 2
-    assert Target(project, "production").status()["untold"] == 1
+    found = Target(project, "production").status()
+    assert (found["untold"], found["decided"]) == (1, f"back from {b.short}: by hand")
     registry.unlink()
     (project.work / "away").rename(registry)
     assert rollback(project) == moved[1]
@@ -432,6 +433,24 @@ def test_rollback_goes_back_once_and_needs_no_registry(project: Project, a: Cand
     with pytest.raises(UserError, match=r"was rolled back at .*: train another candidate"):
         deploy(project, b)
     assert rollback(project, b.short).digest == served(project) == b.digest
+
+
+def test_a_mistake_in_the_settings_keeps_nobody_from_going_back(
+    project: Project, a: Candidate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy(project, make_candidate(project, "b", against=a))
+    configured(project, "keep_releases", "keep_release")
+    monkeypatch.chdir(project.root)
+    said = list[str]()
+    target = standing("production", said.append)
+    assert "`keep_release`: unknown key" in said[0]
+    assert target.status()["state"] == "serving"
+    assert host.rollback(target, None).digest == served(project) == a.digest
+    host.stop(target)
+    assert target.status()["state"] == "stopped"
+    (target.folder / "settings.json").unlink()
+    with pytest.raises(UserError, match="`keep_release`: unknown key"):
+        standing("production", said.append)
 
 
 def test_rollback_to_a_named_release_and_what_is_kept(project: Project, a: Candidate) -> None:

@@ -716,7 +716,7 @@ def fitted(project: Project) -> Trained:
     scores = model.predict(features.transform(columns))
     table = pa.table({name: list(values) for name, values in columns.items()})
     table = table.append_column("score", pa.array(scores))
-    return Trained(features, model, table, table, {}, {})
+    return Trained(features, model, table, table, {})
 
 
 @pytest.fixture(scope="module")

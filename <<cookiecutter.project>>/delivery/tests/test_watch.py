@@ -713,8 +713,9 @@ HALF = dt.datetime(2013, 7, 1, 12, 0, 0, 500_000)
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (renamed, "one column `amount`; is it `amout`"),
-        (doubled, "one column `kind`"),
+        (renamed, "no column `amount`; is it `amout`"),
+        (lambda table: table.rename_columns({"json": "weight"}), "no column `json`; it has at, "),
+        (doubled, "more than one column `kind`"),
         (as_text, r"row 1: `count` is '\d+', but must be required, integer, min 0"),
         (change("kind", 77, "d"), r"row 77: `kind` is 'd', .*values \['a', 'b c', 'ü'\]"),
         (change("model code", 3, "ab"), r"row 3: `model code` is 'ab', .*pattern \[A-Z\]"),
@@ -1631,6 +1632,14 @@ def test_the_verb_ends_neutral_without_a_target_and_by_its_verdict_with_one(
     assert isinstance(monitor(world.target, AS_OF), Decision)
 
 
+def test_a_day_that_the_source_does_not_know_is_refused(world: World) -> None:
+    world.write(world.frame)
+    world.sources.newest = lambda: AS_OF
+    assert monitor(world.target).decision == "ok"
+    with pytest.raises(UserError, match=r"--as-of 2013-08-30: .* before 2013-08-29"):
+        monitor(world.target, AS_OF + dt.timedelta(days=1))
+
+
 def test_windows_cannot_ask_for_more_findings_than_there_are() -> None:
     with pytest.raises(ValueError, match="no finding could ever count"):
         MonitorLimits.model_validate(LIMITS.model_dump(exclude_none=True) | {"needed": 5})
@@ -1742,7 +1751,7 @@ def test_the_champions_commit_is_shipped_with_the_limits_of_now(
     [
         (20, 20, "v1+a stays in production: a gate or the rollout says stop; `ml report`"),
         (30, 30, "v1+a stays in production: inconclusive"),
-        (2, 2, "if `delivery/` was updated since its commit, deliver that first"),
+        (2, 2, "refused, as said above (of a command's options: deliver the newer `delivery/`"),
         (1, 1, "`ml ship` ended with code 1"),
         (0, 0, "nothing was registered"),
         (10, 0, "nothing was registered"),
@@ -2076,6 +2085,7 @@ def test_a_later_day_without_a_later_row_is_no_new_data(
         spans = {"spans": {"test": ["2013-07-01T00:00:00", data or end]}}
         write_json(folder / "manifest.json", spans)
         write_json(folder / "lineage.json", {"data": spans, "changed_files": 0})
+    lineage = files.read_json(old.folder / "lineage.json")
     monkeypatch.setattr(stages, "needed_variables", tuple)
     monkeypatch.setattr(stages.data, "take_snapshot", lambda *_: snapshot)
     monkeypatch.setattr(releases, "champion", lambda _: old)
@@ -2085,6 +2095,13 @@ def test_a_later_day_without_a_later_row_is_no_new_data(
         with pytest.raises(NothingNewError, match=f"newest row is of {end}"):
             stages.extract(run)
     else:
+        assert stages.extract(run) is snapshot
+        write_json(old.folder / "lineage.json", lineage | {"changed_files": 2})
+        old.__dict__.pop("lineage", None)
+        if event_ == "retraining":
+            with pytest.raises(UserError, match=r"in no commit \(2 changed\)"):
+                stages.extract(run)
+        run.force = True
         assert stages.extract(run) is snapshot
 
 
@@ -2132,11 +2149,14 @@ def test_a_retraining_keeps_its_commit_wherever_it_is_deployed(
 
 
 def test_why_it_was_started_is_registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lineage = {"data": {"as_of": "2013-10-01"}, "snapshot": "s", "parameters": {}}
+    lineage: dict[str, Any] = {"data": {"as_of": "2013-10-01"}, "snapshot": "s", "parameters": {}}
     write_json(tmp_path / "lineage.json", lineage)
     for because in ("drift", ""):
         monkeypatch.setenv("ML_BECAUSE", because)
         assert releases._facts(Candidate(tmp_path))["because"] == because
+    assert releases._facts(Candidate(tmp_path))["reason"] == ""
+    write_json(tmp_path / "lineage.json", lineage | {"changed_files": 2})
+    assert releases._facts(Candidate(tmp_path))["reason"] == "2 changed files in no commit"
 
 
 CRON = """on:

@@ -36,9 +36,7 @@ def line(event: Event) -> str:
     return clean(f"{event.time[:19]}  {what}  {event.reason}  ({event.who}, {why})")
 
 
-def describe(
-    events: Sequence[Event], wanted: str, other: str | None = None
-) -> tuple[list[Event], str]:
+def describe(events: Sequence[Event], wanted: str, other: str = "") -> tuple[list[Event], str]:
     """Return the events that say what a release is, and how it differs from another, as a table.
 
     Without another it stands whole beside the champion that its gates compared it with, if there
@@ -46,10 +44,10 @@ def describe(
     """
     one = find(events, wanted)
     champion = newest(events, type="registered", digest=one.against or "")
-    two = champion if other is None else find(events, other)
+    two = find(events, other) if other else champion
     pair = [event for event in (one, two) if event]
     table = pd.DataFrame({clean(event.release): _facts(event) for event in pair})
-    if other is not None:
+    if other:
         return pair, table[table.nunique(axis=1, dropna=False) > 1].to_string(na_rep="")
     since = [e for e in events if one.digest in (e.digest, e.previous) and e.id != one.id]
     return pair + since, "\n".join([table.to_string(na_rep=""), "", *map(line, [one, *since])])
@@ -58,7 +56,7 @@ def describe(
 def _facts(event: Event) -> dict[str, str]:
     names = {"digest": event.digest, "commit": event.commit, "against": event.against}
     told: dict[str, Any] = {name: (value or "none")[:12] for name, value in names.items()}
-    told |= {"as_of": event.as_of, "snapshot": event.snapshot}
+    told |= {"as_of": event.as_of, "snapshot": event.snapshot, "note": event.reason}
     told |= {f"parameter {name}": value for name, value in event.parameters.items()}
     for name, found in event.metrics.items():
         told[f"metric {name}"] = "{} ({} to {})".format(*map(number, found))

@@ -62,10 +62,10 @@ class Project:
         parameters: type[Strict] = user_module("model").Parameters
         return read_config(self.root, "model", parameters)
 
-    def under(self, contract: DataContract) -> "Project":
-        """Return this project with another data contract, and all else that was read of it."""
+    def under(self, **settings: Strict) -> "Project":
+        """Return this project with another `contract` or `delivery`, and all else as read."""
         other = Project(self.root)
-        vars(other).update(vars(self), contract=contract)
+        vars(other).update(vars(self), **settings)
         return other
 
     def check_config(self) -> None:

@@ -47,7 +47,7 @@ class Event(Strict):
     parameters: dict[str, Any] = {}
     metrics: dict[str, list[float | None]] = {}  # on the test window: value, low, high
     against: str | None = None  # the digest of the champion that the gates judged beside
-    reason: str = ""  # why it was rolled back: metric, value, limit
+    reason: str = ""  # why it was rolled back: metric, value, limit; of a candidate, what is odd
     because: str = ""  # what a retraining was started by: schedule, drift, decay, data, person
     environment: str | None = None  # of a move
     previous: str | None = None  # of a move: the digest served before

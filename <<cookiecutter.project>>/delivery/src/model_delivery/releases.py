@@ -69,11 +69,7 @@ def judged(project: Project, candidate: Candidate, trigger: Trigger) -> dict[str
 
 
 def register(
-    project: Project,
-    candidate: Candidate,
-    verdicts: Mapping[str, Verdict],
-    trigger: str,
-    key: str = "",
+    project: Project, candidate: Candidate, said: Mapping[str, Verdict], trigger: str, key: str = ""
 ) -> Event:
     """Keep a candidate's bytes and verdicts, and name it; return the event that says so.
 
@@ -82,8 +78,8 @@ def register(
     blobs, digest, facts = blob_store(project), candidate.digest, _facts(candidate)
     prefix = f"v{project.about['version']}+data.{facts['as_of'].replace('-', '')}"
     commit = delivering(project) or candidate.lineage["commit"]
-    facts["verdicts"] = {gate: verdict.outcome for gate, verdict in verdicts.items()}
-    facts["limits"] = {gate: verdict.limits for gate, verdict in verdicts.items()}
+    facts["verdicts"] = {gate: verdict.outcome for gate, verdict in said.items()}
+    facts["limits"] = {gate: verdict.limits for gate, verdict in said.items()}
 
     def decide(events: Sequence[Event]) -> Event:
         known = recorded(events, digest)
@@ -106,6 +102,7 @@ def _facts(candidate: Candidate) -> dict[str, Any]:
     """Return what a candidate is, and how it did beside the champion of its gates."""
     lineage, model = candidate.lineage, candidate.verdict("model")
     checks = [check for check in (model.checks if model else []) if finite(check.value)]
+    changed = lineage.get("changed_files")
     return {
         "as_of": str(lineage["data"]["as_of"]),
         "snapshot": lineage["snapshot"],
@@ -113,6 +110,7 @@ def _facts(candidate: Candidate) -> dict[str, Any]:
         "metrics": {check.name: [check.value, check.low, check.high] for check in checks},
         "against": model.against if model else None,
         "because": os.environ.get("ML_BECAUSE", ""),
+        "reason": f"{changed} changed files in no commit" if changed else "",
     }
 
 

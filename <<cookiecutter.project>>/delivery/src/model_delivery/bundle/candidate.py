@@ -77,14 +77,14 @@ class Candidate(Judged):
 
     @cached_property
     def lineage(self) -> dict[str, Any]:
-        """Commit, data, environment, parameters, timings and metrics of the training."""
+        """Commit, data, environment, parameters and metrics of the training."""
         return dict(files.read_json(self.folder / "lineage.json"))
 
     def as_trained(self, project: Project) -> Project:
         """Return the project under the data contract of the training, whatever it is by now."""
         own = self.folder / "contract.json"
         kept = DataContract.model_validate_json(own.read_bytes()) if own.exists() else None
-        return project.under(kept) if kept else project
+        return project.under(contract=kept) if kept else project
 
 
 def candidate_folder(project: Project, digest: str) -> Path:
@@ -111,10 +111,14 @@ def training_key(project: Project, snapshot: Snapshot) -> str:
     """Return the hash of all that training depends on: limits, docs and workflows are not."""
     if not (project.root / "uv.lock").exists():
         raise UserError("uv.lock: missing; run `uv sync` and commit the file it makes")
-    names = f"src/{project.package}", "delivery/src", "uv.lock"
-    config = "config/data.yaml", "config/model.yaml"
     python = [*sys.version_info[:2], sys.platform, platform.machine()]
-    return inputs_hash(project, [*names, *config], snapshot.name, python)
+    return inputs_hash(project, training_inputs(project), snapshot.name, python)
+
+
+def training_inputs(project: Project) -> list[str]:
+    """Return the files and folders that training depends on."""
+    config = ["config/data.yaml", "config/model.yaml"]
+    return [f"src/{project.package}", "delivery/src", "uv.lock", *config]
 
 
 def key_record(project: Project, key: str) -> Path:
@@ -170,13 +174,14 @@ def write_ship(project: Project, trained: Trained, ship: Path) -> None:
 
 def _train(project: Project, snapshot: Snapshot, about: dict[str, str]) -> Candidate:
     trained, config = fit(project, snapshot), sorted((project.root / "config").glob("*.yaml"))
+    code = training_inputs(project)
     lineage = {
         **about,
         "trained": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": git(project, "rev-parse", "HEAD"),
         "tree": git(project, "rev-parse", "HEAD^{tree}"),
         "branch": git(project, "rev-parse", "--abbrev-ref", "HEAD"),
-        "changed_files": len((git(project, "status", "--porcelain") or "").splitlines()),
+        "changed_files": len((git(project, "status", "-s", "--", *code) or "").splitlines()),
         "snapshot": snapshot.name,
         "data": snapshot.manifest,
         "config": {path.name: files.sha256_file(path) for path in config},
@@ -185,7 +190,6 @@ def _train(project: Project, snapshot: Snapshot, about: dict[str, str]) -> Candi
         "metrics": trained.metrics,
         "environment": [platform.python_version(), sys.platform, platform.machine()],
         "lock": files.sha256_file(project.root / "uv.lock"),
-        "seconds": trained.seconds,
     }
     with files.temporary_folder(project.work / "candidates") as folder:
         new = Candidate(folder)

@@ -16,10 +16,10 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import httpx
 import numpy as np
@@ -43,16 +43,13 @@ class NotReadyError(UserError):
 
 
 @dataclass(frozen=True)
-class Running:
+class Running(AbstractContextManager["Running"]):
     """A service that showed its identity; it ends, by all that runs in its home, with a block."""
 
     url: str
     digest: str
     launch: str
     home: Path
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         end(self.home)
@@ -140,7 +137,7 @@ def score_cleanly(project: Project, ship: Path, rows: pa.Table) -> Floats:
     return np.array(json.loads(run_cleanly(project, ship, ["service.py"], ship, given)))
 
 
-class Scorer:
+class Scorer(AbstractContextManager["Scorer"]):
     """A release that scores batch after batch: a process in its clean environment, for a block.
 
     It ends with this process, however that ends: its input does. What it says is in `log`.
@@ -154,9 +151,6 @@ class Scorer:
         command = [str(service_environment(project, ship).absolute()), "service.py", STREAM]
         self.process = spawn(command, ship, clean_variables(project), log, subprocess.PIPE)
         self.log = log
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.process.kill()

@@ -18,11 +18,11 @@ from model_delivery.cli.doctor import check_schedules, diagnose, diagnose_github
 from model_delivery.gates import GATES
 from model_delivery.gates.data import prove
 from model_delivery.project import find_project
-from model_delivery.protocols import UserError, first_unknown_day
+from model_delivery.protocols import UserError
 from model_delivery.registry import event_log
 from model_delivery.report.verdict import USAGE, Outcome, Trigger, exit_code
 from model_delivery.rollout import host
-from model_delivery.rollout.target import Target
+from model_delivery.rollout.target import Target, standing
 from model_delivery.training.snapshot import current_snapshot
 from model_delivery.watch import batch
 from model_delivery.watch import monitor as monitoring
@@ -142,12 +142,12 @@ def deploy(
     as_json: tty.Json = False,
 ) -> None:
     """Make an environment serve a release, if gates and rollout allow it."""
-    run = _run(event, environment=to, release=release, rehearse=rehearse)
     if start and stop:
         raise UserError("--start or --stop: one of them")
     if start or stop:
-        (host.stop if stop else host.start)(Target(run.project, to))
+        (host.stop if stop else host.start)(standing(to, tty.say))
         status(to, as_json=as_json)
+    run = _run(event, environment=to, release=release, rehearse=rehearse)
     verdict = stages.deploy(run)
     if not as_json:
         tty.show_verdicts([verdict], run.event, False)
@@ -163,12 +163,12 @@ def rollback(
     as_json: tty.Json = False,
 ) -> None:
     """Make an environment serve an installed release again: seconds, no registry, no network."""
-    target = Target(find_project(), of)
+    target = standing(of, tty.say)
     with tty.step("rollback"), host.rehearsal(target) if rehearse else nullcontext():
         before = target.state().current
         after = host.rollback(target, release)
     if after == before:
-        tty.say(f"it served {after.release} already; `ml rollback RELEASE` names another")
+        tty.say(f"nothing done: it served {after.release}; `ml rollback RELEASE` takes another")
     status(of, as_json=as_json)
 
 
@@ -177,11 +177,11 @@ def monitor(of: tty.Of = "production", as_of: tty.Newest = None, as_json: tty.Js
     """Judge what an environment answered lately, by training and by what came true; decide."""
     run = _run("monitoring", as_of)
     with tty.step("monitor"):
-        found = monitoring.monitor(Target(run.project, of), run.as_of or first_unknown_day())
+        found = monitoring.monitor(Target(run.project, of), run.as_of)
     told, text = found._asdict(), f"{found.decision}: {found.reason}"
     handed = [f"{name}={told[name]}" for name in ("decision", "because", "report")]
     tty.job("GITHUB_OUTPUT", "\n".join(handed))
-    tty.job("GITHUB_STEP_SUMMARY", found.page or f"    {text}")
+    tty.job("GITHUB_STEP_SUMMARY", told.pop("page") or f"    {text}")
     verdicts = [found.verdict] if found.verdict else []
     if not as_json:
         tty.show_verdicts(verdicts, "monitoring", False)
@@ -218,7 +218,7 @@ def predict(
 @app.command()
 def status(of: tty.Of = "production", watch: tty.Watch = False, as_json: tty.Json = False) -> None:
     """Say what an environment serves, who gets which share, and what was decided last."""
-    target = Target(find_project(), of)
+    target = standing(of, tty.say)
     while watch:
         tty.results.clear()
         tty.show_status(target.status(), as_json)

@@ -11,13 +11,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from model_delivery import releases
-from model_delivery.bundle.candidate import (
-    CURRENT,
-    Candidate,
-    build_package,
-    current_candidate,
-    make_candidate,
-)
+from model_delivery.bundle import candidate as candidates
+from model_delivery.bundle.candidate import Candidate, current_candidate
 from model_delivery.cli.terminal import Stage, job, say, step
 from model_delivery.contract.settings import EnvironmentName
 from model_delivery.files import write_atomic
@@ -36,7 +31,6 @@ from model_delivery.rollout.host import rehearsal
 from model_delivery.rollout.supervisor import supervise
 from model_delivery.rollout.target import State, Target
 from model_delivery.training import snapshot as data
-from model_delivery.training.snapshot import BrokenStructureError, Judged
 
 STAGES: tuple[Stage, ...] = get_args(Stage)
 REFUSED = "refused.json"  # the verdict on an extraction that could not become a snapshot
@@ -69,7 +63,7 @@ def ship(run: Run, last: Stage) -> Iterator[Verdict]:
         acts = {"data": fetch, "register": record}
     for stage in STAGES[: STAGES.index(last) + 1]:
         if stage in acts:
-            with suppress(BrokenStructureError):  # the gate says it
+            with suppress(data.BrokenStructureError):  # the gate says it
                 acts[stage](run)
         if stage in GATES:
             verdict = gate(run, stage)
@@ -91,14 +85,15 @@ def extract(run: Run) -> data.Snapshot:
     try:
         with step("data: extract and split"):
             snapshot = data.take_snapshot(run.project, _day(run), run.force, sample)
-    except BrokenStructureError as broken:
+    except data.BrokenStructureError as broken:
         verdict = Verdict(gate="data", subject="none", checks=broken.checks)
         write_atomic(run.project.work / REFUSED, verdict.model_dump_json(indent=2))
         raise
     (run.project.work / REFUSED).unlink(missing_ok=True)
     if run.event == "retraining" and (old := releases.champion(run.project)):
-        if changed := old.lineage["changed_files"]:
-            say(f"of the champion {changed} files were not committed: it is trained without them")
+        if (changed := old.lineage["changed_files"]) and not run.force:
+            why = f"its code is in no commit ({changed} changed), and would be lost"
+            raise UserError(f"champion {old.short}: {why}; commit it and `ml ship`, or `--force`")
         end, known = (it["spans"]["test"][1] for it in (snapshot.manifest, old.lineage["data"]))
         if end <= known:
             raise NothingNewError(f"no new data: the newest row is of {end}, as the champion's")
@@ -109,7 +104,7 @@ def fetch(run: Run) -> Candidate:
     """Make the release that was asked for the current candidate."""
     with step(f"fetch {run.release}"):
         candidate = releases.restore(run.project, releases.resolve(run.project, run.release))
-        write_atomic(run.project.work / CURRENT, candidate.digest)
+        write_atomic(run.project.work / candidates.CURRENT, candidate.digest)
         return candidate
 
 
@@ -117,7 +112,10 @@ def _day(run: Run) -> dt.date:
     """Return the first day not known: never before the champion's."""
     served = newest(event_log(run.project).events(), environment="production")
     known = run.project.contract.as_of
-    return run.as_of or max(known, dt.date.fromisoformat(served.as_of) if served else known)
+    newer = dt.date.fromisoformat(served.as_of) if served else known
+    if served and newer > known and not run.as_of:
+        say(f"as of {newer}, as {served.release} in production; config/data.yaml says {known}")
+    return run.as_of or max(known, newer)
 
 
 def train(run: Run) -> Candidate:
@@ -126,14 +124,17 @@ def train(run: Run) -> Candidate:
     with step("train: features, model, scores"):
         snapshot = data.current_snapshot(project)
         run.key = releases.recall(project, snapshot)
-        return make_candidate(project, snapshot, run.event, run.force)
+        candidate = candidates.make_candidate(project, snapshot, run.event, run.force)
+    if changed := candidate.lineage["changed_files"]:
+        say(f"of its code {changed} changed files are in no commit: `ml retrain` will refuse it")
+    return candidate
 
 
 def package(run: Run) -> Candidate:
     """Build the Bento with its SBOM and card."""
     candidate = current_candidate(run.project)
     with step("package: Bento, SBOM, model card"):
-        build_package(run.project, candidate)
+        candidates.build_package(run.project, candidate)
     return candidate
 
 
@@ -199,7 +200,7 @@ def _recorded(project: Project, candidate: Candidate) -> Verdict:
 
 
 def _verdict(
-    run: Run, name: str, judged: Judged, ask: Callable[[], Verdict], against: str | None = None
+    run: Run, name: str, judged: data.Judged, ask: Callable[[], Verdict], against: str | None = None
 ) -> Verdict:
     """Return the verdict given before, if it was decided by the same limits and champion, or ask.
 
@@ -251,7 +252,7 @@ def write_report(run: Run) -> tuple[Path, Path]:
 
 def _found(project: Project) -> tuple[list[Verdict], dict[str, Any]]:
     """Return the verdicts on the snapshot and on the candidate trained on it, and their facts."""
-    candidate = current_candidate(project) if (project.work / CURRENT).exists() else None
+    candidate = current_candidate(project) if (project.work / candidates.CURRENT).exists() else None
     manifest, name = candidate.lineage["data"] if candidate else {}, ""
     found = [candidate.verdict("data")] if candidate else []
     if (project.work / data.CURRENT).exists() or not candidate:

@@ -63,7 +63,7 @@ _NEWEST = "First day not known yet; default: `sources.newest()` if there is one,
 Newest = Annotated[dt.datetime | None, typer.Option("--as-of", help=_NEWEST, formats=["%Y-%m-%d"])]
 _STARTED = "What started it, for the log; a person is not held by the cool-down."
 Because = Annotated[retrain.Because, typer.Option(help=_STARTED)]
-_ANYWAY = "Do it in spite of cool-down and budget."
+_ANYWAY = "Do it in spite of cool-down and budget, and of code that is in no commit."
 Anyway = Annotated[bool, typer.Option("--force", help=_ANYWAY)]
 Lineage = Annotated[str | None, typer.Option(metavar="RELEASE", help="All of one release.")]
 _TWO = "What differs between two releases."

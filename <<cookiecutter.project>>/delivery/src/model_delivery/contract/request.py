@@ -23,7 +23,7 @@ MOST_ROWS = 1_000
 _DTYPES = {"number": "f8", "integer": "i8", "category": "O", "timestamp": "M8[us]", "boolean": "?"}
 """A snapshot's columns are of the same kinds: features see no difference."""
 _TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2})?", re.ASCII)
-_TIME_TEXT = "a local time without a zone, such as 2013-07-01T17:45:00"
+_TIME_TEXT = "a local time such as 2013-07-01T17:45:00: with a T, whole seconds and no zone"
 _EPOCH, _MICROSECOND = dt.datetime(1970, 1, 1), dt.timedelta(microseconds=1)
 _OPEN_SPAN = 1_000.0
 """How far a number is drawn from its one bound, or from 0 without any."""

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import yaml
 
-from model_delivery.bundle.candidate import Candidate, git
+from model_delivery.bundle.candidate import git
 from model_delivery.bundle.launch import program_python, run
 from model_delivery.contract.limits import Limit
 from model_delivery.files import read_json, sha256_json, write_json
@@ -23,7 +23,7 @@ from model_delivery.protocols import UserError
 from model_delivery.report.render import number
 from model_delivery.report.verdict import Check, Outcome, Table, finite
 from model_delivery.training.scores import SCORE, Estimate
-from model_delivery.training.snapshot import Snapshot, periods
+from model_delivery.training.snapshot import Judged, periods
 
 Gate = Literal["data", "model", "package", "api", "load"]
 GATES: tuple[Gate, ...] = get_args(Gate)
@@ -60,7 +60,7 @@ def quality(manifest: dict[str, Any], checks: list[Check]) -> list[Check]:
 
 
 def deepchecks(
-    project: Project, suite: Literal["data", "model"], rows: Snapshot | Candidate
+    project: Project, suite: Literal["data", "model"], rows: Judged
 ) -> tuple[list[Check], Table]:
     """Judge a snapshot's rows, or a candidate's scores, by the checks that have a limit.
 
@@ -77,9 +77,7 @@ def deepchecks(
     return [judge_findings(name, limit, found[name]) for name, limit in limits.items()], table
 
 
-def request_of(
-    project: Project, suite: str, rows: Snapshot | Candidate, days: int = 0
-) -> dict[str, Any]:
+def request_of(project: Project, suite: str, rows: Judged, days: int = 0) -> dict[str, Any]:
     """Return what the program is asked: files, columns by role, training periods, checks."""
     contract = project.contract
     numbers = contract.of_type("number", "integer", "boolean")

@@ -126,7 +126,9 @@ def watch(
 def compare(limits: RolloutLimits, own: list[Answer], old: list[Answer]) -> list[Check]:
     """Judge one arm's failures, latency and scores beside the other's."""
     fewest, counts = min(len(own), len(old)), f"{len(own)} answers, {len(old)} of the champion"
-    few = "; send more, lower `min_requests`, or set `canary: []` to switch at once"
+    few = (
+        "; send more (`make traffic`), lower `min_requests`, or set `canary: []` to switch at once"
+    )
     enough, most = fewest >= limits.min_requests, f"≥ {limits.min_requests}"
     outcome = Outcome.PASS if enough else Outcome.INCONCLUSIVE
     said = counts if enough else counts + few

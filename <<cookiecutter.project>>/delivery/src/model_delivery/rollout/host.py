@@ -24,18 +24,9 @@ from model_delivery.protocols import UserError
 from model_delivery.registry import Event, event_log, newest, shared
 from model_delivery.releases import stored
 from model_delivery.report.render import value_of
-from model_delivery.report.verdict import (
-    Check,
-    Outcome,
-    Trigger,
-    Verdict,
-    allows_promotion,
-    fixed,
-    worst,
-)
+from model_delivery.report.verdict import Check, Outcome, Trigger, Verdict, allows_promotion, fixed
 from model_delivery.rollout import canary
 from model_delivery.rollout.target import BusyError, State, Target, told
-from model_delivery.watch.log import log_key
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +40,7 @@ def deploy(target: Target, goal: Event, trigger: Trigger = "local") -> Verdict:
         target.save(target.state(), shared=target.state().shared or shared(target.project))
         target.tell()  # gates judge beside the champion that the log knows
         target.proxy.check_port()
-        if not target.state().rehearsed:
-            log_key(target.project.delivery.log)
+        target.keep_settings()
         if target.state().trying:  # by a supervisor that was killed
             _converge(target)
         current = target.state().current
@@ -205,7 +195,7 @@ def _try(target: Target, move: Event) -> Verdict:
         verdict = verdict.model_copy(update={"checks": checks})
         target.save(target.state(), verdict=verdict)
         values = ", ".join(f"{check.name} {value_of(check)[0]}" for check in found)
-        log.info("%s: %s", worst([check.outcome for check in found]), values)
+        log.info("%s: %s", verdict.outcome, values)
         if verdict.outcome not in canary.GOOD:
             break
     return verdict

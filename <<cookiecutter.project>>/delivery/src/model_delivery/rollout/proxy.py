@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 
-from model_delivery.bundle.launch import end, free_port, processes
+from model_delivery.bundle.launch import end, free_port, processes, spawn
 from model_delivery.files import write_atomic
 from model_delivery.protocols import UserError
 
@@ -84,22 +84,13 @@ class Caddy:
     def _start(self) -> None:
         config = Path(__file__).with_name("caddy.json")
         home, log = str(self.folder.resolve()), self.folder.with_name("proxy.log")
-        try:
-            with log.open("ab") as output:
-                subprocess.run(
-                    [Path(sys.executable).with_name("caddy"), "start", "--config", config],
-                    cwd=home,
-                    env={"HOME": home, "TMPDIR": home, "PORT": str(self.port)},
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    start_new_session=True,
-                    timeout=15,
-                    check=True,
-                )
-        except (OSError, subprocess.SubprocessError) as error:
-            self.stop()
-            raise UserError(f"the proxy did not start ({error}); see {log}") from error
+        command = [str(Path(sys.executable).with_name("caddy")), "start", "--config", str(config)]
+        env = {"HOME": home, "TMPDIR": home, "PORT": str(self.port)}
+        with suppress(OSError, subprocess.TimeoutExpired):
+            if spawn(command, self.folder, env, log).wait(15) == 0:
+                return
+        self.stop()
+        raise UserError(f"the proxy did not start; see {log}")
 
     def _sockets(self) -> list[Any]:
         with suppress(psutil.Error):  # it ended meanwhile

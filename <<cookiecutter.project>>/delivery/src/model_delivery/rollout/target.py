@@ -1,6 +1,7 @@
 """An environment on this machine as files.
 
 state.json   what it serves, what it can go back to, what it tries; replaced at once
+settings.json config/delivery.yaml as of the last deploy
 rollouts/    what supervisors said, and supervisor/, home of the one at work
 releases/    installed releases by digest, checked before each start
 services/    a log of each running service, and a home with its record
@@ -13,7 +14,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -21,15 +22,15 @@ from pathlib import Path
 from typing import Any
 
 from model_delivery.bundle.launch import Running, end, identity, processes, start
-from model_delivery.contract.settings import Environment, EnvironmentName
+from model_delivery.contract.settings import Delivery, Environment, EnvironmentName
 from model_delivery.files import read_json, verify, write_atomic, write_json
-from model_delivery.project import Project
+from model_delivery.project import Project, find_project
 from model_delivery.protocols import Strict, UserError
 from model_delivery.registry import Event, blob_store, event_log, newest, shared
 from model_delivery.report.render import value_of
 from model_delivery.report.verdict import Check, Verdict
 from model_delivery.rollout.proxy import Caddy
-from model_delivery.watch.log import KEY, MODEL_LOG
+from model_delivery.watch.log import KEY, MODEL_LOG, log_key
 
 REHEARSED = (
     "nothing serves here; to serve, give the label of a runner on the machine that shall do so to "
@@ -151,6 +152,12 @@ class Target:
         records = sorted(self.folder.glob("services/*/service.json"))
         return [Running(**read_json(path) | {"home": path.parent}) for path in records]
 
+    def keep_settings(self) -> None:
+        """Keep the settings of a deploy; a UserError where a service could not be run by them."""
+        if not self.state().rehearsed:
+            log_key(self.project.delivery.log)
+        write_json(self.folder / "settings.json", self.project.delivery.model_dump(mode="json"))
+
     def check_serves(self, digest: str) -> None:
         """Raise a UserError unless a release, or "" for any, serves and none is on its way."""
         state = self.state()
@@ -222,6 +229,8 @@ class Target:
             if move and not note:
                 arms[move.release] = f"{share:.0%} of requests, {well.get(move.digest, 'silent')}"
         decided = f"on {last.subject[:12]}: {last.outcome}, {told(last.decisive)}" if last else ""
+        if current.type == "rolled_back" and not state.trying:
+            decided = f"back from {str(current.previous)[:12]}: {current.reason or 'by hand'}"
         going = "under way" if processes(self.supervisor) else "interrupted; run `ml rollback`"
         return {
             "environment": self.name,
@@ -237,6 +246,23 @@ class Target:
             "rollout": going if state.trying else "",
             "so far" if state.trying else "decided": decided,
         }
+
+
+def standing(name: EnvironmentName, tell: Callable[[str], None]) -> Target:
+    """Return an environment for what must work at once, whatever was done to its settings.
+
+    Where config/delivery.yaml has a mistake, those of the last deploy hold, and `tell` gets it.
+    """
+    target = Target(find_project(), name)
+    try:
+        _ = target.project.delivery
+    except UserError as error:
+        if not (kept := target.folder / "settings.json").exists():
+            raise
+        tell(f"{error}\nuntil that is mended, the settings of the last deploy hold")
+        settings = Delivery.model_validate_json(kept.read_bytes())
+        return Target(target.project.under(delivery=settings), name)
+    return target
 
 
 def _next(move: Event, alone: bool, events: Sequence[Event]) -> Event:

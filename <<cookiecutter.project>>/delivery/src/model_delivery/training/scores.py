@@ -5,7 +5,6 @@ congestion: resampling single rows would make intervals far too narrow. Days are
 (cluster bootstrap; Field & Welsh 2007, JRSS B 69:369).
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -34,7 +33,6 @@ class Trained:
     train: pa.Table
     test: pa.Table
     metrics: dict[str, float]
-    seconds: dict[str, float]
 
 
 class Estimate(NamedTuple):
@@ -50,26 +48,22 @@ UNKNOWN = Estimate(float("nan"), float("nan"), float("nan"))
 
 def fit(project: Project, snapshot: Snapshot) -> Trained:
     """Fit on the snapshot's training rows; those of the test window are only scored."""
-    contract, clock = project.contract, [time.perf_counter()]
+    contract = project.contract
     train, test = snapshot.rows("train"), snapshot.rows("test")
     inputs, later = ({n: t[n].to_numpy() for n in contract.inputs} for t in (train, test))
     labels, truth = (t[contract.target].to_numpy().astype(float) for t in (train, test))
     features: FeatureBuilder = user_module("features").Features.fit(inputs)
     matrix = _checked(features.transform(inputs), train.num_rows, features.names)
-    clock.append(time.perf_counter())
     model: Model = user_module("model").Model(project.parameters)
     model.fit(matrix, labels, stopping_rows(inputs[contract.time]))
-    clock.append(time.perf_counter())
     rows = np.sort(np.random.default_rng(0).permutation(train.num_rows)[:SAMPLE])
     known = _checked(model.predict(matrix[rows]), len(rows))
     matrix = _checked(features.transform(later), test.num_rows, features.names)
     scores, ones = _checked(model.predict(matrix), test.num_rows), np.ones(test.num_rows)
-    clock.append(time.perf_counter())
     sample = train.take(rows).append_column(SCORE, pa.array(known))
     judged = test.append_column(SCORE, pa.array(scores))
     metrics = {"roc_auc": roc_auc(truth, scores, ones), "log_loss": log_loss(truth, scores, ones)}
-    seconds = dict(zip(("features", "fit", "score"), np.diff(clock).round(2).tolist(), strict=True))
-    return Trained(features, model, sample, judged, metrics, seconds)
+    return Trained(features, model, sample, judged, metrics)
 
 
 def roc_auc(labels: Floats, scores: Floats, weights: Floats) -> float:

@@ -85,9 +85,10 @@ class Run:
                 have = file.schema_arrow.names
             for name in (name for name in names if have.count(name) != 1):
                 near = difflib.get_close_matches(name, {*have} - {name}, n=1)
-                hint = f"; is it `{near[0]}`?" if near else ""
-                raise UserError(f"it must have one column `{name}`{hint}")
-            if aside := ", ".join(name for name in have if name not in names):
+                hint = f"; is it `{near[0]}`?" if near else f"; it has {', '.join(have)}"
+                many = "more than one" if name in have else "no"
+                raise UserError(f"{many} column `{name}`{hint:.300}")
+            if aside := ", ".join(name or "''" for name in have if name not in names):
                 say(f"{self.source}: left aside: {aside}")
             if text:  # read as text, and as numbers where a wrong one can be named
                 types = dict.fromkeys(names, pa.string())

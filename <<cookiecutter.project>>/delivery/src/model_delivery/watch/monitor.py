@@ -24,23 +24,15 @@ from model_delivery.contract.limits import MonitorLimits
 from model_delivery.gates import judge, limits_hash
 from model_delivery.gates.model import Scored, segments
 from model_delivery.project import Project
+from model_delivery.protocols import UserError, first_unknown_day
 from model_delivery.releases import champion, run_page
 from model_delivery.report.render import write_pages
 from model_delivery.report.verdict import Chart, Check, Outcome, Report, Table, Verdict, finite
 from model_delivery.rollout.target import Target, told
 from model_delivery.training import scores as metrics
 from model_delivery.training.scores import SAMPLE, SCORE, Estimate, estimate
-from model_delivery.watch.windows import (
-    COLUMNS,
-    GATE,
-    SHOWN,
-    Window,
-    combined,
-    judge_windows,
-    logged_part,
-    read_windows,
-    readable,
-)
+from model_delivery.watch import windows as weeks
+from model_delivery.watch.windows import COLUMNS, GATE, Window, combined, readable
 
 FAULTS = ("predictions", "previous")
 """Checks that speak against the release, and not against what it was asked."""
@@ -58,25 +50,26 @@ class Decision(NamedTuple):
     because: str = ""  # of a retraining: drift, decay or data; of a rollback: the release at fault
     verdict: Verdict | None = None
     report: str = ""  # where it is written, as a pattern
-
-    @property
-    def page(self) -> str:
-        """The report as Markdown."""
-        return Path(self.report).with_suffix(".md").read_text() if self.report else ""
+    page: str = ""  # the report as Markdown
 
 
-def monitor(target: Target, as_of: dt.date) -> Decision:
+def monitor(target: Target, as_of: dt.date | None = None) -> Decision:
     """Judge the windows before a day, write report and decision, and return the decision.
 
-    Killed anywhere, the next run finds the same: what is kept between runs is only a cache.
+    Without a day it is the source's newest; a later one is a UserError. Killed anywhere, the next
+    run finds the same: what is kept between runs is only a cache.
     """
     began, (served, earlier) = time.perf_counter(), watched(target)
     if served is None:
         return Decision(NOTHING, "nothing deployed, nothing watched")
+    newest = first_unknown_day()
+    as_of = as_of or newest
+    if as_of > newest:
+        raise UserError(f"--as-of {as_of}: the source knows only what was before {newest}")
     project, home = served.as_trained(target.project), target.folder / GATE
     target, limits = replace(target, project=project), project.gates.monitor
-    windows, checks = read_windows(target, served, as_of)
-    found = judge_windows(project, home / "windows", served, windows)
+    windows, checks = weeks.read_windows(target, served, as_of)
+    found = weeks.judge_windows(project, home / "windows", served, windows)
     checks.insert(1, found[-1].checks[0])
     names = dict.fromkeys(check.name for one in found for check in one.checks[1:])
     checks += [combined(name, found, limits) for name in names]
@@ -98,8 +91,8 @@ def monitor(target: Target, as_of: dt.date) -> Decision:
         finished=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     )
     decision = decide(verdict, earlier is not None)
-    _write(target, served, verdict, decision, as_of)
-    return decision._replace(report=str(home / "report.*"))
+    page = _write(target, served, verdict, decision, as_of)
+    return decision._replace(report=str(home / "report.*"), page=page)
 
 
 def watched(target: Target) -> tuple[Candidate | None, Candidate | None]:
@@ -150,7 +143,7 @@ def judge_performance(
         over_all("roc_auc", limits, scored, part, said, past),
         over_all("calibration_error", limits, scored, part, truth),
     ]
-    logged, tables = logged_part(project).columns.keys(), list[Table]()
+    logged, tables = weeks.logged_part(project).columns.keys(), list[Table]()
     if logged >= {*contract.segments}:
         weak, rows = segments(project, scored)
         tables += [rows]
@@ -229,7 +222,7 @@ def _answered(target: Target) -> list[Check]:
 
 def _past(home: Path, as_of: dt.date, limits: MonitorLimits) -> list[list[Any]]:
     """Return the rows of `COLUMNS` of all windows that were judged, the oldest first."""
-    days = [as_of - place * dt.timedelta(limits.window_days) for place in range(SHOWN, 0, -1)]
+    days = [as_of - place * dt.timedelta(limits.window_days) for place in range(weeks.SHOWN, 0, -1)]
     found = [home / f"{day}.json" for day in days]
     verdicts = [Verdict.model_validate_json(one.read_bytes()) for one in found if one.exists()]
     tables = [table for verdict in verdicts for table in verdict.tables]
@@ -258,8 +251,8 @@ def _charts(
 
 def _write(
     target: Target, served: Candidate, verdict: Verdict, decision: Decision, as_of: dt.date
-) -> None:
-    """Write the page, its texts, and last the decision."""
+) -> str:
+    """Write the page, its texts, and last the decision; return the page as Markdown."""
     folder, lineage = target.folder / GATE, served.lineage
     report = Report(
         project=f"{target.project.about['name']}, {target.name}",
@@ -271,7 +264,8 @@ def _write(
         run=run_page(),
         decision=f"Decision as of {as_of}: {decision.decision}",
     )
-    write_pages(folder, report)
+    page = write_pages(folder, report)
     found = {"decision": decision.decision, "reason": decision.reason, "because": decision.because}
     found |= {"as_of": str(as_of), "digest": served.digest}
     files.write_json(folder / "decision.json", found)
+    return page

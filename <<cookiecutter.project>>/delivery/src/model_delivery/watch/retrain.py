@@ -27,7 +27,7 @@ Say = Callable[[str], None]
 MONTH = 30
 OF_NOW = ("config/gates.yaml", "config/delivery.yaml")
 """What is not the champion's: limits and environments, which are in no digest and no key."""
-_SAID = {2: "refused; if `delivery/` was updated since its commit, deliver that first"}
+_SAID = {2: "refused, as said above (of a command's options: deliver the newer `delivery/` first)"}
 _SAID |= {20: "a gate or the rollout says stop; `ml report` shows why", 30: "inconclusive"}
 
 
@@ -44,9 +44,9 @@ def retrain(
 ) -> Done:
     """Train the champion's commit as of a day, and ship it `until` a stage, if there is reason to.
 
-    Without a day it is the source's newest. `force` skips cool-down and budget; `say` gets what is
-    worth knowing on the way. A UserError says why the commit cannot be trained here, a SourceError
-    that the source is down.
+    Without a day it is the source's newest. `force` skips cool-down and budget, and loses what is
+    in no commit; `say` gets what is worth knowing on the way. A UserError says why the commit
+    cannot be trained here, a SourceError that the source is down.
     """
     with _alone(project, say) as lock:
         events = event_log(project).events()
@@ -68,6 +68,7 @@ def retrain(
             why = f"config/data.yaml here is not that of {champion.release}"
             raise UserError(f"{why}: its successor could not be deployed; deliver this first")
         words = ["--event", "retraining", "--as-of", str(day), "--until", until]
+        words += ["--force"] if force else []
         facts = {"ML_BECAUSE": because, "GITHUB_SHA": str(champion.commit)}
         return _ended(project, champion, day, _ship(project, root, words, facts, lock))
 
