@@ -423,7 +423,7 @@ def test_rollback_goes_back_once_and_needs_no_registry(project: Project, a: Cand
     assert time.monotonic() - begun < 10
     assert [m.digest for m in moved] == [served(project)] * 2 == [a.digest] * 2
     found = Target(project, "production").status()
-    assert (found["untold"], found["decided"]) == (1, f"back from {b.short}: by hand")
+    assert (found["untold"], found["decided"]) == (1, f"back from {b.short}, by hand")
     registry.unlink()
     (project.work / "away").rename(registry)
     assert rollback(project) == moved[1]
@@ -465,7 +465,8 @@ def test_rollback_to_a_named_release_and_what_is_kept(project: Project, a: Candi
     with pytest.raises(UserError, match=r"v1.1.0.data.20130801.3 is served, not"):
         rollback(project, f"^{b.digest}")  # what was decided of it is late
     assert served(project) == c.digest
-    assert rollback(project, f"^{c.digest}").digest == b.digest
+    assert deploy(project, make_candidate(project, "bad", against=c, fault="crash")).outcome is STOP
+    assert rollback(project, f"^{c.digest}").digest == b.digest  # though it has just come back
     rollback(project, names[1])
     assert served(project) == b.digest
     rollback(project, c.digest[:12])
@@ -1065,7 +1066,7 @@ def test_a_rollback_ends_a_rollout_and_twice_is_once(stepped: Project, a: Candid
         wait_for_canary(slow)
         found = target.status()
         assert (found["rollout"], len(found["arms"])) == ("under way", 2)
-        with pytest.raises(UserError, match="is on its way, not"):
+        with pytest.raises(UserError, match="another release is on its way"):
             rollback(slow, f"^{a.digest}")
         assert target.status()["rollout"] == "under way"
         begun = time.monotonic()

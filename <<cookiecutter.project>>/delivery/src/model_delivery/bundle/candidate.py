@@ -26,8 +26,9 @@ from model_delivery.project import Project
 from model_delivery.protocols import UserError
 from model_delivery.report.render import render
 from model_delivery.report.verdict import Report, Verdict
+from model_delivery.training import snapshot as snapshots
 from model_delivery.training.scores import Trained, fit
-from model_delivery.training.snapshot import Judged, Snapshot, find_snapshot, inputs_hash, tree
+from model_delivery.training.snapshot import Judged, Snapshot, tree
 
 CURRENT = "candidate"
 SBOM, CARD = "sbom.cdx.json", "card.md"
@@ -81,10 +82,11 @@ class Candidate(Judged):
         return dict(files.read_json(self.folder / "lineage.json"))
 
     def as_trained(self, project: Project) -> Project:
-        """Return the project under the data contract of the training, whatever it is by now."""
-        own = self.folder / "contract.json"
-        kept = DataContract.model_validate_json(own.read_bytes()) if own.exists() else None
-        return project.under(contract=kept) if kept else project
+        """Return the project with the columns of the training, and all else of the contract now."""
+        with suppress(OSError, ValueError):  # of a release by another version
+            own = DataContract.model_validate_json((self.folder / "contract.json").read_bytes())
+            return project.under(contract=own.with_shares_of(project.contract))
+        return project
 
 
 def candidate_folder(project: Project, digest: str) -> Path:
@@ -112,13 +114,13 @@ def training_key(project: Project, snapshot: Snapshot) -> str:
     if not (project.root / "uv.lock").exists():
         raise UserError("uv.lock: missing; run `uv sync` and commit the file it makes")
     python = [*sys.version_info[:2], sys.platform, platform.machine()]
-    return inputs_hash(project, training_inputs(project), snapshot.name, python)
+    return snapshots.inputs_hash(project, snapshots.training_code(project), snapshot.name, python)
 
 
-def training_inputs(project: Project) -> list[str]:
-    """Return the files and folders that training depends on."""
-    config = ["config/data.yaml", "config/model.yaml"]
-    return [f"src/{project.package}", "delivery/src", "uv.lock", *config]
+def uncommitted(project: Project) -> list[str]:
+    """Return what git says is in no commit of what training depends on, a file a line."""
+    found = git(project, "status", "--short", "--", *snapshots.training_code(project))
+    return (found or "").splitlines()
 
 
 def key_record(project: Project, key: str) -> Path:
@@ -174,14 +176,13 @@ def write_ship(project: Project, trained: Trained, ship: Path) -> None:
 
 def _train(project: Project, snapshot: Snapshot, about: dict[str, str]) -> Candidate:
     trained, config = fit(project, snapshot), sorted((project.root / "config").glob("*.yaml"))
-    code = training_inputs(project)
     lineage = {
         **about,
         "trained": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": git(project, "rev-parse", "HEAD"),
-        "tree": git(project, "rev-parse", "HEAD^{tree}"),
         "branch": git(project, "rev-parse", "--abbrev-ref", "HEAD"),
-        "changed_files": len((git(project, "status", "-s", "--", *code) or "").splitlines()),
+        "changed_files": len(uncommitted(project)),
+        "code": snapshots.inputs_hash(project, snapshots.training_code(project)),
         "snapshot": snapshot.name,
         "data": snapshot.manifest,
         "config": {path.name: files.sha256_file(path) for path in config},
@@ -252,7 +253,7 @@ def unpack(packed: Path, destination: Path) -> None:
 def model_card(project: Project, candidate: Candidate) -> str:
     """Return the card of a candidate as Markdown; it is about the gates before packaging."""
     subject, lineage = candidate.digest, candidate.lineage
-    data = find_snapshot(project, lineage["snapshot"]).verdict("data")
+    data = snapshots.find_snapshot(project, lineage["snapshot"]).verdict("data")
     found = {"data": data, "model": candidate.verdict("model")}
     verdicts = [v or Verdict(gate=gate, subject=subject) for gate, v in found.items()]
     facts: dict[str, Any] = {name: lineage[name] or "" for name in ("commit", "branch")}

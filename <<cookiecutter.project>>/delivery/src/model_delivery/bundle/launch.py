@@ -221,10 +221,15 @@ def start(
 
 
 def spawn(
-    command: list[str], cwd: Path, env: dict[str, str], log: Path, talk: int | None = None
+    command: list[str],
+    cwd: Path,
+    env: dict[str, str],
+    log: Path,
+    talk: int | None = None,
+    mode: str = "wb",
 ) -> subprocess.Popen[bytes]:
     """Start a program in a session of its own; what it prints is in `log`, unless it is to talk."""
-    with log.open("wb") as output:
+    with log.open(mode) as output:
         streams: dict[str, Any] = {"stdin": talk or subprocess.DEVNULL, "stdout": talk or output}
         streams |= {"stderr": output, "start_new_session": True}
         return subprocess.Popen(command, cwd=cwd, env=env, **streams)

@@ -121,8 +121,8 @@ def ship(
     run = _run(event, as_of, force=force, sample=sample, release=release, rehearse=rehearse)
     if until in ("register", "deploy") and sample:
         raise UserError("rows drawn from the data contract are never deployed: use `--until load`")
-    if until == "deploy":  # minutes before it would matter
-        Target(run.project, run.environment).proxy.check_port()
+    if until == "deploy" and not rehearse:  # minutes before it would matter
+        Target(run.project, run.environment).check_ready()
     try:
         code = tty.show_verdicts(stages.ship(run, until), run.event, as_json)
     finally:  # an error does not hide what was judged before it

@@ -91,9 +91,6 @@ def extract(run: Run) -> data.Snapshot:
         raise
     (run.project.work / REFUSED).unlink(missing_ok=True)
     if run.event == "retraining" and (old := releases.champion(run.project)):
-        if (changed := old.lineage["changed_files"]) and not run.force:
-            why = f"its code is in no commit ({changed} changed), and would be lost"
-            raise UserError(f"champion {old.short}: {why}; commit it and `ml ship`, or `--force`")
         end, known = (it["spans"]["test"][1] for it in (snapshot.manifest, old.lineage["data"]))
         if end <= known:
             raise NothingNewError(f"no new data: the newest row is of {end}, as the champion's")
@@ -125,8 +122,8 @@ def train(run: Run) -> Candidate:
         snapshot = data.current_snapshot(project)
         run.key = releases.recall(project, snapshot)
         candidate = candidates.make_candidate(project, snapshot, run.event, run.force)
-    if changed := candidate.lineage["changed_files"]:
-        say(f"of its code {changed} changed files are in no commit: `ml retrain` will refuse it")
+    if changed := candidates.uncommitted(project):
+        say(f"in no commit, so `ml retrain` will refuse it: {', '.join(changed):.200}")
     return candidate
 
 
@@ -156,7 +153,7 @@ def deploy(run: Run) -> Verdict:
     if target.state().rehearsed and not run.rehearse:
         target.save(State())
     if not run.rehearse:  # that takes a port of its own
-        target.proxy.check_port()
+        target.check_ready()
     move = releases.resolve(run.project, release) if release else run.recorded or record(run)
     place = rehearsal(target) if run.rehearse else nullcontext()
     with step(f"rollout of {move.digest[:12]} to {run.environment}"), place:

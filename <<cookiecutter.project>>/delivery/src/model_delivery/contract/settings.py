@@ -2,7 +2,7 @@
 
 import datetime as dt
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -76,6 +76,18 @@ class DataContract(Strict):
     def inputs(self) -> dict[str, Column]:
         """The columns a request carries: all but the target."""
         return {name: spec for name, spec in self.columns.items() if name != self.target}
+
+    def with_shares_of(self, now: "DataContract") -> "DataContract":
+        """Return this contract with the shares, key and segments of another, where it has them."""
+        columns = dict(self.columns)
+        for name, spec in now.columns.items():
+            if name in columns and columns[name].type == spec.type:
+                shares = {"missing": spec.missing, "outside": spec.outside}
+                columns[name] = columns[name].model_copy(update=shares)
+        changes: dict[str, Any] = {"columns": columns}
+        if {now.target, *now.key, *now.segments} <= {*columns}:
+            changes |= {"key": now.key, "segments": now.segments}
+        return self.model_copy(update=changes)
 
     def of_type(self, *kinds: Kind) -> list[str]:
         """Return the names of the input columns of these types, in order."""

@@ -18,6 +18,7 @@ import httpx
 
 from model_delivery.bundle.launch import NotReadyError, Running, end, free_port
 from model_delivery.contract.request import draw_rows
+from model_delivery.files import write_json
 from model_delivery.gates import COMPARED, GATES, limits_hash
 from model_delivery.gates.load import CANDIDATE, judge_targets
 from model_delivery.protocols import UserError
@@ -26,7 +27,7 @@ from model_delivery.releases import stored
 from model_delivery.report.render import value_of
 from model_delivery.report.verdict import Check, Outcome, Trigger, Verdict, allows_promotion, fixed
 from model_delivery.rollout import canary
-from model_delivery.rollout.target import BusyError, State, Target, told
+from model_delivery.rollout.target import SETTINGS, BusyError, State, Target, told
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +40,7 @@ def deploy(target: Target, goal: Event, trigger: Trigger = "local") -> Verdict:
     with target.lock():
         target.save(target.state(), shared=target.state().shared or shared(target.project))
         target.tell()  # gates judge beside the champion that the log knows
-        target.proxy.check_port()
-        target.keep_settings()
+        target.check_ready()
         if target.state().trying:  # by a supervisor that was killed
             _converge(target)
         current = target.state().current
@@ -55,6 +55,8 @@ def deploy(target: Target, goal: Event, trigger: Trigger = "local") -> Verdict:
             target.save(target.state(), verdict=verdict)
         else:
             admit(target, goal, trigger)
+            settings = target.project.delivery.model_dump(mode="json")
+            write_json(target.folder / SETTINGS, settings)
             with _undone(target):
                 verdict = _try(target, _event(target, goal, type="promoted", **facts))
                 if verdict.outcome in canary.GOOD:
@@ -102,20 +104,24 @@ def rollback(target: Target, release: str | None) -> Event:
 
     It is given by name or by the first 12 digits of its digest. None is the one that serves while
     a rollout is under way, which is ended first; else the one served before the last deploy, so
-    that rolling back twice is rolling back once. `^` and a digest is None while that one serves and
-    nothing is under way: what was decided of a release is not done to the next.
+    that rolling back twice is rolling back once. `^` and a digest is the one before that, while it
+    serves and no other is on its way: what was decided of a release is not done to the next.
     """
     faulty = release[1:] if release and release.startswith("^") else ""
-    target.check_serves(faulty)
-    end(target.supervisor)  # it can be killed anywhere
+    if faulty:
+        target.check_serves(faulty)
+    else:
+        end(target.supervisor)  # it can be killed anywhere
     with target.lock(), _undone(target):
         target.check_serves(faulty)
-        state, release = target.state(), None if faulty else release
+        state = target.state()
         if state.current is None:
             raise UserError(f"{target.name}: nothing deployed, nothing to roll back")
         target.proxy.check_port()
         stays = state.trying or state.current.type == "rolled_back"
         before = state.current.digest if stays else state.current.previous
+        if faulty:  # what serves may have come back itself
+            before, release = next((m.digest for m in state.moves[1:]), None), None
         wanted = release or (before or "none")[:12]
         found = [move for move in state.moves if wanted in (move.release, move.digest[:12])]
         if not found:

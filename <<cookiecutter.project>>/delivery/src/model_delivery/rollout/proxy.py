@@ -86,11 +86,13 @@ class Caddy:
         home, log = str(self.folder.resolve()), self.folder.with_name("proxy.log")
         command = [str(Path(sys.executable).with_name("caddy")), "start", "--config", str(config)]
         env = {"HOME": home, "TMPDIR": home, "PORT": str(self.port)}
-        with suppress(OSError, subprocess.TimeoutExpired):
-            if spawn(command, self.folder, env, log).wait(15) == 0:
-                return
-        self.stop()
-        raise UserError(f"the proxy did not start; see {log}")
+        try:
+            why = f"code {spawn(command, self.folder, env, log, mode='ab').wait(15)}"
+        except (OSError, subprocess.TimeoutExpired) as error:
+            why = str(error)
+        if why != "code 0":
+            self.stop()
+            raise UserError(f"the proxy did not start ({why}); see {log}")
 
     def _sockets(self) -> list[Any]:
         with suppress(psutil.Error):  # it ended meanwhile

@@ -11,6 +11,7 @@ lock         held while a command changes any of it
 """
 
 import fcntl
+import logging
 import os
 import shutil
 import time
@@ -36,6 +37,9 @@ REHEARSED = (
     "nothing serves here; to serve, give the label of a runner on the machine that shall do so to "
     "the repository's variable DEPLOY_RUNNER_"
 )
+
+
+SETTINGS = "settings.json"
 
 
 class BusyError(UserError):
@@ -152,19 +156,19 @@ class Target:
         records = sorted(self.folder.glob("services/*/service.json"))
         return [Running(**read_json(path) | {"home": path.parent}) for path in records]
 
-    def keep_settings(self) -> None:
-        """Keep the settings of a deploy; a UserError where a service could not be run by them."""
+    def check_ready(self) -> None:
+        """Raise a UserError where no service could be run: its port, or the key of its log."""
+        self.proxy.check_port()
         if not self.state().rehearsed:
             log_key(self.project.delivery.log)
-        write_json(self.folder / "settings.json", self.project.delivery.model_dump(mode="json"))
 
     def check_serves(self, digest: str) -> None:
         """Raise a UserError unless a release, or "" for any, serves and none is on its way."""
-        state = self.state()
-        if (now := state.trying or state.current) and not now.digest.startswith(digest):
-            way = "on its way" if state.trying else "served"
-            mend = "look at it, and run `ml rollback` if it is bad too"
-            raise UserError(f"{self.name}: {now.release} is {way}, not {digest[:12]}; {mend}")
+        now, mend = self.state().current, "look at it, and run `ml rollback` if it is bad too"
+        if digest and processes(self.supervisor):
+            raise UserError(f"{self.name}: another release is on its way; {mend}")
+        if now and not now.digest.startswith(digest):
+            raise UserError(f"{self.name}: {now.release} is served, not {digest[:12]}; {mend}")
 
     def install(self, move: Event) -> Path:
         """Return the folder of a release that ships, checked, from the blob store if need be."""
@@ -181,8 +185,11 @@ class Target:
         ship = self.install(move)
         log = self.folder / "services" / f"{move.digest[:12]}.log"
         limit = self.project.delivery.start_timeout_seconds
-        kept = self.project.delivery.log.model_copy(update={"folder": self.log})
-        variables = {MODEL_LOG: kept.model_dump_json(), KEY: os.environ.get(KEY, "")}
+        kept, key = self.project.delivery.log.model_copy(update={"folder": self.log}), log_key()
+        if kept.hashed and not key:  # as in a rollback from elsewhere, which this must not keep
+            logging.getLogger(__name__).warning("%s not set: not logged: %s", KEY, kept.hashed)
+            kept = kept.model_copy(update={"private": [*kept.private, *kept.hashed], "hashed": []})
+        variables = {MODEL_LOG: kept.model_dump_json(), KEY: key}
         options: dict[str, Any] = {"timeout": limit, "release": move.release}
         options["variables"] = {} if self.state().rehearsed else variables
         service = start(self.project, ship, log, **options)
@@ -210,7 +217,7 @@ class Target:
         `state` is `nothing deployed`, `serving`, `batch`, `rehearsed`, `stopped` or `unhealthy`.
         """
         state, services = self.state(), self.services()
-        current, last, health, problem, note = state.current, state.verdict, "serving", "", ""
+        current, health, problem, note = state.current, "serving", "", ""
         if current is None:
             return {"environment": self.name, "state": "nothing deployed"}
         well = {service.digest: "answers" for service in services if service.answers()}
@@ -228,9 +235,6 @@ class Target:
         for move, share in ((current, 1 - state.weight), (state.trying, state.weight)):
             if move and not note:
                 arms[move.release] = f"{share:.0%} of requests, {well.get(move.digest, 'silent')}"
-        decided = f"on {last.subject[:12]}: {last.outcome}, {told(last.decisive)}" if last else ""
-        if current.type == "rolled_back" and not state.trying:
-            decided = f"back from {str(current.previous)[:12]}: {current.reason or 'by hand'}"
         going = "under way" if processes(self.supervisor) else "interrupted; run `ml rollback`"
         return {
             "environment": self.name,
@@ -244,8 +248,17 @@ class Target:
             "untold": len(state.untold),
             "arms": arms,
             "rollout": going if state.trying else "",
-            "so far" if state.trying else "decided": decided,
+            "so far" if state.trying else "decided": _decided(state),
         }
+
+
+def _decided(state: State) -> str:
+    """Say what was decided last, or so far."""
+    last, current = state.verdict, state.current
+    by_hand = current and current.type == "rolled_back" and not current.reason
+    if current and by_hand and not state.trying:
+        return f"back from {str(current.previous)[:12]}, by hand"
+    return f"on {last.subject[:12]}: {last.outcome}, {told(last.decisive)}" if last else ""
 
 
 def standing(name: EnvironmentName, tell: Callable[[str], None]) -> Target:
@@ -255,13 +268,13 @@ def standing(name: EnvironmentName, tell: Callable[[str], None]) -> Target:
     """
     target = Target(find_project(), name)
     try:
-        _ = target.project.delivery
+        _ = target.settings
     except UserError as error:
-        if not (kept := target.folder / "settings.json").exists():
-            raise
-        tell(f"{error}\nuntil that is mended, the settings of the last deploy hold")
-        settings = Delivery.model_validate_json(kept.read_bytes())
-        return Target(target.project.under(delivery=settings), name)
+        with suppress(OSError, ValueError):  # none, or of another version
+            settings = Delivery.model_validate_json((target.folder / SETTINGS).read_bytes())
+            tell(f"{error}\nuntil that is mended, the settings of the last deploy hold")
+            return Target(target.project.under(delivery=settings), name)
+        raise
     return target
 
 

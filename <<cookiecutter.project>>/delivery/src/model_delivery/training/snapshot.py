@@ -122,6 +122,12 @@ def tree(path: Path) -> list[Path]:
     return [path] if path.is_file() else kept
 
 
+def training_code(project: Project) -> list[str]:
+    """Return the files and folders that training depends on."""
+    config = ["config/data.yaml", "config/model.yaml"]
+    return [f"src/{project.package}", "delivery/src", "uv.lock", *config]
+
+
 def inputs_hash(project: Project, names: Iterable[str], *more: object) -> str:
     """Return the SHA-256 over files and folders below the root, and over what else counts."""
     found = [path for name in names for path in tree(project.root / name)]

@@ -9,7 +9,6 @@ import datetime as dt
 import hmac
 import logging
 import os
-import re
 import secrets
 import threading
 import time
@@ -43,31 +42,30 @@ def keyed_hash(value: object, key: str) -> str:
     return hmac.digest(key.encode(), text.encode(), "sha256").hex()[:16]
 
 
-def log_key(settings: LogSettings) -> str:
-    """Return the key of hashed columns; a UserError where there are some and no key."""
+def log_key(settings: LogSettings | None = None) -> str:
+    """Return the key of hashed columns; a UserError where settings have some and it is not set."""
     key = os.environ.get(KEY, "")
-    if settings.hashed and not key:
-        mend = "set it where this runs, on a runner of your own in its file `.env`"
-        raise UserError(
-            f"{KEY}: not set, and `log.hashed` in config/delivery.yaml needs it; {mend}"
-        )
+    if settings and settings.hashed and not key:
+        why = f"{KEY}: not set, and `log.hashed` in config/delivery.yaml needs it"
+        raise UserError(f"{why}: set it where this runs, for a runner of your own in its `.env`")
     return key
 
 
 def prune(store: Any, root: str, keep_days: int) -> None:
     """Remove the days of a log, a folder in a file system of fsspec, that are too old.
 
-    They are so for today and for the newest day before it: a clock that is years ahead, once,
-    removes nothing.
+    They are so for the newest day before today, unless that is as much later than the one before
+    it: a clock that was years ahead for a day removes nothing.
     """
-    paths = (path.rstrip("/") for path in store.ls(root, detail=False))
-    days = {
-        path.rpartition("/")[2]: path for path in paths if re.search(r"/\d{4}(-\d\d){2}$", path)
-    }
-    today = dt.datetime.now(dt.UTC).date()
-    before = max((dt.date.fromisoformat(day) for day in days if day < str(today)), default=today)
-    oldest = str(before - dt.timedelta(days=keep_days))
-    for path in (days[day] for day in days if day < oldest):
+    days = dict[dt.date, str]()
+    for path in store.ls(root, detail=False):
+        name = path.rstrip("/").rpartition("/")[2]
+        with suppress(ValueError):
+            if str(day := dt.date.fromisoformat(name)) == name:
+                days[day] = path
+    past = sorted(day for day in days if day < dt.datetime.now(dt.UTC).date())[-2:]
+    known = bool(past) and (past[-1] - past[0]).days <= keep_days
+    for path in (days[day] for day in days if known and (past[-1] - day).days > keep_days):
         with suppress(FileNotFoundError):  # another service removed it
             store.rm(path, recursive=True)
 
@@ -86,8 +84,6 @@ class PredictionLog:
         self.times = [name for name, spec in request.items() if spec["type"] == "timestamp"]
         self.key, self.writer = os.environ.get(KEY, ""), secrets.token_hex(8)
         self.waiting, self.lines = deque[tuple[Any, ...]](), deque[bytes]()
-        if not self.key:  # as in a rollback from elsewhere: a hash that all can make hides nothing
-            self.private, self.hashed = self.private | self.hashed, set()
         self.wake, self.closed = threading.Event(), False
         self.refused = self.lost = self.told = self.number = self.size = 0
         self.day, self.failing = "", False

@@ -21,6 +21,8 @@ from model_delivery.contract.settings import Retraining
 from model_delivery.project import Project
 from model_delivery.protocols import UserError, first_unknown_day
 from model_delivery.registry import Event, event_log, newest
+from model_delivery.releases import champion as champion_of
+from model_delivery.training.snapshot import inputs_hash, training_code
 
 Because = Literal["schedule", "drift", "decay", "data", "person"]
 Say = Callable[[str], None]
@@ -64,11 +66,12 @@ def retrain(
                 return Done(0, f"{held} (config/delivery.yaml, `retraining`; --force skips it)")
             say(f"{held}; it goes on, as a person asks for it")
         root = _worktree(project, champion)
+        if not force:
+            _check_whole(project, champion.release, Project(root))
         if until == "register" and Project(root).contract != project.contract:
             why = f"config/data.yaml here is not that of {champion.release}"
             raise UserError(f"{why}: its successor could not be deployed; deliver this first")
         words = ["--event", "retraining", "--as-of", str(day), "--until", until]
-        words += ["--force"] if force else []
         facts = {"ML_BECAUSE": because, "GITHUB_SHA": str(champion.commit)}
         return _ended(project, champion, day, _ship(project, root, words, facts, lock))
 
@@ -123,6 +126,16 @@ def _worktree(project: Project, champion: Event) -> Path:
         shutil.copyfile(project.root / path, root / path)
     git(Project(root), "update-index", "--skip-worktree", *OF_NOW)  # no change of its own
     return root
+
+
+def _check_whole(project: Project, name: str, committed: Project) -> None:
+    """Raise a UserError where the champion was trained by code that its commit does not have."""
+    known = None  # of a release by an older version, or without its bytes, as `ml ship` says then
+    with suppress(UserError):
+        known = (old := champion_of(project)) and old.lineage.get("code")
+    if known not in (None, inputs_hash(committed, training_code(committed))):
+        why = f"{name}: its commit lacks some of the code that it was trained by"
+        raise UserError(f"{why}; commit it and `ml ship`, or lose it by `--force`")
 
 
 def _ship(home: Project, root: Path, words: list[str], facts: dict[str, str], lock: int) -> int:

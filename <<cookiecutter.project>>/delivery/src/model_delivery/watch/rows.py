@@ -81,7 +81,8 @@ def read_log(
     masks = np.split(mine, np.cumsum([len(notes) for notes, _ in read])[:-1])
     tables = [rows.filter(pa.array(mask)) for (_, rows), mask in zip(read, masks, strict=True)]
     filled = [table for table in tables if len(table)] or tables[:1]
-    own, order = pa.concat_tables(filled, promote_options="permissive"), np.argsort(at[mine])
+    own = pa.concat_tables(filled, promote_options="permissive")
+    order = np.argsort(at[mine], kind="stable")
     return Logged(own.take(order), at[mine][order], at[kept], found)
 
 

@@ -156,7 +156,7 @@ def judge_rows(project: Project, train: pa.Table, window: Window) -> list[Check]
     low, high = float(np.min(scores)), float(np.max(scores))
     said = f"scores of {len(rows):,} rows from {low:.4f} to {high:.4f}"
     if stuck := _constant(window.rows, few):
-        said += f"; the newest {few} different rows all got {scores[-1]:.4f}"
+        said += f"; the newest {few} different rows all got the same one"
     checks += check_content(rows, loose)[:2]  # a row may be asked for twice
     checks.append(judge_scale(contract, limits.scale, train, rows, limits.window_days))
     return [*checks, fixed("predictions", low >= 0 and high <= 1 and not stuck, said)]
@@ -165,8 +165,8 @@ def judge_rows(project: Project, train: pa.Table, window: Window) -> list[Check]
 def _constant(rows: pa.Table, few: int) -> bool:
     """Return whether the newest rows that differ all have one score; a repeated row may."""
     frame = rows.to_pandas()
-    asked = frame.drop_duplicates([n for n in frame if n != SCORE]).tail(few)
-    return len(asked) > 1 and asked[SCORE].nunique() == 1
+    asked = frame.drop_duplicates([n for n in frame if n != SCORE], keep="last").tail(few)
+    return len(asked) >= few and asked[SCORE].nunique() == 1
 
 
 def logged_part(project: Project, slack: float = 0.0) -> DataContract:
