@@ -78,7 +78,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest: of two workers one would end with them alone."""
-    longest = ("test_deliveries.py", "test_workflows.py")
+    longest = ("test_deliveries.py", "test_workflows.py", "test_watching.py", "test_canary.py")
     items.sort(key=lambda item: item.path.name not in longest)
 
 
