@@ -1013,7 +1013,7 @@ def test_a_canary_that_nobody_looks_after_ends_by_itself(stepped: Project, a: Ca
         register(stepped, make_candidate(stepped, "b"), {}, "local"),
     )
     one, two = target.services()[0], target.serve(goal)
-    target.proxy.route("v", one.address, two.address, weight=0.9, until=time.time() + 2)
+    target.proxy.route("v", one.address, two.address, weight=0.5, until=time.time() + 2)
     assert {served(stepped) for _ in range(30)} == {a.digest, goal.digest}
     assert {ask(stepped, "/readyz")[1]["x-model-digest"] for _ in range(9)} == {a.digest}
     time.sleep(3)
