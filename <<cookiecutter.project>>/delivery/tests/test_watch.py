@@ -1957,7 +1957,7 @@ def test_what_could_not_be_deployed_from_here_is_not_trained(
 def forked(work: Callable[..., object], *arguments: object) -> multiprocessing.Process:
     process = multiprocessing.get_context("fork").Process(target=work, args=arguments)
     process.start()
-    return process  # type: ignore[return-value]
+    return process  # type: ignore[return-value]  # to the stubs a ForkProcess is none
 
 
 def wait(path: Path) -> None:

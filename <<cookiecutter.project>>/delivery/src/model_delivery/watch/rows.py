@@ -163,7 +163,8 @@ def read_labels(
         return none, checks
     frame = frame[names].dropna(subset=[contract.target]).drop_duplicates()
     for name in {*contract.key}.intersection(project.delivery.log.hashed):
-        frame[name] = [keyed_hash(value, log_key(project.delivery.log)) for value in frame[name]]
+        key = log_key(project.delivery.log)
+        frame[name] = [keyed_hash(value, key) for value in frame[name]]
     twice = frame.duplicated(contract.key, keep=False)
     for first in frame[twice][contract.key][:1].astype(str).to_numpy().tolist():
         said = f"{twice.sum()} labels contradict each other and do not count: {', '.join(first)}"
