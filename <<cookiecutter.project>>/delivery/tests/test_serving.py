@@ -329,6 +329,23 @@ def test_a_service_that_does_not_come_up_says_why_and_is_gone(
     assert list(log.parent.iterdir()) == [log]
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_port_of_its_own_that_another_service_just_took_is_tried_anew_once(
+    ship: Path, python: Path, tmp_path: Path, times: int
+) -> None:
+    tries = tmp_path / "tries"
+    script = f"""echo >> {tries}
+[ $(wc -l < {tries}) -gt {times} ] || {{ echo 'zmq: Address already in use (tcp)'; exit 1; }}
+exec {python} "$@" """
+    if times == 1:
+        with start(ship, fake_python(tmp_path, script), tmp_path / "logs" / "log") as service:
+            assert service.answers()
+    else:
+        with pytest.raises(UserError, match="Address already in use"):
+            start(ship, fake_python(tmp_path, script), tmp_path / "logs" / "log")
+    assert tries.read_text().count("\n") == 2
+
+
 def test_a_stranger_that_takes_the_port_is_not_taken_for_the_service(
     ship: Path, tmp_path: Path
 ) -> None:

@@ -161,11 +161,10 @@ class Scorer(AbstractContextManager["Scorer"]):
         head, values = list[tuple[str, str, list[str] | None]](), list[NDArray[Any]]()
         for name, column in columns.items():
             text = pa.types.is_string(column.type)
-            known = column.dictionary_encode() if text else column
-            places = known.indices.fill_null(-1) if text else column
+            code = column.dictionary_encode() if text else column
+            places = code.indices.fill_null(-1) if text else column
             values.append(places.to_numpy(zero_copy_only=False))
-            words = known.dictionary.to_pylist() if text else None
-            head.append((name, values[-1].dtype.str, words))
+            head.append((name, values[-1].dtype.str, code.dictionary.to_pylist() if text else None))
         given, answers, rows = self.process.stdin, self.process.stdout, len(values[0])
         assert given is not None, "it has pipes"
         assert answers is not None, "it has pipes"
@@ -211,12 +210,16 @@ def start(
     command += ["--working-dir", str(ship.resolve()), "--port", str(port)]
     answers = f"{TWIN_MARK}{digest}" if noop else digest
     service = Running(f"http://{HOST}:{port}", answers, launch, home)
-    home.mkdir(parents=True)
-    try:
-        _wait(service, spawn(command, home, env, log), log, timeout)
-    except BaseException:
-        end(home)
-        raise
+    for last in (False, True):
+        home.mkdir(parents=True)
+        try:
+            _wait(service, spawn(command, home, env, log), log, timeout)
+            break
+        except BaseException as error:
+            end(home)
+            # BentoML takes ports of its own, too, and a service beside it may be quicker.
+            if last or "Address already in use" not in str(error):
+                raise
     return service
 
 

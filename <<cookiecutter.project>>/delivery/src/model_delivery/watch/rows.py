@@ -59,18 +59,18 @@ def read_log(
     read = list[tuple[pd.DataFrame, pa.Table]]()
     first, end = (np.datetime64(day, "us") for day in span)
     for path, about in sorted(paths.items()):
-        if path.endswith(".dropped") and path.split("/")[-2] >= str(span[0]):
-            found["dropped"] += sum(map(int, store.cat_file(path).split()))
-        if path.endswith((".jsonl", ".parquet")):
-            size, low, high = spans[path] = known.get(path, [-1, "", ""])
-            if size != about["size"] or (low < str(end) and high >= str(first)):
-                notes, rows = _segment(project, store.cat_file(path), path, found)
-                if len(at := notes["at"].to_numpy()):  # one without rows is looked at again
-                    spans[path] = [about["size"], str(at.min()), str(at.max())]
-                if (inside := (at >= first) & (at < end)).any():
-                    read.append((notes[inside], rows.filter(pa.array(inside))))
-    if spans != known:
-        write_json(index, spans)
+        with suppress(FileNotFoundError):  # its day was too old, and was just removed
+            if path.endswith(".dropped") and path.split("/")[-2] >= str(span[0]):
+                found["dropped"] += sum(map(int, store.cat_file(path).split()))
+            if path.endswith((".jsonl", ".parquet")):
+                size, low, high = spans[path] = known.get(path, [-1, "", ""])
+                if size != about["size"] or (low < str(end) and high >= str(first)):
+                    notes, rows = _segment(project, store.cat_file(path), path, found)
+                    if len(at := notes["at"].to_numpy()):  # one without rows is looked at again
+                        spans[path] = [about["size"], str(at.min()), str(at.max())]
+                    if (inside := (at >= first) & (at < end)).any():
+                        read.append((notes[inside], rows.filter(pa.array(inside))))
+    write_json(index, spans)
     if not read:
         return Logged(pa.table({}), nothing := np.array([], "M8[us]"), nothing, found)
     whole = pd.concat([notes for notes, _ in read], ignore_index=True)
