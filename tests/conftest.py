@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests import downloads
 from tests.baking import BakedProject, Baker
 
 
@@ -31,10 +32,11 @@ def baked(tmp_path_factory: pytest.TempPathFactory) -> BakedProject:
 
 
 @pytest.fixture(scope="session")
-def ready(tmp_path_factory: pytest.TempPathFactory) -> BakedProject:
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BakedProject]:
     """Return a default render as a user has it after the printed steps: synced and committed.
 
-    Shared: a test that changes it copies it first, with `copy`.
+    Shared: a test that changes it copies it first, with `copy`. From here on uv's downloads are a
+    copy that has their byte code.
     """
     project = Baker(tmp_path_factory.mktemp("ready")).bake()
     project.run("git", "init", "--quiet", "--initial-branch", "main")
@@ -42,7 +44,14 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> BakedProject:
     project.run("git", "add", ".")
     who = ("-c", "user.name=tester", "-c", "user.email=tester@example.org")
     project.run("git", *who, "commit", "--quiet", "-m", "Start from the template")
-    return project
+    base, cache = tmp_path_factory.getbasetemp(), project.run("uv", "cache", "dir").stdout.strip()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with pytest.MonkeyPatch.context() as patch:
+        if copied := downloads.copy(Path(cache), shared / "downloads"):
+            project.run("uv", "sync", "--quiet", "--compile-bytecode")
+            downloads.keep_bytecode(project.path / ".venv", copied)
+            patch.setenv("UV_CACHE_DIR", str(copied))
+        yield project
 
 
 @pytest.fixture(scope="session")

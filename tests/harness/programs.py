@@ -76,7 +76,6 @@ def program(name: str) -> Path:
     raise HarnessError(f"{name} is not installed; `uv sync` in the template's folder brings act")
 
 
-@cache
 def _uv_folder(kind: str) -> Path:
     done = subprocess.run([program("uv"), kind, "dir"], check=True, capture_output=True, text=True)
     folder = Path(done.stdout.strip())

@@ -55,6 +55,7 @@ from model_delivery.contract.request import (
     draw_rows,
     request_json,
     request_model,
+    to_columns,
 )
 from model_delivery.contract.settings import (
     DataContract,
@@ -65,8 +66,7 @@ from model_delivery.contract.settings import (
     RolloutLimits,
 )
 from model_delivery.files import read_json, seal, write_json
-from model_delivery.gates import GATES
-from model_delivery.gates import model as gate
+from model_delivery.gates import GATES, model as gate
 from model_delivery.gates.model import Scored
 from model_delivery.history import line
 from model_delivery.project import Project, find_project
@@ -74,15 +74,18 @@ from model_delivery.protocols import NothingNewError, SourceError, UserError, as
 from model_delivery.registry import Event, event_log
 from model_delivery.releases import register
 from model_delivery.report.verdict import Check, Outcome, Trigger, Verdict, fixed
-from model_delivery.rollout import canary, host
-from model_delivery.rollout import target as targets
+from model_delivery.rollout import canary, host, target as targets
 from model_delivery.rollout.target import State, Target
-from model_delivery.serving import answer
+from model_delivery.serving import probabilities
 from model_delivery.training.snapshot import Snapshot, inputs_hash, training_code
-from model_delivery.watch import batch, log, windows
-from model_delivery.watch import monitor as monitoring
-from model_delivery.watch import retrain as retraining
-from model_delivery.watch import rows as reading
+from model_delivery.watch import (
+    batch,
+    log,
+    monitor as monitoring,
+    retrain as retraining,
+    rows as reading,
+    windows,
+)
 from model_delivery.watch.log import MODEL_LOG, PredictionLog, keyed_hash
 from model_delivery.watch.monitor import Decision, decide, monitor, over_all, watched
 from model_delivery.watch.retrain import Because, Done, retrain, too_early
@@ -617,7 +620,8 @@ def test_scores_are_the_services_bit_for_bit(
     [digest] = [move.digest for move in target.state().moves]
     request = read_json(target.install(target.state().moves[0]) / "request.json")
     read = request_model(request).model_validate_json(json.dumps({"rows": rows})).rows
-    expected = [answer(service_of(target), [row], request)[0] for row in read]
+    alone = [to_columns([row], request) for row in read]
+    expected = [probabilities(service_of(target), columns, 1)[0] for columns in alone]
     assert len(set(expected)) > N - 5
     strange = table.set_column(4, "json", pa.array(table["json"].to_numpy(), from_pandas=True))
     strange = strange.set_column(1, "kind", strange["kind"].dictionary_encode())

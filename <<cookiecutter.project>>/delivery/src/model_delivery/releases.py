@@ -165,11 +165,6 @@ def resolve(project: Project, wanted: str) -> Event:
     return goal.model_copy(update={"commit": pushed or goal.commit})
 
 
-def _about(event: Event) -> set[str | None]:
-    """Return the digests that an event says are good or bad in its environment."""
-    return {event.digest, event.previous if event.type == "rolled_back" else None}
-
-
 def staged(project: Project, tag: str, commit: str) -> Event:
     """Return what passed staging at a tag's commit, named by the tag.
 
@@ -186,7 +181,8 @@ def staged(project: Project, tag: str, commit: str) -> Event:
     again += "tag the commit that was pushed last. On this machine: `ml deploy --to staging`"
     if passed is None:
         raise UserError(f"{tag}: nothing passed staging at its commit {commit[:12]}; {again}")
-    ends = [e for e in events if e.environment == "staging" and passed.digest in _about(e)]
+    told = [e for e in events if e.environment == "staging"]  # good is `digest`, bad `previous`
+    ends = [e for e in told if passed.digest in (e.digest, e.type == "rolled_back" and e.previous)]
     if ends[-1].digest != passed.digest:
         why = f"rolled back in staging ({ends[-1].reason or 'by hand'})"
         mend = f"bring it back there by rollback.yml with the release {passed.release}"

@@ -13,14 +13,14 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
-from model_delivery.contract.request import Row, as_arrays, request_model, to_columns
+from model_delivery.contract.request import as_arrays, request_model, to_columns
 from model_delivery.contract.settings import LogSettings
 from model_delivery.files import read_json, verify
 from model_delivery.protocols import Columns, Floats
@@ -96,7 +96,8 @@ def _endpoint(served: type[ModelService], ship: Path, digest: str) -> type:
         async def predict(self, body: Any, /, ctx: bentoml.Context) -> Any:
             """Return a probability for each row."""
             start = time.perf_counter()
-            scores = answer(self.model, body.rows, request)
+            columns = to_columns(body.rows, request)
+            scores = probabilities(self.model, columns, len(body.rows)).tolist()
             if self.log:
                 seconds = time.perf_counter() - start
                 self.log.add(ctx.request.headers, body.rows, scores, seconds)
@@ -157,7 +158,7 @@ def start_model(cls: type[ModelService], ship: Path, request: Mapping[str, Any])
     try:
         model = cls()
         model.load(ship / "model")
-        answer(model, rows, request)
+        probabilities(model, to_columns(rows, request), len(rows))
     except Exception as error:
         logging.getLogger("bentoml.model_delivery").error("%s: %r", REFUSAL, error)
         raise
@@ -165,12 +166,6 @@ def start_model(cls: type[ModelService], ship: Path, request: Mapping[str, Any])
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
     return model
-
-
-def answer(model: ModelService, rows: Sequence[Row], request: Mapping[str, Any]) -> list[float]:
-    """Return the probability of each row; a RuntimeError where the model gives none."""
-    scores: list[float] = probabilities(model, to_columns(rows, request), len(rows)).tolist()
-    return scores
 
 
 def probabilities(model: ModelService, columns: Columns, rows: int) -> Floats:
