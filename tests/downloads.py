@@ -9,29 +9,44 @@ from __future__ import annotations
 
 import fcntl
 import os
-import subprocess
+import shutil
 from collections import defaultdict
-from contextlib import suppress
 from pathlib import Path
 
+from tests.baking import BakedProject
+
 KINDS = ("archive-", "wheels-", "simple-", "sdists-", "interpreter-")
-"""What uv downloads and unpacks; not the environments that it made in other folders."""
+"""What uv downloaded and unpacked; not what it made of that for scripts and builds."""
 
 
-def copy(cache: Path, to: Path) -> Path | None:
-    """Return a copy of uv's cache, by hard links, that workers share; None on another disk."""
-    if cache.stat().st_dev != to.parent.stat().st_dev:
-        return None
+def sync(project: BakedProject, to: Path) -> Path | None:
+    """Sync a project, and return a folder of downloads with byte code that workers share.
+
+    The first one makes it of uv's own, which gets what it lacks. Where files cannot have a second
+    name, as on another disk, there is none: all is only slower.
+    """
     with to.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not to.exists():
+            project.run("uv", "sync", "--quiet", "--compile-bytecode")
             half = to.with_suffix(".half")
-            half.mkdir()
-            for folder in (path for path in cache.iterdir() if path.name.startswith(KINDS)):
-                link = ["cp", "--archive", "--link", str(folder), str(half)]
-                subprocess.run(link, check=True)
+            shutil.rmtree(half, ignore_errors=True)
+            try:
+                copy(Path(project.run("uv", "cache", "dir").stdout.strip()), half)
+            except OSError:  # a new cache may change meanwhile, too
+                shutil.rmtree(half, ignore_errors=True)
+                return None
+            keep_bytecode(project.path / ".venv", half)
             half.rename(to)
+    project.run("uv", "sync", "--quiet", env={"UV_CACHE_DIR": str(to)})
     return to
+
+
+def copy(cache: Path, to: Path) -> None:
+    """Copy uv's downloads by hard links; an OSError where that cannot be."""
+    to.mkdir()
+    for folder in (path for path in cache.iterdir() if path.name.startswith(KINDS)):
+        shutil.copytree(folder, to / folder.name, symlinks=True, copy_function=os.link)
 
 
 def keep_bytecode(environment: Path, cache: Path) -> int:
@@ -43,13 +58,13 @@ def keep_bytecode(environment: Path, cache: Path) -> int:
     for top, _, names in os.walk(cache):
         for name in names:
             if name.endswith(".py"):
-                places[os.stat(os.path.join(top, name)).st_ino].append(Path(top, "__pycache__"))
+                places[os.lstat(os.path.join(top, name)).st_ino].append(Path(top, "__pycache__"))
     kept = 0
     for code in environment.rglob("__pycache__/*.pyc"):
         source = code.parent.with_name(f"{code.name.partition('.')[0]}.py")
         for folder in places[source.stat().st_ino] if source.exists() else ():
-            folder.mkdir(exist_ok=True)
-            with suppress(FileExistsError):  # as another worker may have kept it
+            if not (folder / code.name).exists():
+                folder.mkdir(exist_ok=True)
                 (folder / code.name).hardlink_to(code)
                 kept += 1
     return kept

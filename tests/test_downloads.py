@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from tests.downloads import copy, keep_bytecode
+import pytest
+
+from tests.baking import BakedProject
+from tests.downloads import copy, keep_bytecode, sync
 
 
 def write(path: Path, text: str = "") -> Path:
@@ -14,12 +18,10 @@ def write(path: Path, text: str = "") -> Path:
 
 
 def test_a_copy_of_the_downloads_gets_byte_code_and_they_do_not(tmp_path: Path) -> None:
-    cache = tmp_path / "cache"
+    cache, copied = tmp_path / "cache", tmp_path / "downloads"
     source = write(cache / "archive-v0" / "abc" / "package" / "one.py", "ONE = 1\n")
     write(cache / "environments-v2" / "of-a-program" / "two.py")
-    copied = copy(cache, tmp_path / "downloads")
-    assert copied is not None
-    assert copy(cache, tmp_path / "downloads") == copied  # as another worker asks
+    copy(cache, copied)
     assert [path.name for path in copied.iterdir()] == ["archive-v0"]
 
     site = tmp_path / "site"
@@ -33,3 +35,14 @@ def test_a_copy_of_the_downloads_gets_byte_code_and_they_do_not(tmp_path: Path) 
     kept = copied / "archive-v0" / "abc" / "package" / "__pycache__" / "one.cpython-311.pyc"
     assert kept.read_text() == "code"
     assert not (source.parent / "__pycache__").exists()
+
+
+def test_where_files_cannot_have_a_second_name_there_is_none(
+    ready: BakedProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert sync(ready, tmp_path / "downloads") is None
+    assert [path.name for path in tmp_path.iterdir()] == ["downloads.lock"]

@@ -44,7 +44,8 @@ from model_delivery.gates.model import check_model, read_scored, score_checks
 from model_delivery.project import Project, find_project
 from model_delivery.protocols import Floats, UserError
 from model_delivery.report.verdict import Check, Outcome, Trigger, Verdict, exit_code
-from model_delivery.training import scores as metrics, snapshot as snapshots
+from model_delivery.training import scores as metrics
+from model_delivery.training import snapshot as snapshots
 from model_delivery.training.check import check_content, check_structure
 from model_delivery.training.snapshot import Snapshot
 from sklearn.metrics import log_loss, roc_auc_score

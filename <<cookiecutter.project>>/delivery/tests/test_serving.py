@@ -343,7 +343,9 @@ exec {python} "$@" """
     else:
         with pytest.raises(UserError, match="Address already in use"):
             start(ship, fake_python(tmp_path, script), tmp_path / "logs" / "log")
+        assert processes(tmp_path) == []
     assert tries.read_text().count("\n") == 2
+    assert [path for path in (tmp_path / "logs").iterdir() if path.is_dir()] == []
 
 
 def test_a_stranger_that_takes_the_port_is_not_taken_for_the_service(

@@ -66,7 +66,8 @@ from model_delivery.contract.settings import (
     RolloutLimits,
 )
 from model_delivery.files import read_json, seal, write_json
-from model_delivery.gates import GATES, model as gate
+from model_delivery.gates import GATES
+from model_delivery.gates import model as gate
 from model_delivery.gates.model import Scored
 from model_delivery.history import line
 from model_delivery.project import Project, find_project
@@ -74,17 +75,24 @@ from model_delivery.protocols import NothingNewError, SourceError, UserError, as
 from model_delivery.registry import Event, event_log
 from model_delivery.releases import register
 from model_delivery.report.verdict import Check, Outcome, Trigger, Verdict, fixed
-from model_delivery.rollout import canary, host, target as targets
+from model_delivery.rollout import canary, host
+from model_delivery.rollout import target as targets
 from model_delivery.rollout.target import State, Target
 from model_delivery.serving import probabilities
 from model_delivery.training.snapshot import Snapshot, inputs_hash, training_code
 from model_delivery.watch import (
     batch,
     log,
-    monitor as monitoring,
-    retrain as retraining,
-    rows as reading,
     windows,
+)
+from model_delivery.watch import (
+    monitor as monitoring,
+)
+from model_delivery.watch import (
+    retrain as retraining,
+)
+from model_delivery.watch import (
+    rows as reading,
 )
 from model_delivery.watch.log import MODEL_LOG, PredictionLog, keyed_hash
 from model_delivery.watch.monitor import Decision, decide, monitor, over_all, watched
@@ -1162,6 +1170,24 @@ def test_a_segment_without_rows_of_the_span_is_not_read_again_unless_it_grew(wor
         stream.write("{}\n")
     with pytest.raises(UserError, match=r"w-1\.jsonl:1: no JSON"):
         world.read(dt.date(2013, 8, 20))
+
+
+def test_a_day_that_is_removed_while_the_log_is_read_is_no_finding(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, find = world.write(world.frame[:9]), LocalFileSystem.find
+    gone.with_suffix(".dropped").write_text("3\n")
+    world.write(world.frame[9:], "2013-08-02/w-1")
+
+    def find_and_lose(*known: Any, **options: Any) -> Any:
+        found = find(*known, **options)
+        shutil.rmtree(gone.parent)
+        return found
+
+    monkeypatch.setattr(LocalFileSystem, "find", find_and_lose)
+    read = world.read()
+    assert len(read.rows) == len(world.frame) - 9
+    assert (read.found["unreadable"], read.found["dropped"]) == (0, 0)
 
 
 def test_a_broken_line_is_named_and_a_truncated_segment_is_a_finding(world: World) -> None:

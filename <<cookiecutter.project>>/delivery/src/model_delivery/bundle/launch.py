@@ -161,10 +161,10 @@ class Scorer(AbstractContextManager["Scorer"]):
         head, values = list[tuple[str, str, list[str] | None]](), list[NDArray[Any]]()
         for name, column in columns.items():
             text = pa.types.is_string(column.type)
-            code = column.dictionary_encode() if text else column
-            places = code.indices.fill_null(-1) if text else column
+            data = column.dictionary_encode() if text else column
+            places = data.indices.fill_null(-1) if text else column
             values.append(places.to_numpy(zero_copy_only=False))
-            head.append((name, values[-1].dtype.str, code.dictionary.to_pylist() if text else None))
+            head.append((name, values[-1].dtype.str, data.dictionary.to_pylist() if text else None))
         given, answers, rows = self.process.stdin, self.process.stdout, len(values[0])
         assert given is not None, "it has pipes"
         assert answers is not None, "it has pipes"
@@ -194,6 +194,7 @@ def start(
     noop: bool = False,
     release: str = "none",
     variables: Mapping[str, str] | None = None,
+    again: bool = True,
 ) -> Running:
     """Start a release's service in its clean environment, and wait until it is itself.
 
@@ -201,26 +202,25 @@ def start(
     UserError says why it does not come up. Of foreign bytes nothing runs, and nothing is left.
     """
     digest, python = verify(ship), service_environment(project, ship)
-    launch, port = secrets.token_hex(8), free_port(port)
+    launch, free = secrets.token_hex(8), free_port(port)
     home = log.with_name(f"{log.stem}-{launch}")
     env = clean_variables(project) | {NOOP: "1" if noop else "", RELEASE: release, LAUNCH: launch}
     env |= {"PYTHONPATH": str((ship / "src").resolve()), **(variables or {})}
     env |= dict.fromkeys(("BENTOML_HOME", "TMPDIR"), str(home.resolve()))
     command = [str(python.absolute()), "-m", "bentoml", "serve", "service:service", "--host", HOST]
-    command += ["--working-dir", str(ship.resolve()), "--port", str(port)]
+    command += ["--working-dir", str(ship.resolve()), "--port", str(free)]
     answers = f"{TWIN_MARK}{digest}" if noop else digest
-    service = Running(f"http://{HOST}:{port}", answers, launch, home)
-    for last in (False, True):
-        home.mkdir(parents=True)
-        try:
-            _wait(service, spawn(command, home, env, log), log, timeout)
-            break
-        except BaseException as error:
-            end(home)
-            # BentoML takes ports of its own, too, and a service beside it may be quicker.
-            if last or "Address already in use" not in str(error):
-                raise
-    return service
+    service = Running(f"http://{HOST}:{free}", answers, launch, home)
+    home.mkdir(parents=True)
+    try:
+        _wait(service, spawn(command, home, env, log), log, timeout)
+        return service
+    except BaseException as error:
+        end(home)
+        if not (again and "Address already in use" in str(error).partition("service ended")[2]):
+            raise
+    # A port was free when it was chosen, here or by BentoML, and another program was quicker.
+    return start(project, ship, log, port, timeout, noop, release, variables, again=False)
 
 
 def spawn(
@@ -249,12 +249,12 @@ def identity(url: str) -> tuple[str | None, str | None] | None:
 
 def free_port(port: int = 0) -> int:
     """Return a port that nobody listens on; a UserError where that is not the one asked for."""
-    try:
-        with socket.create_server((HOST, port)) as probe:
-            return int(probe.getsockname()[1])
-    except OSError:
-        how = "stop it, or choose another (--port, or `port` in config/delivery.yaml)"
-        raise UserError(f"port {port} is in use by another program; {how}") from None
+    own = secrets.SystemRandom().sample(range(10_000, 32_000), 99)  # no connection gets one of them
+    for place in [port] if port else own:
+        with suppress(OSError), socket.create_server((HOST, place)):
+            return place
+    how = "stop it, or choose another (--port, or `port` in config/delivery.yaml)"
+    raise UserError(f"port {port} is in use by another program; {how}")
 
 
 def processes(home: Path) -> list[psutil.Process]:

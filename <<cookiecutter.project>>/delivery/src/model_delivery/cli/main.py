@@ -12,7 +12,8 @@ import typer
 from model_delivery import history as past
 from model_delivery.bundle import launch
 from model_delivery.bundle.candidate import current_candidate
-from model_delivery.cli import stages, terminal as tty
+from model_delivery.cli import stages
+from model_delivery.cli import terminal as tty
 from model_delivery.cli.doctor import check_schedules, diagnose, diagnose_github, gh
 from model_delivery.gates import GATES
 from model_delivery.gates.data import prove
@@ -23,7 +24,9 @@ from model_delivery.report.verdict import USAGE, Outcome, Trigger, exit_code
 from model_delivery.rollout import host
 from model_delivery.rollout.target import Target, standing
 from model_delivery.training.snapshot import current_snapshot
-from model_delivery.watch import batch, monitor as monitoring, retrain as retraining
+from model_delivery.watch import batch
+from model_delivery.watch import monitor as monitoring
+from model_delivery.watch import retrain as retraining
 
 HELP = (
     "Train, judge, package and deploy the model of this project.\n\n[bold]ml ship[/] does all of "
