@@ -284,16 +284,16 @@ def end(home: Path) -> None:
 
 
 def _wait(service: Running, process: subprocess.Popen[bytes], log: Path, timeout: float) -> None:
-    """Return when the service has shown its identity; raise when it cannot any more."""
+    """Return when the service has shown its identity; raise, with its last words, if it ends."""
     deadline = time.monotonic() + timeout
     while (found := identity(service.url)) != (service.digest, service.launch):
         if found is not None:
             raise UserError(f"{service.url}: another service answers there; stop it")
-        said = log.read_text(errors="replace").strip().splitlines()
+        code, said = process.poll(), log.read_text(errors="replace").splitlines()  # in this order
         for refusal in (line for line in said if REFUSAL in line):
             raise NotReadyError(f"{refusal[refusal.index(REFUSAL) :]}; see {log}")
         tail = "\n".join(said[-8:])
-        if (code := process.poll()) is not None:
+        if code is not None:
             raise NotReadyError(f"the service ended with code {code} at start:\n{tail}")
         if time.monotonic() > deadline:
             raise NotReadyError(f"the service was not ready within {timeout:g} s:\n{tail}")
