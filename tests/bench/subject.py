@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -15,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.baking import ROOT, environment
+from tests.baking import ROOT, environment, free_port
 
 HERE = Path(__file__).parent
 INSIDE, NAIVE = HERE / "inside.py", HERE / "naive.py"
@@ -95,9 +94,7 @@ def naive(subject: Subject, files: dict[str, Any]) -> Iterator[tuple[str, float]
     model = str(subject.folder / "naive.joblib")
     fit = (*script, "fit", files["train"], files["test"], model)
     fitted = json.loads(run(*fit, cwd=subject.folder, env=ONE_THREAD))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     process = subprocess.Popen([*script, "serve", model, port], env=environment(ONE_THREAD))
     try:
         _wait(f"http://127.0.0.1:{port}/docs", process)

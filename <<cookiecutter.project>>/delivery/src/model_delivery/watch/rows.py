@@ -70,7 +70,8 @@ def read_log(
                         spans[path] = [about["size"], str(at.min()), str(at.max())]
                     if (inside := (at >= first) & (at < end)).any():
                         read.append((notes[inside], rows.filter(pa.array(inside))))
-    write_json(index, spans)
+    if spans != known:
+        write_json(index, spans)
     if not read:
         return Logged(pa.table({}), nothing := np.array([], "M8[us]"), nothing, found)
     whole = pd.concat([notes for notes, _ in read], ignore_index=True)
@@ -79,9 +80,8 @@ def read_log(
     mine, at = kept & (whole["digest"] == digest).to_numpy(), whole["at"].to_numpy()
     found |= {"repeated": int(again.sum()), "of other releases": int((kept & ~mine).sum())}
     masks = np.split(mine, np.cumsum([len(notes) for notes, _ in read])[:-1])
-    tables = [rows.filter(pa.array(mask)) for (_, rows), mask in zip(read, masks, strict=True)]
-    filled = [table for table in tables if len(table)] or tables[:1]
-    own = pa.concat_tables(filled, promote_options="permissive")
+    parts = [rows.filter(pa.array(mask)) for (_, rows), mask in zip(read, masks, strict=True)]
+    own = pa.concat_tables([p for p in parts if len(p)] or parts[:1], promote_options="permissive")
     order = np.argsort(at[mine], kind="stable")
     return Logged(own.take(order), at[mine][order], at[kept], found)
 
