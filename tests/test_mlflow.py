@@ -13,13 +13,14 @@ import os
 import resource
 import shutil
 import signal
+import sqlite3
 import subprocess
 import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,14 @@ SECONDS = 30  # for 200 releases into a file
 
 
 def log(releases: int) -> list[dict[str, Any]]:
-    """Return the events of a project: of three releases one is registered and not promoted."""
+    """Return the events of a project: of three releases one is never promoted, one judged again."""
     events: list[dict[str, Any]] = []
     champion = None
     for number in range(releases):
         digest = hashlib.sha256(str(number).encode()).hexdigest()
-        metrics = {f"metric_{n}": [0.7 + n / 100, 0.6, None if n % 2 else 0.9] for n in range(10)}
+        metrics: dict[str, Any] = {
+            f"metric_{n}": [0.7 + n / 100, 0.6, None if n % 2 else 0.9] for n in range(10)
+        }
         event: dict[str, Any] = {
             "type": "registered",
             "digest": digest,
@@ -55,6 +58,10 @@ def log(releases: int) -> list[dict[str, Any]]:
         about |= {"snapshot": f"20130801-{digest[:12]}", "metrics": metrics}
         about |= {"parameters": {f"parameter_{n}": n * number for n in range(12)}}
         events.append(event | about)
+        if number % 3 == 1:  # judged again, beside the same champion
+            again = {"type": "verdict", "verdicts": {"data": "pass", "model": "pass"}}
+            worse = {name: [ends[0] - 0.01, *ends[1:]] for name, ends in metrics.items()}
+            events.append(event | about | again | {"metrics": worse})
         if number % 3 != 2:
             moved = {"type": "promoted", "environment": "production", "previous": champion}
             events.append(event | moved)
@@ -72,25 +79,27 @@ def shown_of(events: list[dict[str, Any]]) -> dict[str, Any]:
     wanted: dict[str, Any] = {"aliases": {}}
     metrics: dict[str | None, dict[str, float]] = {}
     for event in events:
-        if event["type"] != "registered":
+        if event["environment"]:
             wanted["aliases"] = dict.fromkeys(("production", "champion"), event["release"])
             continue
         digest, beside = event["digest"], event["against"]
         metrics[digest] = {name: found[0] for name, found in event["metrics"].items()}
         tags = {"digest": digest, "id": event["id"], "release": event["release"]}
         tags |= {"as_of": event["as_of"], "commit": event["commit"] or "none"}
-        tags |= {"against": beside or "none", "verdict.data": "pass", "verdict.model": "warn"}
+        tags |= {"against": beside or "none"}
+        tags |= {f"verdict.{gate}": outcome for gate, outcome in event["verdicts"].items()}
         if beside:
             tags |= {"champion": names[beside]}
             tags |= {f"champion.{name}": str(value) for name, value in metrics[beside].items()}
         ends = zip(("", "_low", "_high"), range(3), strict=True)
         parts = [(f"{k}{end}", v[n]) for end, n in ends for k, v in event["metrics"].items()]
+        time_ = int(dt.datetime.fromisoformat(event["time"]).timestamp() * 1000)
         wanted[event["release"]] = {
             "params": {name: str(value) for name, value in event["parameters"].items()},
             "metrics": {name: value for name, value in parts if value is not None},
             "tags": tags,
             "data": [(event["snapshot"], event["snapshot"][9:])],
-            "time": int(dt.datetime.fromisoformat(event["time"]).timestamp() * 1000),
+            "time": wanted.get(event["release"], {"time": time_})["time"],  # of its registration
             "version": {"digest": digest, "release": event["release"]},
         }
     newest = list(names.values())[-1]
@@ -305,15 +314,34 @@ def servers(
         yield found
 
 
+def kept(store: Path) -> dict[str, Any]:
+    """Return what a file of MLflow's has of each run, in part as `shown_of`."""
+    with closing(sqlite3.connect(store)) as file:
+        names = dict(file.execute("select run_uuid, name from runs"))
+        found: dict[str, Any] = {name: {} for name in names.values()}
+        for kind in ("params", "latest_metrics", "tags"):
+            for run, name, value in file.execute(f"select run_uuid, key, value from {kind}"):  # noqa: S608 - our names
+                if not name.startswith("mlflow."):
+                    found[names[run]].setdefault(kind.removeprefix("latest_"), {})[name] = value
+    return found
+
+
 def test_200_releases_are_replayed_into_a_file_in_time(viewer: Viewer, tmp_path: Path) -> None:
     """By the time of the processor: a busy machine says nothing of the program."""
     started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    viewer.replay(f"sqlite:///{tmp_path}/view.sqlite", log(200))
+    events = log(200)
+    viewer.replay(f"sqlite:///{tmp_path}/view.sqlite", events)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     wall = time.monotonic() - started
     print(f"200 releases: {seconds:.1f} s of a processor, {wall:.1f} s in all")
     assert seconds <= SECONDS
+    wanted = {name: it for name, it in shown_of(events).items() if name != "aliases"}
+    assert len(wanted) == 200
+    parts = ("params", "metrics", "tags")
+    assert kept(tmp_path / "view.sqlite") == {
+        name: {part: it[part] for part in parts} for name, it in wanted.items()
+    }
 
 
 def test_the_ui_answers_and_shows_the_log(servers: dict[str, Server]) -> None:
@@ -327,6 +355,7 @@ def keeps_its_promises(viewer: Viewer, server: Server) -> None:
     while status(f"{server.address}/health") != 200:
         assert time.monotonic() < deadline, "the server does not come up"
         time.sleep(0.3)
+    viewer.replay(server.address, events[: [it["type"] for it in events].index("verdict")])
     viewer.replay(server.address, events, at_once=3)
     shown, ids = server.shown()
     assert shown == shown_of(events)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.baking import ROOT, Done
+from tests.bench.figures import Figure, as_json, beside
 from tools import demo
 
 NEEDED = ("git", "dirname", "uname", "grep", "ldconfig", "mktemp", "mv", "rm", "uv")
@@ -178,3 +179,13 @@ def test_a_demo_that_stops_says_where_and_keeps_the_code(
 
 def test_no_demo_is_nothing_to_stop(tmp_path: Path) -> None:
     assert demo.main(["down", "--folder", str(tmp_path)]) == 0
+
+
+def test_a_part_of_the_benchmark_keeps_what_others_measured() -> None:
+    first = as_json([Figure("a", 1, most=2), Figure("b", 1, most=2)], {"a": [1], "b": [1]})
+    found = beside(first, as_json([Figure("b", 3, most=2)], {"b": [3]}))
+    assert [(it["what"], it["value"], it["reached"]) for it in found["figures"]] == [
+        ("a", 1, True),
+        ("b", 3, False),
+    ]
+    assert found["raw"] == {"a": [1], "b": [3]}

@@ -61,3 +61,10 @@ def as_json(figures: Sequence[Figure], raw: dict[str, Any]) -> dict[str, Any]:
         for figure in figures
     ]
     return {"machine": machine, "figures": rows, "raw": raw}
+
+
+def beside(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """Return what was measured now, and of before what was not; `machine` is that of now."""
+    new = {figure["what"] for figure in now["figures"]}
+    old = [figure for figure in before["figures"] if figure["what"] not in new]
+    return now | {"figures": [*old, *now["figures"]], "raw": before["raw"] | now["raw"]}

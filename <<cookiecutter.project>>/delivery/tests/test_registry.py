@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ from model_delivery.registry import (
     newest,
 )
 from model_delivery.releases import champion, register
+from model_delivery.rollout.target import next_move
 
 
 def event(**fields: object) -> Event:
@@ -170,15 +172,10 @@ def test_who_loses_a_compare_and_set_decides_again(log: DirectoryLog) -> None:
 
 
 def promote(log: DirectoryLog, digest: str, seen: Event | None) -> Event:
-    """Make a digest the champion, if what was seen still is."""
-
-    def decide(events: Sequence[Event]) -> Event:
-        now = newest(events, environment="production")
-        if now and now != seen:
-            raise UserError(f"{digest} lost: {now.digest} was promoted by {now.who}")
-        return event(digest=digest, previous=now.digest if now else None, who=f"writer {digest}")
-
-    return log.append(decide)
+    """Make a digest the champion as a rehearsed delivery does, if what was seen still is."""
+    before = seen.digest if seen else None
+    move = event(digest=digest, release=digest, previous=before, who=f"writer {digest}")
+    return log.append(partial(next_move, move, True))
 
 
 def _write_many(project: Project, writer: int, losses: Path) -> None:
@@ -213,8 +210,8 @@ def test_eight_writers_at_once_lose_no_event_and_each_loser_says_so(
         f"{w}.{n}" for w in range(8) for n in range(ROUNDS)
     )
     assert [e.previous for e in events] == [None, *(e.digest for e in events[:-1])]
-    won = {f"{e.digest} was promoted by writer {e.digest}" for e in events}
-    assert {line.partition(" lost: ")[2] for line in said} <= won
+    won = {f"production: {e.digest} was accepted meanwhile, by {e.who}" for e in events}
+    assert {line.partition("; run ")[0] for line in said} <= won
 
 
 @pytest.mark.parametrize("kind", ["directory", "git", "origin"])
@@ -225,7 +222,7 @@ def test_of_two_promotions_after_the_same_one_the_second_is_told_who_won(
     before = promote(mine, "a", None)
     seen = newest(theirs.events(), id=before.id)
     promote(mine, "b", newest(mine.events(), id=before.id))
-    with pytest.raises(UserError, match="c lost: b was promoted by writer b"):
+    with pytest.raises(UserError, match="b was accepted meanwhile, by writer b; run c again"):
         promote(theirs, "c", seen)
     assert [e.digest for e in theirs.events()] == ["a", "b"]
 
@@ -285,6 +282,47 @@ def test_a_writer_killed_at_any_git_command_leaves_old_or_new(
         assert [e.id for e in event_log(reader).events()] == kept
     print(f"{kind}: killed after {len(kept) - 2} git commands, {cut_off} times the old state")
     assert cut_off > 0
+
+
+CUT_PUSH = """#!/bin/sh
+case "$1" in push) ;; *) exec "$GIT" "$@" ;; esac
+"$GIT" "$@" &
+sleep "$DELAY"
+kill -9 $! && echo cut > "$CALLS"
+kill -9 $PPID
+"""
+
+
+def test_a_push_that_is_cut_at_any_moment_leaves_old_or_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a push git itself, and its writer, are killed after ever more milliseconds."""
+    (project, reader), real = places("origin", tmp_path, 2), shutil.which("git")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "git").write_text(CUT_PUSH)
+    (tmp_path / "bin" / "git").chmod(0o755)
+    kept, new, calls = [add(event_log(reader)).id], list[bool](), tmp_path / "calls"
+    for delay in range(0, 400, 10 * STRIDE):
+        made, log = event(), event_log(project)
+        calls.write_text("")
+        with monkeypatch.context() as patch:
+            patch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+            for name, value in (("GIT", real), ("CALLS", calls), ("DELAY", delay / 1000)):
+                patch.setenv(name, str(value))
+            writer = start(log.append, lambda _, made=made: made)
+            writer.join()
+        assert writer.exitcode == -9
+        found = [e.id for e in event_log(reader).events()]
+        assert found in (kept, [*kept, made.id])
+        new.append(found != kept)
+        log.append(lambda _, made=made: made)  # the same command again
+        kept.append(made.id)
+        assert [e.id for e in event_log(reader).events()] == kept
+        if not calls.read_text():  # the push had ended by itself
+            break
+    print(f"{len(new) - 1} pushes cut, of which {sum(new[:-1])} had arrived")
+    assert len(new) > 1
+    assert new[-1]
 
 
 def test_the_users_tree_index_and_branches_are_left_alone(tmp_path: Path) -> None:

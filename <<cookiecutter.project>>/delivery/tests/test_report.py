@@ -659,6 +659,19 @@ def test_a_lineage_names_the_champion_beside_and_what_came_after(project: Projec
     )
 
 
+def test_a_release_is_shown_as_it_was_judged_last(project: Project) -> None:
+    again = {"type": "verdict", "against": C, "verdicts": {"model": Outcome.PASS}}
+    event_log(project).append(partial(same, event(B, "v2", **again, metrics={"auc": [0.78] * 3})))
+    events, shown = history.describe(event_log(project).events(), "v2")
+    assert [(it.type, it.release) for it in events[:2]] == [
+        ("registered", "v2"),
+        ("registered", "v3"),
+    ]
+    assert re.search(r"metric auc +0.78 \(0.78 to 0.78\)", shown)
+    assert re.search("gate model +pass", shown)
+    assert f"against  {C[:12]}" in re.sub(" +", "  ", shown)
+
+
 def test_a_first_release_was_judged_beside_nobody(project: Project) -> None:
     log = event_log(project).events()
     events, shown = history.describe(log, "aaa")

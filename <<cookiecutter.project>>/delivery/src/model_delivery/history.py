@@ -18,7 +18,7 @@ from model_delivery.bundle.launch import HOST, free_port, program_python, run, s
 from model_delivery.project import Project
 from model_delivery.protocols import UserError
 from model_delivery.registry import Event, event_log, newest
-from model_delivery.releases import find
+from model_delivery.releases import find, recorded
 from model_delivery.report.render import clean, number
 
 EMPTY = "nothing registered yet; `ml ship` registers what it deploys"
@@ -39,14 +39,16 @@ def line(event: Event) -> str:
 def describe(events: Sequence[Event], wanted: str, other: str = "") -> tuple[list[Event], str]:
     """Return the events that say what a release is, and how it differs from another, as a table.
 
-    Without another it stands whole beside the champion that its gates compared it with, if there
-    was one, and above what happened to it.
+    Each is shown as it was judged last. Without another it stands whole beside the champion that
+    its gates compared it with, if there was one, and above what happened to it.
     """
     one = find(events, wanted)
-    champion = newest(events, type="registered", digest=one.against or "")
+    last = recorded(events, one.digest) or one
+    champion = newest(events, type="registered", digest=last.against or "")
     two = find(events, other) if other else champion
     pair = [event for event in (one, two) if event]
-    table = pd.DataFrame({clean(event.release): _facts(event) for event in pair})
+    judged = [recorded(events, event.digest) or event for event in pair]
+    table = pd.DataFrame({clean(event.release): _facts(event) for event in judged})
     if other:
         return pair, table[table.nunique(axis=1, dropna=False) > 1].to_string(na_rep="")
     since = [e for e in events if one.digest in (e.digest, e.previous) and e.id != one.id]

@@ -114,7 +114,7 @@ class GitLog(DirectoryLog):
         try:  # a branch that is gone comes back with the next event
             version = self._git("ls-remote", self.remote, BRANCH).partition("\t")[0] or seen
             if version != seen:
-                self._git("fetch", "--quiet", "--no-write-fetch-head", self.remote, BRANCH)
+                self._git("fetch", "--refmap=", "-q", "--no-write-fetch-head", self.remote, BRANCH)
         except UserError as error:
             if fresh or not seen:
                 mend = "in a job: is GH_TOKEN set, and did `gh auth setup-git` run before?"
@@ -146,7 +146,9 @@ class GitLog(DirectoryLog):
         who = "-c", "user.name=ml", "-c", "user.email=ml@localhost"
         parent = ("-p", version) if version else ()
         commit = self._git(*who, "commit-tree", "-m", name, *parent, tree)
-        self._git("push", "--quiet", "--no-verify", self.remote, f"{commit}:{BRANCH}")
+        # By its address: git would lock a branch of its own, and leave the lock if it is killed.
+        place = "." if self.remote == "." else self._git("remote", "get-url", "--push", self.remote)
+        self._git("push", "--quiet", "--no-verify", place, f"{commit}:{BRANCH}")
         self._git("update-ref", SEEN, commit)
 
     def _git(self, *command: str, given: str = "") -> str:

@@ -97,7 +97,7 @@ def program_python(program: Path, cwd: Path) -> str:
 def service_environment(project: Project, ship: Path) -> Path:
     """Return the Python of a release's clean environment, made on first use.
 
-    It is named by the pins and the interpreter. Every file is checked against its hash.
+    It is named by pins and interpreter. All is checked by hash, and takes ten minutes at most.
     """
     requirements = ship.resolve() / "requirements.txt"
     name = sha256_json([sys.version_info[:2], requirements.read_text()])[:16]
@@ -107,7 +107,7 @@ def service_environment(project: Project, ship: Path) -> Path:
             run(["uv", "venv", "-q", "--relocatable", "--python", sys.executable, "made"], folder)
             into = ["--python", str(folder / "made" / "bin" / "python"), "--compile-bytecode"]
             pins = ["--require-hashes", "--no-deps", "-r", str(requirements)]
-            run(["uv", "pip", "install", "-q", *into, *pins], folder)
+            run(["uv", "pip", "install", "-q", *into, *pins], folder, timeout=600)
             settle(folder / "made", final)
     return final / "bin" / "python"
 

@@ -29,18 +29,19 @@ from mlflow.exceptions import MlflowException
 
 Event = dict[str, Any]
 ROUNDS = 10
+JUDGED = ("verdicts", "metrics", "against", "commit", "id")
 
 
-def finish(client: MlflowClient, run: str, event: Event, champion: Event | None) -> None:
+def finish(client: MlflowClient, run: str, event: Event) -> None:
     """Log what a release is made of and how it was judged; what is there already stays as it is."""
     names = ("digest", "release", "commit", "as_of", "against", "id")
     tags = {name: event[name] or "none" for name in names}
     tags |= {f"verdict.{gate}": outcome for gate, outcome in event["verdicts"].items()}
-    if champion:
+    if champion := event["champion"]:
         tags["champion"] = champion["release"]
         tags |= {f"champion.{name}": str(it[0]) for name, it in champion["metrics"].items()}
     metrics = [
-        entities.Metric(f"{name}{part}", value, event["time"], 0)
+        entities.Metric(f"{name}{part}", value, event["judged"], 0)
         for name, found in event["metrics"].items()
         for part, value in zip(("", "_low", "_high"), found, strict=True)
         if value is not None
@@ -77,8 +78,8 @@ def mend(client: MlflowClient, project: str, releases: dict[str, Event], aliases
     for digest, event in releases.items():
         name, tags = event["release"], {"digest": digest, "release": event["release"]}
         run = runs.get(digest) or client.create_run(experiment, event["time"], tags, name)
-        if run.info.status != "FINISHED":
-            finish(client, run.info.run_id, event, releases.get(event["against"]))
+        if run.info.status != "FINISHED" or run.data.tags.get("id") != event["id"]:
+            finish(client, run.info.run_id, event)
         if digest not in versions:
             about = f"runs:/{run.info.run_id}/{digest}", run.info.run_id, tags
             versions[digest] = client.create_model_version(project, *about, description=name)
@@ -95,9 +96,12 @@ def replay(client: MlflowClient, project: str, events: list[Event]) -> None:
     releases, aliases, seen = dict[str, Event](), dict[str, str](), ""
     for event in events:
         event["time"] = int(datetime.fromisoformat(event["time"]).timestamp() * 1000)
-        if event["type"] == "registered":
-            releases.setdefault(event["digest"], event)
-        elif event["environment"]:
+        if not event["environment"]:  # registered, or judged again: metrics of then
+            first = releases.get(event["digest"], event)
+            beside = dict(releases.get(event["against"], {}))
+            again = {name: event[name] for name in JUDGED} | {"judged": event["time"]}
+            releases[event["digest"]] = first | again | {"champion": beside}
+        else:
             aliases[event["environment"]] = event["digest"]
     champion, newest = aliases.get("production"), next(reversed(releases), None)
     aliases |= {"champion": champion} if champion else {}

@@ -165,10 +165,10 @@ def rollback(
     """Make an environment serve an installed release again: seconds, no registry, no network."""
     target = standing(of, tty.say)
     with tty.step("rollback"), host.rehearsal(target) if rehearse else nullcontext():
-        before = target.state().current
-        after = host.rollback(target, release)
+        before, after = target.state().current, host.rollback(target, release)
     if after == before:
         tty.say(f"nothing done: it served {after.release}; `ml rollback RELEASE` takes another")
+    past.mirror(target.project)
     status(of, as_json=as_json)
 
 

@@ -72,6 +72,8 @@ def ship(run: Run, last: Stage) -> Iterator[Verdict]:
                 return
         if stage == "deploy":
             yield deploy(run)
+        elif stage == last == "register":
+            mirror(run.project)
 
 
 def extract(run: Run) -> data.Snapshot:
@@ -156,10 +158,11 @@ def deploy(run: Run) -> Verdict:
         target.check_ready()
     move = releases.resolve(run.project, release) if release else run.recorded or record(run)
     place = rehearsal(target) if run.rehearse else nullcontext()
-    with step(f"rollout of {move.digest[:12]} to {run.environment}"), place:
-        verdict = supervise(target, move, run.event, say)
-    mirror(run.project)
-    return verdict
+    try:
+        with step(f"rollout of {move.digest[:12]} to {run.environment}"), place:
+            return supervise(target, move, run.event, say)
+    finally:
+        mirror(run.project)
 
 
 def gate(run: Run, name: str) -> Verdict:

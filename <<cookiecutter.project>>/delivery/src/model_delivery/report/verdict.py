@@ -76,10 +76,12 @@ class Check(Strict):
         return (sign, float(number.replace(",", ""))) if sign in ("≥", "≤") else None
 
 
-def fixed(name: str, kept: bool, sentence: str, value: float | str | None = None) -> Check:
-    """Return a check without a limit of its own: what must hold, else `stop`."""
+def fixed(
+    name: str, kept: bool, sentence: str, value: float | str | None = None, limit: str = ""
+) -> Check:
+    """Return a check of what must hold, else `stop`: nobody sets its limit."""
     outcome = Outcome.PASS if kept else Outcome.STOP
-    return Check(name=name, outcome=outcome, sentence=sentence, value=value)
+    return Check(name=name, outcome=outcome, sentence=sentence, value=value, limit=limit)
 
 
 class Table(Strict):

@@ -89,8 +89,8 @@ def shadow(project: Project, challenger: Arm, champion: Arm | None) -> list[Chec
     rows = draw_rows(project.contract, limits.shadow_rows, seed=1)
     scores, slips = _answers(project, challenger, rows)
     first = f"; first: {slips[0]}" if slips else ""
-    good = f"{np.isfinite(scores).sum()} of {len(rows)}"
-    checks = [fixed("shadow_answers", not slips, f"drawn rows got a probability{first}", good)]
+    said, good = f"drawn rows got a probability{first}", float(np.isfinite(scores).sum())
+    checks = [fixed("shadow_answers", not slips, said, good, f"≥ {len(rows)}")]
     old, strange = scores, ["not asked"]
     if champion and not slips:
         old, strange = _answers(project, champion, rows)
@@ -110,10 +110,11 @@ def watch(
         time.sleep(1)
         answers = traffic.read()
         memory, waited = megabytes(challenger.home), time.monotonic() - start
+        left = "no" if memory == 0 else "yes"  # unknown, where one just ended
         if not any(champion.answers(url) for _ in range(2)):
             raise UserError("the champion does not answer any more, or the proxy before it")
         checks = [
-            fixed("alive", memory != 0, "a process of its service is left", f"{memory != 0}"),
+            fixed("alive", left == "yes", "a process of its service is left", left, "yes"),
             judge("memory_mb", limits.memory_mb, memory, "MB of memory in use"),
             *compare(limits, *answers),
         ]
@@ -149,11 +150,12 @@ def compare(limits: RolloutLimits, own: list[Answer], old: list[Answer]) -> list
 
 
 def damage(settings: Delivery, steps: list[Step]) -> str:
-    """Return what a bad release can cost at most, step by step, with the numbers behind it."""
+    """Return what a bad release can cost at most, and until when, with the numbers behind it."""
     rate, lines = settings.rollout.requests_per_second, list[str]()
     for step in steps:
         cost = f"{step.weight:.0%} × {rate:g} requests/s × {step.deadline:g} s"
-        lines.append(f"{cost} = {step.most(rate):.0f} requests at that rate")
+        cost = f"{cost} = {step.most(rate):.0f} requests at that rate"
+        lines.append(f"at most {cost}, then it is rolled back")
     return "\n".join(lines) or "no canary: all clients at once"
 
 

@@ -211,11 +211,13 @@ def _stages(target: Target, move: Event) -> Iterator[list[Check]]:
     """Start a release, ask it, then give it ever more clients; yield what each stage found."""
     current, settings = target.state().current, target.project.delivery
     target.save(target.state(), trying=move, weight=0.0, verdict=None)
+    if current and not target.batch:
+        log.info(canary.damage(settings, target.settings.canary))
     bring: Callable[[Event], Running | Path] = target.install if target.batch else target.serve
     try:
         challenger = bring(move)
     except NotReadyError as error:
-        yield [fixed("ready", False, str(error))]
+        yield [fixed("ready", False, str(error), "no", f"{settings.start_timeout_seconds:g} s")]
         return
     champion = bring(current) if current else None
     yield canary.shadow(target.project, challenger, champion)
@@ -226,7 +228,6 @@ def _stages(target: Target, move: Event) -> Iterator[list[Check]]:
         yield [check for check in checks if check.limit]
     if current is None or not isinstance(champion, Running):
         return
-    log.info(canary.damage(settings, target.settings.canary))
     for step in target.settings.canary:
         log.info("%.0f%% of the requests for %g s", 100 * step.weight, step.seconds)
         target.save(target.state(), weight=step.weight)
@@ -239,6 +240,8 @@ def _stages(target: Target, move: Event) -> Iterator[list[Check]]:
 
 def _settle(target: Target, move: Event) -> None:
     """Lead all clients to a release, and make that the truth."""
+    if move.type == "promoted":
+        target.save(target.state(), weight=1.0)  # before they are led there
     _switch(target, move)
     state = target.state()
     moves = [move, *(old for old in state.moves if old.digest != move.digest)]

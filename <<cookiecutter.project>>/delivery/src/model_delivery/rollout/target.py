@@ -147,7 +147,7 @@ class Target:
         """Tell the log what it was not told; a UserError says why it did not take it."""
         state = self.state()
         for move in state.untold:
-            event_log(self.project).append(partial(_next, move, state.rehearsed > 0))
+            event_log(self.project).append(partial(next_move, move, state.rehearsed > 0))
         if state.untold:
             self.save(state, untold=[])
 
@@ -221,6 +221,8 @@ class Target:
         if current is None:
             return {"environment": self.name, "state": "nothing deployed"}
         well = {service.digest: "answers" for service in services if service.answers()}
+        own = [move.digest for move in (current, state.trying) if move]
+        led = [(one.digest, one.launch) for one in services if one.digest in own]
         if self.batch:
             health, note = "batch", f"nothing runs: `ml predict --in {self.name}` scores by it"
         elif state.rehearsed and not services and not processes(self.folder):
@@ -229,13 +231,12 @@ class Target:
             health, problem = "stopped", "nothing runs"
         elif current.digest not in well:
             health, problem = "unhealthy", f"the service of {current.release} does not answer"
-        elif identity(self.url) not in [(one.digest, one.launch) for one in services]:
+        elif identity(self.url) not in led:
             health, problem = "unhealthy", f"the proxy does not lead to {current.release}"
         arms = dict[str, str]()
         for move, share in ((current, 1 - state.weight), (state.trying, state.weight)):
             if move and not note:
                 arms[move.release] = f"{share:.0%} of requests, {well.get(move.digest, 'silent')}"
-        going = "under way" if processes(self.supervisor) else "interrupted; run `ml rollback`"
         return {
             "environment": self.name,
             "state": health,
@@ -247,18 +248,20 @@ class Target:
             "installed": [move.release for move in state.moves],
             "untold": len(state.untold),
             "arms": arms,
-            "rollout": going if state.trying else "",
-            "so far" if state.trying else "decided": _decided(state),
+            **_rollout(state, bool(processes(self.supervisor))),
         }
 
 
-def _decided(state: State) -> str:
-    """Say what was decided last, or so far."""
+def _rollout(state: State, going: bool) -> dict[str, str]:
+    """Say how a rollout goes, if there is one, and what was decided last, or so far."""
     last, current = state.verdict, state.current
-    by_hand = current and current.type == "rolled_back" and not current.reason
-    if current and by_hand and not state.trying:
-        return f"back from {str(current.previous)[:12]}, by hand"
-    return f"on {last.subject[:12]}: {last.outcome}, {told(last.decisive)}" if last else ""
+    decided = f"on {last.subject[:12]}: {last.outcome}, {told(last.decisive)}" if last else ""
+    if state.trying:
+        how = "under way" if going else "interrupted; run `ml rollback`"
+        return {"rollout": how, "so far": decided}
+    if current and current.type == "rolled_back" and not current.reason:
+        decided = f"back from {str(current.previous)[:12]}, by hand"
+    return {"rollout": "", "decided": decided}
 
 
 def standing(name: EnvironmentName, tell: Callable[[str], None]) -> Target:
@@ -278,11 +281,15 @@ def standing(name: EnvironmentName, tell: Callable[[str], None]) -> Target:
     return target
 
 
-def _next(move: Event, alone: bool, events: Sequence[Event]) -> Event:
-    """Return a move; `alone`, of a rehearsal, only if what it starts from is still the newest."""
+def next_move(move: Event, alone: bool, events: Sequence[Event]) -> Event:
+    """Return a move; `alone`, of a rehearsal, only if what it starts from is still the newest.
+
+    A UserError says by whom which other was accepted meanwhile.
+    """
     last = newest(events, environment=str(move.environment)) if alone else None
     if last and last.digest not in (move.digest, move.previous):
-        raise UserError(f"{move.environment}: {last.release} was accepted meanwhile; run it again")
+        other = f"{last.release} was accepted meanwhile, by {last.who}"
+        raise UserError(f"{move.environment}: {other}; run {move.release} again")
     return move
 
 
