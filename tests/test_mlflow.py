@@ -66,6 +66,8 @@ def log(releases: int) -> list[dict[str, Any]]:
             moved = {"type": "promoted", "environment": "production", "previous": champion}
             events.append(event | moved)
             champion = digest
+    refused = {"type": "verdict", "digest": "none", "blob": "", "release": "refused 0123456789ab"}
+    events.append(event | about | refused | {"trigger": "retraining"})  # is none
     start = dt.datetime(2013, 8, 1, tzinfo=dt.UTC)
     for number, event in enumerate(events):
         time_ = (start + dt.timedelta(hours=number)).isoformat()
@@ -75,6 +77,7 @@ def log(releases: int) -> list[dict[str, Any]]:
 
 def shown_of(events: list[dict[str, Any]]) -> dict[str, Any]:
     """Return what a store must show of a log, by release."""
+    events = [event for event in events if event["blob"]]
     names = {event["digest"]: event["release"] for event in events}
     wanted: dict[str, Any] = {"aliases": {}}
     metrics: dict[str | None, dict[str, float]] = {}
@@ -363,7 +366,7 @@ def keeps_its_promises(viewer: Viewer, server: Server) -> None:
     viewer.replay(server.address, events)
     assert server.shown() == (shown, ids)
     server.mess()
-    viewer.replay(server.address, [*events, *log(7)[-2:]])
+    viewer.replay(server.address, [*events, *log(7)[-3:]])
     assert server.shown()[0] == shown_of(log(7))
     server.delete()
     viewer.replay(server.address, log(7))

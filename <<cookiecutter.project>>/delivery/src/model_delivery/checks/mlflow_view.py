@@ -96,13 +96,13 @@ def replay(client: MlflowClient, project: str, events: list[Event]) -> None:
     releases, aliases, seen = dict[str, Event](), dict[str, str](), ""
     for event in events:
         event["time"] = int(datetime.fromisoformat(event["time"]).timestamp() * 1000)
-        if not event["environment"]:  # registered, or judged again: metrics of then
+        if event["environment"]:
+            aliases[event["environment"]] = event["digest"]
+        elif event["type"] == "registered" or event["digest"] in releases:  # judged again
             first = releases.get(event["digest"], event)
             beside = dict(releases.get(event["against"], {}))
             again = {name: event[name] for name in JUDGED} | {"judged": event["time"]}
-            releases[event["digest"]] = first | again | {"champion": beside}
-        else:
-            aliases[event["environment"]] = event["digest"]
+            releases[event["digest"]] = first | again | {"champion": beside}  # as it was then
     champion, newest = aliases.get("production"), next(reversed(releases), None)
     aliases |= {"champion": champion} if champion else {}
     aliases |= {"challenger": newest} if newest and newest != champion else {}
