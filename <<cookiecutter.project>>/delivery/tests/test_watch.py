@@ -1535,22 +1535,72 @@ def test_where_no_row_is_the_releases_own_nothing_is_ok(world: World) -> None:
     assert (decision, checks["judged"].outcome) == ("watch", WARN)
 
 
+def answers(day: float, status: int, count: int, digest: str = A) -> list[dict[str, Any]]:
+    """Return what the proxy logged so many days ago; without a digest, where no service gave it."""
+    signed = {"X-Model-Digest": [digest]} if digest else {}
+    at = dt.datetime.now(dt.UTC).timestamp() - 86_400 * day
+    return [{"ts": at, "status": status, "resp_headers": signed}] * count
+
+
+def answered(world: World, *logged: list[dict[str, Any]]) -> str:
+    """Let a release that serves since five days answer; return what monitoring decides of it."""
+    path, state = world.target.proxy.answers, world.target.state()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(one) for some in logged for one in some]
+    path.write_text("\n".join([*lines, '{"ts": 1, "st']))
+    since = str(dt.datetime.now(dt.UTC) - dt.timedelta(days=5))
+    moves = [move.model_copy(update={"time": since}) for move in state.moves]
+    world.target.save(state, moves=moves)
+    return world.decide()[0]
+
+
 @pytest.mark.parametrize(
     ("code", "count", "decision"),
     [(400, 5, "ok"), (400, 30, "stop"), (502, 3, "ok"), (502, 9, "stop")],
 )
-def test_requests_that_are_refused_or_fail_stop(
+def test_requests_that_are_refused_or_fail_on_several_days_stop(
     world: World, code: int, count: int, decision: str
 ) -> None:
     world.write(world.frame)
-    answers = world.target.proxy.answers
-    answers.parent.mkdir(parents=True)
-    now = dt.datetime.now(dt.UTC).timestamp()
-    statuses = [code] * count + [200] * (120 - count)
-    old = [{"ts": now - 9 * 86_400, "status": 400}] * 500
-    lines = [*old, *({"ts": now, "status": status} for status in statuses)]
-    answers.write_text("".join(f"{json.dumps(line)}\n" for line in lines) + '{"ts": 1, "st')
-    assert world.decide()[0] == decision
+    days = [answers(day, code, count) + answers(day, 200, 120 - count) for day in (0, 2)]
+    old = answers(7.5, code, 500) + answers(9, code, 500)
+    assert answered(world, *days, old) == decision
+    shutil.rmtree(world.target.folder / "monitor")
+    odd = answered(world, days[0], answers(2, 200, 120), old)
+    assert odd == ("ok" if decision == "ok" else "watch")
+    found = world.decide()[1]["refused" if code == 400 else "failed"].sentence
+    assert found.startswith("in 1 of 2 days: share of 120 ") == (odd == "watch")
+
+
+def test_failures_count_for_the_release_that_served(world: World) -> None:
+    world.write(world.frame)
+    good = answers(0, 200, 120) + answers(1, 200, 120)
+    other = [answers(day, 500, 90, digest=B) for day in (0, 1, 2)]
+    before = [answers(day, 502, 90, digest="") for day in (5.5, 6)]
+    assert answered(world, good, *other, *before) == "ok", "of a release that was rolled back"
+    silent = [answers(day, 502, 90, digest="") for day in (1, 2)]
+    assert answered(world, good, *silent) == "stop", "no service answered, when it served"
+
+
+def test_days_with_few_requests_or_yet_to_come_are_not_judged(world: World) -> None:
+    world.write(world.frame)
+    later = [answers(-day, 500, 90) for day in (1, 2)]
+    few = [answers(day, 500, 14) for day in (1, 2)]  # of a window's 100 a day's part is 14.3
+    assert answered(world, *later, *few) == "ok"
+    assert not {"refused", "failed"} & {*world.decide()[1]}
+
+
+def test_of_a_log_that_rolled_over_the_days_counted_before_still_count(world: World) -> None:
+    world.write(world.frame)
+    assert answered(world, answers(1, 500, 90)) == "watch"
+    assert answered(world, answers(0, 500, 90)) == "stop"
+    assert answered(world) == "stop"
+    kept = world.target.folder / "monitor" / "answers.json"
+    days = sorted(files.read_json(kept))
+    assert [day[:64] for day in days] == [A, A]
+    files.write_json(kept, {f"{A} 2013-08-01": [90, 0, 90], f"{A} 2099-01-01": [90, 0, 90]})
+    assert answered(world) == "ok"
+    assert files.read_json(kept) == {}
 
 
 def test_much_new_data_is_a_reason_to_train(world: World) -> None:

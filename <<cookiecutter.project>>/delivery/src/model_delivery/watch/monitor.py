@@ -78,7 +78,7 @@ def monitor(target: Target, as_of: dt.date | None = None) -> Decision:
         said = f"no window has {limits.requests.min:g} rows of this release: nothing was judged"
         checks.append(Check(name="judged", outcome=Outcome.WARN, sentence=said))
     performance, tables = judge_performance(project, served, earlier, seen)
-    checks += [*performance, _new_data(served, as_of, limits), *_answered(target)]
+    checks += [*performance, _new_data(served, as_of, limits), *_answered(target, served.digest)]
     rows = _past(home / "windows", as_of, limits)
     verdict = Verdict(
         gate=GATE,
@@ -198,26 +198,46 @@ def _new_data(served: Candidate, as_of: dt.date, limits: MonitorLimits) -> Check
     return judge("new_data", limits.new_data, later / span, said)
 
 
-def _answered(target: Target) -> list[Check]:
-    """Judge what was refused and what failed by the proxy's log: the log of predictions has none.
+def _answered(target: Target, digest: str) -> list[Check]:
+    """Judge by days what was refused and what failed: the log of predictions has neither."""
+    limits, days = target.project.gates.monitor, list[Verdict]()
+    for day, (answers, refused, failed) in _counted(target, digest).items():
+        if answers >= limits.requests.min / limits.window_days:
+            said = f"share of {answers:,} requests of {day} that"
+            checks = [
+                judge("refused", limits.refused, refused / answers, f"{said} were refused (4xx)"),
+                judge("failed", limits.failed, failed / answers, f"{said} failed (5xx)"),
+            ]
+            days.append(Verdict(gate=GATE, checks=checks))
+    return [combined(name, days, limits, "days") for name in ("refused", "failed") if days]
 
-    It has the machine's own time, and is of all releases.
+
+def _counted(target: Target, digest: str) -> dict[str, list[int]]:
+    """Count by day a release's answers, and those of 4xx and of 5xx, in the newest window.
+
+    The proxy's log has the machine's own time and, of a busy service, the last hours alone: what
+    was counted before is kept. An answer that no service signed is of the release that served.
     """
-    limits, path = target.project.gates.monitor, target.proxy.answers
-    since = time.time() - 86_400 * limits.window_days
-    answers, codes = path.read_bytes().splitlines() if path.exists() else [], list[int]()
-    for line in answers:
+    kept, path = target.folder / GATE / "answers.json", target.proxy.answers
+    known: dict[str, list[int]] = files.read_json(kept) if kept.exists() else {}
+    now, current = dt.datetime.now(dt.UTC), target.state().current
+    serves = dt.datetime.fromisoformat(current.time) if current else now
+    seen = dict[str, list[int]]()
+    for line in path.read_bytes().splitlines() if path.exists() else []:
         with suppress(ValueError):  # torn, by a machine that went down
-            if (answer := json.loads(line))["ts"] >= since:
-                codes.append(answer["status"])
-    if len(codes) < limits.requests.min:
-        return []
-    refused, failed = (np.mean([code // 100 == kind for code in codes]).item() for kind in (4, 5))
-    said = f"share of {len(codes):,} requests that"
-    return [
-        judge("refused", limits.refused, refused, f"{said} the service refused (4xx)"),
-        judge("failed", limits.failed, failed, f"{said} failed (5xx)"),
-    ]
+            answer = json.loads(line)
+            at = dt.datetime.fromtimestamp(answer["ts"], dt.UTC)
+            unsigned = [digest if at >= serves else ""]
+            if answer["resp_headers"].get("X-Model-Digest", unsigned) == [digest] and at <= now:
+                count = seen.setdefault(f"{digest} {at.date()}", [0, 0, 0])
+                kind = answer["status"] // 100
+                count[:] = count[0] + 1, count[1] + (kind == 4), count[2] + (kind == 5)
+    first = str(now.date() - dt.timedelta(target.project.gates.monitor.window_days - 1))
+    counts = known | {day: max(count, known.get(day, [])) for day, count in seen.items()}
+    counts = {day: counts[day] for day in sorted(counts) if first <= day[-10:] <= str(now.date())}
+    if counts != known:
+        files.write_json(kept, counts)
+    return {day[-10:]: count for day, count in counts.items() if day.startswith(digest)}
 
 
 def _past(home: Path, as_of: dt.date, limits: MonitorLimits) -> list[list[Any]]:

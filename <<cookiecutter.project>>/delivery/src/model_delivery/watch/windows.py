@@ -198,7 +198,9 @@ def judge_drifts(project: Project, served: Candidate, paths: Sequence[Path]) -> 
     return checks
 
 
-def combined(name: str, windows: Sequence[Verdict], limits: MonitorLimits) -> Check:
+def combined(
+    name: str, windows: Sequence[Verdict], limits: MonitorLimits, each: str = "windows"
+) -> Check:
     """Return what a check says of all windows: in fewer than `needed` it is only a warning."""
     found = [check for window in windows for check in window.checks if check.name == name]
     broken = [check for check in found if check.outcome is not Outcome.PASS]
@@ -210,6 +212,6 @@ def combined(name: str, windows: Sequence[Verdict], limits: MonitorLimits) -> Ch
     counts = at_once or len(bad) >= limits.needed
     several = bad if counts else silent or broken
     last = several[-1]
-    said = f"in {len(several)} of {len(found)} windows: {last.sentence}"
+    said = f"in {len(several)} of {len(found)} {each}: {last.sentence}"
     outcome = last.outcome if counts or silent else Outcome.WARN
     return last.model_copy(update={"outcome": outcome, "sentence": said})
