@@ -1588,6 +1588,10 @@ def test_days_with_few_requests_or_yet_to_come_are_not_judged(world: World) -> N
     few = [answers(day, 500, 14) for day in (1, 2)]  # of a window's 100 a day's part is 14.3
     assert answered(world, *later, *few) == "ok"
     assert not {"refused", "failed"} & {*world.decide()[1]}
+    daily = LIMITS.model_copy(update={"window_days": 1})
+    gates = world.project.gates.model_copy(update={"monitor": daily})
+    vars(world.project)["gates"] = gates
+    assert answered(world, *[answers(day, 500, 120) for day in (0, 1)]) == "stop"
 
 
 def test_of_a_log_that_rolled_over_the_days_counted_before_still_count(world: World) -> None:

@@ -213,14 +213,18 @@ def _answered(target: Target, digest: str) -> list[Check]:
 
 
 def _counted(target: Target, digest: str) -> dict[str, list[int]]:
-    """Count by day a release's answers, and those of 4xx and of 5xx, in the newest window.
+    """Count by day a release's answers, and those of 4xx and of 5xx, in the last days.
 
     The proxy's log has the machine's own time and, of a busy service, the last hours alone: what
     was counted before is kept. An answer that no service signed is of the release that served.
     """
     kept, path = target.folder / GATE / "answers.json", target.proxy.answers
     known: dict[str, list[int]] = files.read_json(kept) if kept.exists() else {}
-    now, current = dt.datetime.now(dt.UTC), target.state().current
+    now, current, limits = (
+        dt.datetime.now(dt.UTC),
+        target.state().current,
+        target.project.gates.monitor,
+    )
     serves = dt.datetime.fromisoformat(current.time) if current else now
     seen = dict[str, list[int]]()
     for line in path.read_bytes().splitlines() if path.exists() else []:
@@ -232,7 +236,7 @@ def _counted(target: Target, digest: str) -> dict[str, list[int]]:
                 count = seen.setdefault(f"{digest} {at.date()}", [0, 0, 0])
                 kind = answer["status"] // 100
                 count[:] = count[0] + 1, count[1] + (kind == 4), count[2] + (kind == 5)
-    first = str(now.date() - dt.timedelta(target.project.gates.monitor.window_days - 1))
+    first = str(now.date() - dt.timedelta(max(limits.window_days, limits.windows) - 1))
     counts = known | {day: max(count, known.get(day, [])) for day, count in seen.items()}
     counts = {day: counts[day] for day in sorted(counts) if first <= day[-10:] <= str(now.date())}
     if counts != known:
