@@ -104,13 +104,19 @@ def test_a_schema_that_changed_upstream_stops_and_is_reported(project: BakedProj
 
 def test_a_worse_model_stops_and_is_reported(project: BakedProject) -> None:
     before = events(project)
-    done = retrain(project, "2013-10-02", upstream="noise")
+    done = retrain(project, "2013-09-22", upstream="noise")
     assert done.returncode == STOP, done.stderr
     assert "stop model champion_difference" in done.stderr
     assert "package" not in done.stderr
     project.ml("report")
     assert "champion_difference" in project.text(".ml/report/report.md")
-    assert events(project) == before
+    *known, told = events(project)
+    assert known == before
+    assert (told["type"], told["digest"], told["verdicts"]["model"]) == ("verdict", "none", "stop")
+    later = retrain(project, "2013-09-23", upstream="noise")
+    assert later.returncode == 0, later.stderr
+    assert later.stdout.startswith("cool-down of 7 days: one was tried as of 2013-09-22")
+    assert events(project) == [*known, told]
 
 
 def test_a_model_of_newer_rows_is_served_once(project: BakedProject) -> None:

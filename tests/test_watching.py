@@ -211,7 +211,11 @@ def test_a_worse_model_changes_nothing(world: World) -> None:
     run = retrain(world, "2013-08-04")
     assert run.results == STOPPED, run.said
     assert "roc_auc" in issues(world)["Retraining stopped"]
-    assert (world.since(before), world.served()) == ([], served)
+    assert (world.since(before), world.served()) == ([("verdict", None, False)], served)
+    assert "roc_auc" in world.events[-1]["reason"], "that it was tried, each runner knows"
+    again = world.run("retrain.yml", world.by_hand(because="drift", as_of="2013-08-05"))
+    assert again.results == {"retrain": "success", **NOTHING, "issue": "skipped"}, again.said
+    assert "cool-down of 7 days: one was tried as of 2013-08-04" in again.jobs["retrain"].log
 
 
 @pytest.fixture(scope="module")

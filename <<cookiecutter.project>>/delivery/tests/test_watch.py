@@ -40,7 +40,7 @@ import test_rollout
 import test_serving
 import yaml
 from fsspec.implementations.local import LocalFileSystem
-from model_delivery import files, protocols, releases
+from model_delivery import files, protocols, registry, releases
 from model_delivery.bundle import launch
 from model_delivery.bundle.candidate import Candidate, candidate_folder
 from model_delivery.bundle.launch import Running
@@ -106,29 +106,6 @@ from typer.testing import CliRunner
 host_project, python = test_rollout.project, test_serving.python  # fixtures
 BOOM = test_serving.BOOM
 DIGEST = "d" * 64
-DYING = """
-import itertools, json, os, signal, sys, time
-from model_delivery.contract.request import request_model
-from model_delivery.contract.settings import LogSettings
-from model_delivery.watch import log
-
-folder, at, torn, request, body = sys.argv[1:]
-writes, put = itertools.count(1), log._put
-
-def dying(store, path, content, append):
-    last = next(writes) == int(at)
-    put(store, path, content[: len(content) // 2] if last and torn else content, append)
-    if last:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-log._put, log.PAUSE = dying, 0.05
-request = json.loads(request)
-[row] = request_model(request).model_validate_json(body).rows
-predictions = log.PredictionLog(LogSettings(folder=folder), "d" * 64, request, print)
-for n in itertools.count():
-    predictions.add({"x-request-id": str(n)}, [row], [0.5], 0.001)
-    time.sleep(0.001)
-"""
 SERVICE = """
 import zlib
 import numpy as np
@@ -425,22 +402,6 @@ def test_in_a_store_that_cannot_append_each_writing_is_an_object(
     assert len(objects) >= 3
     assert "2001-01-01" not in str(objects)
     store.rm("/log", recursive=True)
-
-
-@pytest.mark.parametrize(("at", "torn"), [(1, ""), (3, "torn")])
-def test_a_killed_writer_loses_its_last_half_second_and_another_goes_on(
-    contract: DataContract, few: list[JsonRow], make: Make, tmp_path: Path, at: int, torn: str
-) -> None:
-    words = json.dumps(request_json(contract)), json.dumps({"rows": few[:1]})
-    command = [sys.executable, "-c", DYING, str(tmp_path / "log"), str(at), torn, *words]
-    assert subprocess.run(command, check=False, timeout=60).returncode == -signal.SIGKILL
-    before = len(records(tmp_path / "log"))
-    assert before >= at - 1
-    predictions = make()
-    predictions.add({"x-request-id": str(before)}, valid(contract, few)[:1], [0.5], 0)
-    predictions.close()
-    found = [int(record["id"]) for record in records(tmp_path / "log")]
-    assert sorted(found) == [*range(before + 1)]  # none twice, none missing before the last
 
 
 def test_a_service_logs_what_it_answered_and_writes_the_rest_when_it_is_ended(
@@ -1666,36 +1627,126 @@ def test_a_verdict_has_one_decision(
     assert (answer.decision, answer.because) == (decision, because)
 
 
-def test_killed_at_any_durable_write_a_rerun_finds_the_same(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_at_any_durable_write_a_rerun_finds_the_same(world: World) -> None:
+    """By a signal that no process can answer, with the next file written and not in its place."""
     world.write(world.frame)
-    replace, folder = os.replace, world.target.folder / "monitor"
+    decision, folder = answered(world, answers(0, 500, 90)), world.target.folder / "monitor"
+    assert decision == "watch"
 
-    def killed(*arguments: Any, **options: Any) -> None:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise KeyboardInterrupt
-        replace(*arguments, **options)
+    def pages() -> dict[str, str]:
+        """Return what was written, without the time and how long it took."""
+        paths = [path for path in folder.rglob("*.*") if path.is_file() and path.parent != folder]
+        paths += [path for path in folder.glob("*.*") if path.is_file()]
+        read = {str(path.relative_to(folder)): path.read_text() for path in paths}
+        clock = r'20..-..-..T..:..:..\+00:00|"seconds": [0-9.]+|[0-9.]+ s\b'
+        return {name: re.sub(clock, "", text) for name, text in read.items()}
 
-    monkeypatch.setattr(os, "replace", killed)
-    left = 99
-    wanted = monitor(world.target, AS_OF)
-    count = 99 - left
-    assert count == 1 + 4 + 3 + 1  # index, windows, report, decision
-    whole = {path.name: path.read_bytes() for path in folder.rglob("*.json")}
-    for kill in range(count):
-        for path in folder.rglob("*.json"):
-            path.unlink()
-        left = kill
-        with pytest.raises(KeyboardInterrupt):
-            monitor(world.target, AS_OF)
-        assert not (folder / "decision.json").exists()
-        left = 99
-        assert monitor(world.target, AS_OF)[:3] == wanted[:3]
-        now = {path.name: path.read_bytes() for path in folder.rglob("*.json")}
-        assert {name for name in whole if whole[name] != now[name]} <= {"report.json"}  # its time
+    def killed(step: int) -> None:
+        replace, count = os.replace, 0
+
+        def dying(*arguments: Any, **options: Any) -> None:
+            nonlocal count
+            count += 1
+            if count == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            replace(*arguments, **options)
+
+        os.replace = dying
+        monitor(world.target, AS_OF)
+
+    whole, wanted = pages(), read_json(folder / "decision.json")
+    assert {"answers.json", "decision.json", "report.html", "report.md"} < {*whole}
+    steps = 1 + 4 + 1 + 3 + 1  # index, windows, answers, report, decision
+    for step in range(1, steps + 2):
+        shutil.rmtree(folder)
+        child = forked(killed, step)
+        child.join(60)
+        assert child.exitcode == (-signal.SIGKILL if step <= steps else 0), step
+        assert (folder / "decision.json").exists() == (step > steps)
+        assert monitor(world.target, AS_OF).decision == decision
+        now = {name: text for name, text in pages().items() if ".new-" not in name}
+        assert (now, read_json(folder / "decision.json")) == (whole, wanted), step
+
+
+class January(dt.datetime):
+    """A clock that says a day of January."""
+
+    today = 10
+
+    @classmethod
+    def now(cls, tz: dt.tzinfo | None = None) -> January:
+        return cls(2026, 1, cls.today, tzinfo=tz)
+
+
+def write_and_die(folder: Path, at: int, half: str) -> None:
+    """Write four records and a count, and on a second day remove old ones; killed at an act."""
+    request = json.loads(json.dumps(request_json(CONTRACT)))
+    body = {"at": "2013-08-02T00:00:00", "kind": "a", "size": 1.0}
+    [row] = request_model(request).model_validate_json(json.dumps({"rows": [body]})).rows
+    put, rm, write = log._put, LocalFileSystem.rm, PredictionLog._write
+    acts, written = 0, threading.Event()
+
+    def dying(act: Callable[..., None], torn: Callable[..., None]) -> Callable[..., None]:
+        def acted(*known: Any, **options: Any) -> None:
+            nonlocal acts
+            acts += 1
+            if acts != at or half == "after":
+                act(*known, **options)
+            if acts == at and half == "torn":
+                torn(*known)
+            if acts == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        return acted
+
+    def wrote(self: PredictionLog, lines: list[bytes]) -> None:
+        write(self, lines)
+        written.set()
+
+    def add(name: str, rows: int = 1) -> None:
+        written.clear()
+        predictions.add({"x-request-id": name}, [row] * rows, [0.5] * rows, 0.001)
+        assert written.wait(PATIENCE)
+
+    log._put = dying(put, lambda store, path, content, *_: put(store, path, content[:-1], True))
+    LocalFileSystem.rm = dying(rm, lambda store, path: next(Path(path).iterdir()).unlink())
+    PredictionLog._write, log.dt.datetime, log.PAUSE = wrote, January, 0.01
+    to = LogSettings(folder=str(folder), keep_days=30)
+    predictions = PredictionLog(to, A, request, lambda _: None)
+    add("a")
+    log.MOST_WAITING = 2
+    add("dropped", rows=3)
+    log.MOST_BYTES = 0
+    add("b")
+    January.today, log.MOST_BYTES = 11, 1_000_000
+    add("c")
+    add("d")
+    predictions.close()
+
+
+@pytest.mark.parametrize(
+    ("half", "kept"), [("torn", [0, 1, 1, 2, 3, 3, 4]), ("after", [1, 1, 2, 3, 3, 4, 4])]
+)
+def test_a_killed_writer_loses_its_last_half_second_and_each_record_counts_once(
+    world: World, half: str, kept: list[int]
+) -> None:
+    """Killed at each write: segments by size and by day, what was dropped, days that are old."""
+    for at, whole in enumerate(kept, start=1):
+        shutil.rmtree(world.log, ignore_errors=True)
+        for name in ("2025-11-01/old-1", "2025-11-01/old-2", "2026-01-09/late-1"):
+            world.write(world.frame[:1].assign(at=START - dt.timedelta(1)), name)
+        child = forked(write_and_die, world.log, at, half)
+        child.join(60)
+        assert child.exitcode == (-signal.SIGKILL if at < len(kept) else 0)
+        ids = [one["id"] for one in records(world.log) if len(one["id"]) == 1]
+        assert sorted(ids) == ["a", "b", "c", "d"][:whole], "none missing before the last"
+        assert len(world.read().rows) == whole
+        assert dropped(world.log) in ((3,) if whole > 1 else (0, 3))
+        again = forked(write_and_die, world.log, 0, half)  # clients ask again, by the same ids
+        again.join(60)
+        assert again.exitcode == 0
+        assert len(world.read().rows) == 4
+        assert {*world.log.glob("2025-*")} == set()
 
 
 def test_the_verb_ends_neutral_without_a_target_and_by_its_verdict_with_one(
@@ -1945,6 +1996,13 @@ def test_cool_down_and_budget_count_by_the_datas_time(
     settings, day = Retraining(cooldown_days=7, most_a_month=3), dt.date(2013, 10, asked_for)
     assert too_early(settings, retrained(days), day) == said
     assert too_early(settings, retrained(days, rolled_out=False), day) == ""  # may go on
+    told_twice = [
+        one for made in retrained(days) for one in (made, made)[: 1 + bool(made.previous)]
+    ]
+    assert too_early(settings, told_twice, day) == said
+    refused = {"type": "verdict", "trigger": "retraining", "digest": "none", "blob": ""}
+    tried = [event(as_of=dt.date(2013, 10, one), **refused) for one in days]
+    assert too_early(settings, tried, day) == said
     by_hand = [one.model_copy(update={"trigger": "local"}) for one in retrained(days)]
     assert too_early(settings, by_hand, day) == ""
 
@@ -1966,6 +2024,71 @@ def test_a_cool_down_holds_neither_a_person_nor_force_and_a_budget_only_yields_t
     assert "nothing was registered" in ask(project, day, force=True).sentence
     configure(project, "delivery", lambda it: it.update(retraining={"most_a_month": 1}))
     assert ask(Project(project.root), day, "person").sentence.startswith("budget spent")
+
+
+def make_refused(project: Project, day: dt.date = NEW, outcome: Outcome = STOP) -> Candidate:
+    """Leave a candidate as `ml ship` does whose model a gate judged."""
+    staged = project.work / "staged"
+    write_json(staged / "ship" / "model.json", {"of": str(day)})
+    data = {"as_of": str(day), "spans": {"test": ["2013-07-01T00:00:00", "2013-07-31T23:59:00"]}}
+    lineage = {"data": data, "snapshot": "s", "key": "k", "parameters": {}, "commit": "c" * 40}
+    write_json(staged / "lineage.json", lineage)
+    made = Candidate(candidate_folder(project, seal(staged / "ship")))
+    made.folder.parent.mkdir(exist_ok=True)
+    files.settle(staged, made.folder)
+    worse = Check(name="roc_auc", outcome=outcome, sentence="ranks badly", value=0.6, limit="≥ 0.7")
+    made.save(Verdict(gate="model", subject=made.digest, checks=[worse]))
+    files.write_atomic(project.work / "candidate", made.digest)
+    return made
+
+
+def test_a_model_that_a_gate_refused_was_tried_and_is_no_release(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a daily decision to retrain would train daily, as long as the model is not better."""
+    made = list[Candidate]()
+
+    def ship(home: Project, *_: object) -> int:
+        made.append(make_refused(home))
+        return 20
+
+    monkeypatch.setattr(retraining, "_ship", ship)
+    before, later = event_log(project).events(), NEW + dt.timedelta(1)
+    assert ask(project, because="drift").code == 20
+    told = event_log(project).events()
+    assert told[:-1] == before
+    assert (told[-1].verdicts, told[-1].environment) == ({"model": STOP}, None)
+    assert "roc_auc (0.6, limit ≥ 0.7) ranks badly" in line(told[-1])
+    assert line(told[-1]).endswith(", retraining: drift)")
+    assert ask(project, later, "drift").sentence.startswith("cool-down of 7 days: one was tried")
+    assert len(made) == 1
+    assert ask(project, because="person").code == 20
+    assert event_log(project).events() == told, "of the same day and model once"
+
+    shutil.rmtree(made[0].folder)
+    for name in (told[-1].release, made[0].digest, made[0].short, "none"):
+        with pytest.raises(UserError, match="no release"):
+            releases.find(told, name)
+    assert releases.recorded(told, made[0].digest) is None
+    assert releases.resolve(project, A).release == "v1+a"
+    monkeypatch.setattr(retraining, "_ship", lambda *_: 0)
+    assert "nothing was registered" in ask(project, force=True).sentence
+    good = make_refused(project, outcome=PASS)
+    registered = register(project, good, {"model": good.verdict("model")}, "local")  # type: ignore[dict-item]
+    assert registered.release == "v1.0.0+data.20131001.1"
+    assert releases.resolve(project, registered.release).digest == made[0].digest
+
+
+@pytest.mark.parametrize(("day", "outcome"), [(OLD, STOP), (NEW, PASS), (NEW, INCONCLUSIVE)])
+def test_what_trained_nothing_or_was_no_refusal_is_not_counted(
+    project: Project, monkeypatch: pytest.MonkeyPatch, day: dt.date, outcome: Outcome
+) -> None:
+    """Where bad data trained nothing, the candidate is an earlier one; a rollout counts itself."""
+    make_refused(project, day, outcome)
+    monkeypatch.setattr(retraining, "_ship", lambda *_: 20)
+    before = event_log(project).events()
+    assert ask(project).code == 20
+    assert event_log(project).events() == before
 
 
 def test_what_cannot_be_trained_here_is_said_with_what_mends_it(
@@ -2136,6 +2259,47 @@ def test_killed_anywhere_a_rerun_does_it(project: Project, monkeypatch: pytest.M
     (folder / ".git").unlink()
     assert ask(project).code == 20
     assert len(git(project.root, "worktree", "list").splitlines()) == 2
+
+
+def test_killed_anywhere_when_it_tells_of_a_refusal_it_counts_once(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_refused(project)
+    monkeypatch.setattr(retraining, "_ship", lambda *_: 20)
+    run, calls = registry.run, 0
+
+    def once(left: int) -> None:
+        def die_at(command: list[str]) -> None:
+            nonlocal calls
+            calls += bool({"commit-tree", "push", "update-ref"} & {*command})
+            if calls == left:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        def deadly(command: list[str], *rest: Any, **options: Any) -> str:
+            die_at(command)
+            said = run(command, *rest, **options)
+            die_at(command)
+            return said
+
+        monkeypatch.setattr(registry, "run", deadly)
+        ask(project)
+
+    known = event_log(project).events()
+    for left in range(1, 20):
+        process = forked(once, left)
+        process.join(60)
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -signal.SIGKILL
+        assert ask(project, because="person").code == 20
+        told = event_log(project).events()
+        assert told[:-1] == known
+        day = NEW + dt.timedelta(1)
+        assert too_early(Retraining(cooldown_days=0, most_a_month=2), told, day) == ""
+        assert too_early(Retraining(cooldown_days=0, most_a_month=1), told, day)[:6] == "budget"
+        git(project.root, "update-ref", registry.BRANCH, f"{registry.BRANCH}^")
+        git(project.root, "update-ref", registry.SEEN, registry.BRANCH)
+    assert left == 7, "before and after a commit, its push, and the note of what was seen"
 
 
 def test_a_source_that_is_down_is_asked_three_times_and_a_mistake_once(

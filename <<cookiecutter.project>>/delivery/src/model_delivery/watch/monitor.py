@@ -220,11 +220,8 @@ def _counted(target: Target, digest: str) -> dict[str, list[int]]:
     """
     kept, path = target.folder / GATE / "answers.json", target.proxy.answers
     known: dict[str, list[int]] = files.read_json(kept) if kept.exists() else {}
-    now, current, limits = (
-        dt.datetime.now(dt.UTC),
-        target.state().current,
-        target.project.gates.monitor,
-    )
+    now, limits = dt.datetime.now(dt.UTC), target.project.gates.monitor
+    current = target.state().current
     serves = dt.datetime.fromisoformat(current.time) if current else now
     seen = dict[str, list[int]]()
     for line in path.read_bytes().splitlines() if path.exists() else []:

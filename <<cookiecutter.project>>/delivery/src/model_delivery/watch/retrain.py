@@ -15,22 +15,25 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from model_delivery.bundle.candidate import git
+from model_delivery.bundle.candidate import CURRENT, current_candidate, git
 from model_delivery.bundle.launch import run
 from model_delivery.contract.settings import Retraining
+from model_delivery.gates import GATES
 from model_delivery.project import Project
 from model_delivery.protocols import UserError, first_unknown_day
 from model_delivery.registry import Event, event_log, newest
 from model_delivery.releases import champion as champion_of
+from model_delivery.report.verdict import Outcome
+from model_delivery.rollout.target import told
 from model_delivery.training.snapshot import inputs_hash, training_code
 
 Because = Literal["schedule", "drift", "decay", "data", "person"]
 Say = Callable[[str], None]
-MONTH = 30
+MONTH, REFUSED = 30, 20
 OF_NOW = ("config/gates.yaml", "config/delivery.yaml")
 """What is not the champion's: limits and environments, which are in no digest and no key."""
 _SAID = {2: "refused, as said above (of a command's options: deliver the newer `delivery/` first)"}
-_SAID |= {20: "a gate or the rollout says stop; `ml report` shows why", 30: "inconclusive"}
+_SAID |= {REFUSED: "a gate or the rollout says stop; `ml report` shows why", 30: "inconclusive"}
 
 
 class Done(NamedTuple):
@@ -73,18 +76,22 @@ def retrain(
             raise UserError(f"{why}: its successor could not be deployed; deliver this first")
         words = ["--event", "retraining", "--as-of", str(day), "--until", until]
         facts = {"ML_BECAUSE": because, "GITHUB_SHA": str(champion.commit)}
-        return _ended(project, champion, day, _ship(project, root, words, facts, lock))
+        code = _ship(project, root, words, facts, lock)
+        if code == REFUSED:
+            _tell_refused(project, champion, day, because)
+        return _ended(project, champion, day, code)
 
 
 def too_early(settings: Retraining, events: Sequence[Event], day: dt.date) -> str:
     """Say which of cool-down and budget holds a retraining as of a day; empty if none does.
 
-    They count those that came to a rollout somewhere: one that was killed before that goes on, and
-    what no gate let through changed nothing.
+    They count those that came to a rollout somewhere, or whose model a gate refused: one that was
+    killed before that goes on.
     """
     tried = {digest for e in events if e.environment for digest in (e.digest, e.previous)}
-    made = [e for e in events if (e.type, e.trigger) == ("registered", "retraining")]
-    past = [dt.date.fromisoformat(e.as_of) for e in made if e.digest in tried]
+    made = [e for e in events if e.trigger == "retraining"]
+    made = [e for e in made if not e.blob or (e.type == "registered" and e.digest in tried)]
+    past = [dt.date.fromisoformat(e.as_of) for e in made]
     if sum((day - one).days < MONTH for one in past) >= settings.most_a_month:
         return f"budget spent: {settings.most_a_month} were tried in {MONTH} days"
     if past and (day - max(past)).days < settings.cooldown_days:
@@ -154,13 +161,33 @@ def _ship(home: Project, root: Path, words: list[str], facts: dict[str, str], lo
         return child.wait()
 
 
+def _tell_refused(project: Project, champion: Event, day: dt.date, because: str) -> None:
+    """Let the log know, once, that a gate refused a model: it was tried.
+
+    The event has neither digest nor bytes, so nothing can find it by name, or deploy it.
+    """
+    if not (project.work / CURRENT).exists():
+        return
+    candidate = current_candidate(project)
+    said = [one for gate in GATES if (one := candidate.verdict(gate))]
+    stopped = next((one for one in said if one.outcome is Outcome.STOP), None)
+    if stopped is None or candidate.lineage["data"]["as_of"] != str(day):
+        return  # it was the rollout; or the data, of which nothing was trained
+    about = {"release": f"refused {candidate.short}", "as_of": str(day)}
+    facts = {"type": "verdict", "digest": "none", "blob": "", "commit": champion.commit}
+    facts |= {"trigger": "retraining", "because": because, "reason": told(stopped.decisive)}
+    verdicts = {one.gate: one.outcome for one in said}
+    made = Event.model_validate(about | facts | {"against": champion.digest, "verdicts": verdicts})
+    event_log(project).append(lambda events: newest(events, **about) or made)
+
+
 def _ended(project: Project, champion: Event, day: dt.date, code: int) -> Done:
     """Say what came of a retraining, by the code of `ml ship` and by the log."""
     if code not in (0, 10):  # that old data is a reason to retrain is no reason against it
         why = _SAID.get(code, f"`ml ship` ended with code {code}; run it again")
         return Done(max(code, 1), f"{champion.release} stays in production: {why}")
     about = {"trigger": "retraining", "as_of": str(day), "commit": str(champion.commit)}
-    made = newest(event_log(project).events(), **about)
+    made = newest([e for e in event_log(project).events() if e.blob], **about)
     if made is None:
         return Done(0, f"{champion.release} stays in production: nothing was registered")
     where = made.environment or f"the log; `ml deploy {made.release}` brings it on"
