@@ -1668,6 +1668,17 @@ def test_killed_at_any_durable_write_a_rerun_finds_the_same(world: World) -> Non
         assert (now, read_json(folder / "decision.json")) == (whole, wanted), step
 
 
+def test_what_killed_processes_left_is_removed_a_day_later(tmp_path: Path) -> None:
+    now = time.time()
+    for name, age, inner in ((".new-old", 2, 2), (".new-young", 0.5, 2), (".new-busy", 2, 0.5)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+        os.utime(tmp_path / name / "file", (now, now - inner * 86_400))
+        os.utime(tmp_path / name, (now, now - age * 86_400))
+    files.write_atomic(tmp_path / "name", "text")
+    assert {path.name for path in tmp_path.iterdir()} == {".new-young", ".new-busy", "name"}
+
+
 class January(dt.datetime):
     """A clock that says a day of January."""
 

@@ -4,8 +4,10 @@ import errno
 import hashlib
 import json
 import os
+import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,10 +33,16 @@ def sha256_json(value: Any) -> str:
 def temporary_folder(parent: Path) -> Iterator[Path]:
     """Yield an empty folder inside `parent`, gone when the block ends unless `settle` moved it.
 
-    What the system refuses to write, because the disk is full for example, is a UserError.
+    What killed processes left there a day ago is removed. What the system refuses to write,
+    because the disk is full for example, is a UserError.
     """
     try:
         parent.mkdir(parents=True, exist_ok=True)
+        for left in parent.glob(".new-*"):
+            with suppress(OSError):  # another one removed it
+                touched = max(path.stat().st_mtime for path in (left, *left.rglob("*")))
+                if touched < time.time() - 86_400:
+                    shutil.rmtree(left)
         with TemporaryDirectory(dir=parent, prefix=".new-", ignore_cleanup_errors=True) as name:
             yield Path(name)
     except OSError as error:
