@@ -47,7 +47,13 @@ from model_delivery.bundle.launch import Running
 from model_delivery.cli import main, stages
 from model_delivery.cli.doctor import check_schedules
 from model_delivery.cli.main import app
-from model_delivery.contract.limits import DeepchecksLimits, Gates, ModelLimits, MonitorLimits
+from model_delivery.contract.limits import (
+    DeepchecksLimits,
+    Floor,
+    Gates,
+    ModelLimits,
+    MonitorLimits,
+)
 from model_delivery.contract.request import (
     JsonRow,
     Row,
@@ -1478,6 +1484,39 @@ def test_what_came_true_is_judged_by_its_interval_and_by_windows(
     found = over_all("roc_auc", LIMITS, scored, part, "said", 0.83)
     assert found.outcome is outcome, found
     assert f"{windows} of 4 windows alone" in found.sentence
+
+
+def test_a_segment_that_ranks_worse_is_a_warning_and_all_are_on_the_page(world: World) -> None:
+    own = ModelLimits.model_construct(
+        segment_rows=100,
+        segment_roc_auc=Floor(min=0.7, outcome="stop"),
+        segment_champion_difference=Floor(min=-0.02, outcome="stop"),
+    )
+    loose = LIMITS.model_copy(update={"roc_auc": Floor(min=-0.5, outcome="retrain")})
+    gates = world.project.gates.model_copy(update={"model": own, "monitor": loose})
+    cut = CONTRACT.model_copy(update={"segments": ["kind"]})
+    vars(world.project).update(gates=gates, contract=cut)
+    path = world.write(world.frame)
+    decision, checks = world.decide()
+    assert (decision, checks["segment_roc_auc"].outcome) == ("ok", PASS)
+    path.unlink()
+    scores, b = world.frame["score"], (world.frame["kind"] == "b").to_numpy()
+    mixed = np.random.default_rng(0).permutation(scores[b])
+    path = world.write(world.frame.assign(score=scores.mask(b, pd.Series(mixed, scores[b].index))))
+    decision, checks = world.decide()
+    assert (decision, checks["segment_roc_auc"].outcome) == ("watch", WARN)
+    assert "kind b" in checks["segment_roc_auc"].sentence
+    found = monitor(world.target, AS_OF).verdict
+    assert found is not None
+    [table] = [table for table in found.tables if table.columns[0] == "segment"]
+    assert {row[0]: row[1] for row in table.rows} == {"kind a": (~b).sum(), "kind b": b.sum()}
+    aucs = {row[0]: row[2] for row in table.rows}
+    assert (aucs["kind b"] < 0.6, aucs["kind a"] > 0.75) == (True, True)
+    assert "kind b" in (world.target.folder / "monitor" / "report.html").read_text()
+    hidden(world, hashed=["kind"])  # of which nobody could say what a weak one is
+    path.unlink()
+    world.write(world.frame.assign(kind=[keyed_hash(one, "k") for one in world.frame["kind"]]))
+    assert not [name for name in world.decide()[1] if name.startswith("segment")]
 
 
 def test_windows_of_another_release_are_not_judged(world: World) -> None:
