@@ -7,11 +7,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.baking import ROOT, environment
+from tests.drill import __main__ as main
 from tests.drill.judge import Decision, Step, judge, table
 from tests.drill.life import LIFE
 from tests.drill.page import page
@@ -30,7 +33,7 @@ def step(name: str, word: str, code: int, start: float, serving: str, **more: An
 
 STEPS = [
     step("first", "promoted", 0, 0, OLD, clients=False),
-    step("better", "promoted", 0, 20, NEW),
+    step("better", "promoted", 0, 20, NEW, canary=True),
     replace(
         step("bad", "rolled_back", 20, 30, NEW, budget=4),
         words="error_share",
@@ -42,7 +45,12 @@ PLAN = [each.name for each in STEPS]
 
 
 def served(second: float) -> str:
-    """Return who answers at a time: each step ends with the release that it leaves."""
+    """Return who answers at a time: each step ends with the release that it leaves.
+
+    In a canary, of two and a half seconds, every second answer is the challenger's.
+    """
+    if 22.5 <= second < 25 and round(second * RATE) % 2:
+        return NEW
     return OLD if second < 25 or second >= 45 else NEW
 
 
@@ -109,6 +117,13 @@ def test_a_wrong_step_is_named(name: str, changes: dict[str, Any], problem: str)
     assert found[name][0].startswith(problem)
 
 
+def at_once(answers: Answers) -> Answers:
+    """All clients are led to the new release in one moment, as by `canary: []`."""
+    for answer in (each for each in answers if each["start"] < 25):
+        answer["digest"] = OLD
+    return answers
+
+
 def fails(answers: Answers) -> Answers:
     """One request fails where none may; what a client calls a failure need not be a status."""
     answers[20] |= {"status": "ConnectionResetError()"}
@@ -120,6 +135,7 @@ def fails(answers: Answers) -> Answers:
     ("change", "name", "problem"),
     [
         (fails, "better", "1 requests failed, at most 0 may"),
+        (at_once, "better", "no canary: clients got both releases for 0.0 s"),
         (lambda found: found[:210], "hand", "10 requests of 100 were sent: who asks?"),
         (lambda found: found[:100] + found[290:], "bad", "0 requests of 100 were sent: who asks?"),
         (
@@ -173,9 +189,30 @@ def test_the_page_is_whole_and_shows_what_went_wrong() -> None:
     assert "Each event was decided as it must be" in well
 
 
+@pytest.mark.parametrize(("minutes", "code"), [([], 1), (["--minutes", "inf"], 0)])
+def test_a_drill_that_took_too_long_says_so(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    minutes: list[str],
+    code: int,
+) -> None:
+    drill = SimpleNamespace(ml=lambda *_: None, traffic=None, steps=STEPS, marks=[])
+    monkeypatch.setattr(main, "Drill", SimpleNamespace(make=lambda _: drill))
+    monkeypatch.setattr(main, "live", lambda _: None)
+    rows = judge(PLAN, STEPS, recorded(), RATE)
+    monkeypatch.setattr(main, "judge", lambda *_: rows)
+    monkeypatch.setattr("time.monotonic", iter([0.0, 361.0]).__next__)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    assert main.main(["--folder", str(tmp_path), *minutes]) == code
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith("WRONG: 361 s in all, more than 6 minutes" if code else "361 s in all;")
+
+
 @pytest.mark.exhaustive
 def test_the_whole_drill() -> None:
-    command = [sys.executable, "-m", "tests.drill"]
+    """Beside other tests it takes longer than alone, as `make drill` judges it."""
+    command = [sys.executable, "-m", "tests.drill", "--minutes", "inf"]
     done = subprocess.run(
         command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -79,7 +80,7 @@ def retrain(project: BakedProject, day: str, *options: str, upstream: str = "") 
     return project.run(*command, check=False, env={"UPSTREAM": upstream})
 
 
-def events(project: BakedProject) -> list[dict[str, str]]:
+def events(project: BakedProject) -> list[dict[str, Any]]:
     return list(json.loads(project.ml("history", "--json").stdout))
 
 

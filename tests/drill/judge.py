@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, NamedTuple
 
 from tests.canary.traffic import failed
@@ -12,6 +13,10 @@ ASKED = 0.8
 """Of the requests that were due, those that must have been sent: a dead client sees no failure."""
 LAST_SECONDS = 0.5
 """The end of a step, in which only the release that serves may answer."""
+MIXED_SECONDS = 2.0
+"""Of a canary, in which clients get both releases, at least; its steps are five times as long."""
+MINUTES = 6.0
+"""That a drill may take where nothing else runs."""
 
 
 class Decision(NamedTuple):
@@ -37,6 +42,7 @@ class Step:
     reason: str = ""  # in a sentence, where there is one
     budget: float = 0.0  # failed requests that it may cost
     clients: bool = True  # whether any ask meanwhile
+    canary: bool = False  # whether they must have got both releases for a while
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,24 @@ def problems(step: Step, own: list[dict[str, Any]], rate: float) -> list[str]:
     if step.clients and set(last) != {step.serving}:
         others = sorted({str(digest)[:12] for digest in last} - {step.serving[:12]})
         found.append(f"{', '.join(others) or 'nobody'} answered, not {step.serving[:12]}")
+    if step.canary and (seconds := mixed(own)) < MIXED_SECONDS:
+        found.append(f"no canary: clients got both releases for {seconds:.1f} s")
     return found
+
+
+def mixed(own: list[dict[str, Any]]) -> float:
+    """Return the seconds in which clients got two releases; switched at once there are none."""
+    starts = dict[str, list[float]]()
+    for answer in own:
+        starts.setdefault(str(answer.get("digest")), []).append(answer["start"])
+    pairs = [(starts[one], starts[two]) for one, two in combinations(starts.keys() - {"None"}, 2)]
+    return max([0.0, *(min(max(a), max(b)) - max(min(a), min(b)) for a, b in pairs)])
+
+
+def took(seconds: float, minutes: float) -> str:
+    """Return how long a drill took, and what is wrong with that."""
+    said = f"{seconds:.0f} s in all"
+    return said if seconds <= 60 * minutes else f"WRONG: {said}, more than {minutes:g} minutes"
 
 
 def told(decision: Decision) -> str:

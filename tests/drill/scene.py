@@ -80,6 +80,7 @@ class Event:
     act: Callable[[Drill], Done]
     words: str = ""
     decision: str = ""  # the file that has it, where production need not change
+    canary: bool = False  # whether clients must have got both releases
 
 
 @dataclass
@@ -204,6 +205,7 @@ class Drill:
             reason=reason,
             budget=budget_of(said) if (word, done.returncode) == ("rolled_back", 20) else 0.0,
             clients=self.traffic is not None,
+            canary=event.canary,
         )
         self.steps.append(step)
         return step
