@@ -150,41 +150,51 @@ def accepted() -> Path:
     return ship
 
 
+def predicted(source: Path, goal: Path) -> tuple[float, float]:
+    """Score a file by `ml predict`; return its seconds and its megabytes of memory.
+
+    Memory is the highest sum of what `ml` and all below it hold, shared pages counted for each.
+    """
+    started, peak = time.perf_counter(), 0.0
+    command = [Path(sys.executable).with_name("ml"), "predict", source, goal]
+    process = psutil.Popen(command, stdout=sys.stderr)
+    while process.poll() is None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            family = [process, *process.children(recursive=True)]
+            peak = max(peak, sum(each.memory_info().rss for each in family) / 1e6)
+        time.sleep(0.1)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, "ml predict")
+    return time.perf_counter() - started, peak
+
+
 def batch(folder: str, turns: str) -> dict[str, Any]:
     """Score a file by `ml predict`, and its features, prepared, by LightGBM alone, in turns.
 
-    LightGBM has its default threads. Memory is the highest sum of what `ml` and all below it hold,
-    shared pages counted for each.
+    LightGBM has its default threads. For memory, a file of a tenth of the rows is scored too.
     """
     project, ship = find_project(), accepted()
     frame = user_module("sources").extract(dt.date(2014, 1, 1))
     year = pa.Table.from_pandas(frame, preserve_index=False)
-    rows, source = COPIES * year.num_rows, Path(folder, "rows.parquet")
-    with pq.ParquetWriter(source, year.schema) as writer:
-        for _ in range(COPIES):
-            writer.write_table(year)
+    source, tenth = (Path(folder, f"{name}.parquet") for name in ("rows", "tenth"))
+    for file, copies in ((source, COPIES), (tenth, COPIES // 10)):
+        with pq.ParquetWriter(file, year.schema) as writer:
+            for _ in range(copies):
+                writer.write_table(year)
     columns = {name: year[name].to_numpy() for name in project.contract.inputs}
     features = user_module("features").Features.load(ship / "model").transform(columns)
     matrix = np.tile(features, (COPIES, 1))
     booster = lightgbm.Booster(model_file=str(ship / "model" / "model.txt"))
-    found: dict[str, Any] = {"rows": rows, "lightgbm": [], "predict": [], "megabytes": []}
+    found: dict[str, Any] = {"rows": len(matrix), "lightgbm": [], "predict": [], "megabytes": []}
+    found["megabytes of a tenth"], goal = [], source.with_name("scores.parquet")
     for _ in range(int(turns)):
         started = time.perf_counter()
         expected = booster.predict(matrix)
         found["lightgbm"].append(time.perf_counter() - started)
-        started, peak = time.perf_counter(), 0.0
-        goal = str(source.with_name("scores.parquet"))
-        command = [Path(sys.executable).with_name("ml"), "predict", source, goal]
-        process = psutil.Popen(command, stdout=sys.stderr)
-        while process.poll() is None:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                family = [process, *process.children(recursive=True)]
-                peak = max(peak, sum(each.memory_info().rss for each in family) / 1e6)
-            time.sleep(0.1)
-        found["predict"].append(time.perf_counter() - started)
+        found["megabytes of a tenth"].append(predicted(tenth, goal)[1])
+        seconds, peak = predicted(source, goal)
+        found["predict"].append(seconds)
         found["megabytes"].append(peak)
-        if process.returncode:
-            raise subprocess.CalledProcessError(process.returncode, "ml predict")
         np.testing.assert_array_equal(pq.read_table(goal)["score"].to_numpy(), expected)
     return found
 
