@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.workflow_expressions import reduced
-from tests.workflow_rules import RULES, Node, Tree, allowed
+from tests.workflow_rules import DEFAULT_BRANCH, HANDED_ON, RULES, Node, Tree, allowed
 from tests.workflow_table import table
 
 UV = "astral-sh/setup-uv@20cfd1bf945f4377ade1205e4dbc17946fc9a30d # v10.0.1"
@@ -45,32 +45,78 @@ jobs:
     if: github.event_name != 'workflow_dispatch'
     runs-on: ubuntu-24.04
     steps:
-      - name: Set up
-        uses: ./.github/actions/setup
+      - { name: Set up, id: setup, uses: ./.github/actions/setup }
+      - name: Ship
+        id: ship
+        env:
+          ML_ATTESTED: ${{ steps.setup.outputs.visibility == 'public' }}
+          MLFLOW_TRACKING_URI: ${{ vars.MLFLOW_TRACKING_URI }}
+        run: uv run ml ship --until register
+      - name: Attest the blob
+        if: steps.setup.outputs.visibility == 'public'
+        uses: actions/attest@1e69f48acb82d1966a394da916b4c1698aa569d6 # v4.2.2
+        with: { subject-path: ".ml/registry/blobs/${{ steps.ship.outputs.digest }}.tar.xz" }
+  test:
+    needs: build
+    permissions: { contents: write }
+    uses: ./.github/workflows/deploy.yml
+    with: { verb: deploy, environment: test, runner: ubuntu-24.04 }
   production:
     needs: build
     permissions: { contents: write }
     uses: ./.github/workflows/deploy.yml
     with:
-      to: production
+      verb: deploy
+      environment: production
       runner: ${{ vars.DEPLOY_RUNNER || 'ubuntu-24.04' }}
     secrets:
       KEY: ${{ secrets.STORE_KEY }}
+  release:
+    needs: production
+    runs-on: ubuntu-24.04
+    steps:
+      - name: Push
+        id: pushed
+        uses: docker/build-push-action@53b7df96c91f9c12dcc8a07bcb9ccacbed38856a # v7.3.0
+      - name: Attest the image
+        if: ${{ github.event.repository.visibility == 'public' }}
+        uses: actions/attest@1e69f48acb82d1966a394da916b4c1698aa569d6 # v4.2.2
+        with: { subject-name: image, subject-digest: "${{ steps.pushed.outputs.digest }}" }
+      - name: Attest the files
+        if: ${{ github.event.repository.visibility == 'public' }}
+        uses: actions/attest@1e69f48acb82d1966a394da916b4c1698aa569d6 # v4.2.2
+        with: { subject-path: "$FOLDER/package/*" }
+      - { name: Publish, run: gh release create "$TAG" "$FOLDER"/package/* report.html }
 """,
     "workflows/deploy.yml": """\
 on:
   workflow_call:
-    inputs: { to: { type: string }, runner: { type: string } }
+    inputs: { verb: { type: string }, environment: { type: string }, runner: {} }
     secrets: { KEY: { required: true } }
 permissions: {}
+concurrency:
+  group: ${{ inputs.verb }}-${{ inputs.environment }}
+  cancel-in-progress: false
+  queue: max
 jobs:
   deploy:
     runs-on: ${{ inputs.runner }}
-    environment: { name: "${{ inputs.to }}" }
-    concurrency: { group: "deploy-${{ inputs.to }}", cancel-in-progress: false, queue: max }
+    environment: { name: "${{ inputs.environment }}" }
     permissions: { contents: read }
     steps:
-      - { name: Deploy, env: { KEY: "${{ secrets.KEY }}" }, run: echo }
+      - name: Check out
+        uses: actions/checkout@3d3c42e5aac5ba805825da76410c181273ba90b1 # v7.0.1
+        with:
+          ref: >-
+            ${{ inputs.verb == 'deploy' && inputs.environment == 'test' && github.sha
+            || github.event.repository.default_branch }}
+      - { name: Set up, id: setup, uses: ./.github/actions/setup }
+      - name: Deploy
+        env:
+          ML_ATTESTED: ${{ steps.setup.outputs.visibility == 'public' }}
+          MLFLOW_TRACKING_URI: ${{ vars.MLFLOW_TRACKING_URI }}
+          KEY: ${{ secrets.KEY }}
+        run: uv run ml deploy
 """,
     "actions/setup/action.yml": f"""\
 inputs:
@@ -86,6 +132,8 @@ runs:
 }
 CI, DELIVER, DEPLOY, SETUP = FILES
 PRIVILEGE, CACHE = "privileges_of_a_pull_request", "caches_of_privileged_jobs"
+GROUPS, LIMITS = "groups_of_environments", "limits_of_a_branch"
+VERB_AND_PLACE = "${{ inputs.verb }}-${{ inputs.environment }}"
 DEPLOYS = "deliver.yml: production → deploy.yml: deploy"
 
 # Each mistake: where, what it was, what it becomes, the rule it breaks, and what is found.
@@ -94,11 +142,8 @@ MISTAKES = {
     "a commit without its version": (SETUP, " # v10.0.1", "", "unpinned", "setup-uv@20cf"),
     "a commit that is not listed": (SETUP, "20cfd", "30cfd", "unpinned", "setup-uv@30cf"),
     "an action of our own that is not there": (
-        DELIVER,
-        "uses: ./.github/actions/setup\n  production",
-        "uses: ./.github/actions/other\n  production",
-        "unpinned",
-        "actions/other",
+        *(DELIVER, "uses: ./.github/actions/setup", "uses: ./.github/actions/other"),
+        *("unpinned", "actions/other"),
     ),
     "a stranger's code with a token": (
         *(CI, "on: pull_request\n", "on: [pull_request_target]\n"),
@@ -177,7 +222,7 @@ MISTAKES = {
         CI,
         "  comment:\n",
         f"  call:\n    {CALL}\n    permissions: {{ contents: read }}\n"
-        "    with: { to: production, runner: mine }\n  comment:\n",
+        "    with: { verb: deploy, environment: production, runner: mine }\n  comment:\n",
         PRIVILEGE,
         "ci.yml: call → deploy.yml: deploy: environment production",
     ),
@@ -187,8 +232,8 @@ MISTAKES = {
     ),
     "a cache on a push": (
         DELIVER,
-        "actions/setup\n  production",
-        "actions/setup\n        with: { cache: true }\n  production",
+        "uses: ./.github/actions/setup }",
+        "uses: ./.github/actions/setup, with: { cache: true } }",
         CACHE,
         "deliver.yml: build: Set up",
     ),
@@ -205,19 +250,18 @@ MISTAKES = {
     ),
     "a cache by itself": (
         DEPLOY,
-        "- { name: Deploy,",
-        "- { name: Keep, uses: actions/cache/save@55cc, with: { key: a } }\n"
-        "      - { name: Deploy,",
+        "- name: Deploy\n",
+        "- { name: Keep, uses: actions/cache/save@55cc, with: { key: a } }\n      - name: Deploy\n",
         CACHE,
         f"{DEPLOYS}: Keep",
     ),
     "a cache of another set-up": (
         DEPLOY,
-        "- { name: Deploy,",
-        "- { name: Set up, uses: actions/setup-python@5fda, with: { cache: pip } }\n"
-        "      - { name: Deploy,",
+        "- name: Deploy\n",
+        "- { name: Python, uses: actions/setup-python@5fda, with: { cache: pip } }\n"
+        "      - name: Deploy\n",
         CACHE,
-        f"{DEPLOYS}: Set up",
+        f"{DEPLOYS}: Python",
     ),
     "a workflow without a group": (
         *(CI, "concurrency: { group: ci, cancel-in-progress: true }\n", ""),
@@ -235,7 +279,7 @@ MISTAKES = {
         *("concurrency", f"{DEPLOYS}: "),
     ),
     "a deployment dropped from the queue": (
-        *(DEPLOY, "false, queue: max", "false"),
+        *(DEPLOY, "  queue: max\n", ""),
         *("concurrency", f"{DEPLOYS}: "),
     ),
     "a deployment cancelled with what called it": (
@@ -243,20 +287,80 @@ MISTAKES = {
         *("concurrency", f"{DEPLOYS}: "),
     ),
     "a deployment that waits for what called it": (
-        *(DEPLOY, "permissions: {}\njobs", "permissions: {}\nconcurrency: deliver\njobs"),
+        *(DEPLOY, VERB_AND_PLACE, "deliver"),
         *("deadlocks", f"{DEPLOYS}: deliver"),
     ),
     "an action by its tag within braces": (
         *(
             DEPLOY,
-            "- { name: Deploy,",
-            "- { name: Keep, uses: a/b@v1, with: {} }\n      - { name: Deploy,",
+            "- name: Deploy\n",
+            "- { name: Keep, uses: a/b@v1, with: {} }\n      - name: Deploy\n",
         ),
         *("unpinned", "deploy.yml: a/b@v1"),
     ),
     "a called job that wants more": (
-        *(DELIVER, "permissions: { contents: write }", "permissions: {}"),
+        DELIVER,
+        "permissions: { contents: write }\n    uses: ./.github/workflows/deploy.yml\n    with:\n",
+        "permissions: {}\n    uses: ./.github/workflows/deploy.yml\n    with:\n",
         *("more_than_the_caller_may", f"{DEPLOYS}: contents: read"),
+    ),
+    "a pull request with a job of another workflow": (
+        *(DELIVER, "  workflow_dispatch:\n", "  workflow_dispatch:\n  pull_request:\n"),
+        *("more_jobs_of_a_pull_request", "deliver.yml: build"),
+    ),
+    "a group for each run": (
+        *(DEPLOY, VERB_AND_PLACE, VERB_AND_PLACE + "-${{ github.run_id }}"),
+        *(GROUPS, f"{DEPLOYS}: waits in deploy-production-${{{{ github.run_id }}}}"),
+    ),
+    "a group for all environments": (
+        *(DEPLOY, VERB_AND_PLACE, "${{ inputs.verb }}"),
+        *(GROUPS, f"{DEPLOYS}: waits in deploy"),
+    ),
+    "limits of the pushed commit": (
+        *(DEPLOY, f"|| {DEFAULT_BRANCH}", "|| github.sha"),
+        *(LIMITS, f"{DEPLOYS}: checks out ${{{{ github.sha }}}}"),
+    ),
+    "limits of the pushed commit in staging too": (
+        *(DEPLOY, "inputs.environment == 'test'", "inputs.environment != 'other'"),
+        *(LIMITS, f"{DEPLOYS}: checks out ${{{{ github.sha || "),
+    ),
+    "limits of nothing in particular": (
+        DEPLOY,
+        "          ref: >-",
+        "          other: >-",
+        *(LIMITS, f"{DEPLOYS}: checks out nothing"),
+    ),
+    "a deployment of what nobody attested": (
+        *(DEPLOY, f"          ML_ATTESTED: {HANDED_ON['ML_ATTESTED']}\n", ""),
+        *("not_handed_on", f"{DEPLOYS}: Deploy: ML_ATTESTED is None"),
+    ),
+    "a deployment that asks an event for what it may not say": (
+        *(DEPLOY, "steps.setup.outputs.visibility", "github.event.repository.visibility"),
+        *("not_handed_on", f"{DEPLOYS}: Deploy: ML_ATTESTED is ${{{{ github.event"),
+    ),
+    "a deployment that asks nobody": (
+        *(DEPLOY, "id: setup, ", ""),
+        *("not_handed_on", f"{DEPLOYS}: Deploy: nobody asked"),
+    ),
+    "a blob found again that nobody attested": (
+        *(DELIVER, "ML_ATTESTED", "ATTESTED"),
+        *("not_handed_on", "deliver.yml: build: Ship: ML_ATTESTED is None"),
+    ),
+    "a delivery that no server of MLflow hears of": (
+        *(DEPLOY, "MLFLOW_TRACKING_URI: ${{ vars.MLFLOW_TRACKING_URI }}", "MLFLOW: there"),
+        *("not_handed_on", f"{DEPLOYS}: Deploy: MLFLOW_TRACKING_URI is None"),
+    ),
+    "a blob without a word on who built it": (
+        *(DELIVER, ".ml/registry/blobs/", ".ml/candidates/"),
+        *("unattested", "deliver.yml: build: .ml/registry/blobs/"),
+    ),
+    "an image without a word on who built it": (
+        *(DELIVER, "steps.pushed.outputs.digest", "steps.other.outputs.digest"),
+        *("unattested", "deliver.yml: release: ${{ steps.pushed.outputs.digest }}"),
+    ),
+    "files of a release without a word on who built them": (
+        *(DELIVER, 'subject-path: "$FOLDER/package/*"', 'subject-path: "$FOLDER/ship/*"'),
+        *("unattested", "deliver.yml: release: /package/*"),
     ),
 }
 
@@ -327,14 +431,18 @@ def test_workflows_that_call_each_other_in_a_circle_are_named(tmp_path: Path) ->
 
 def test_the_table_has_a_row_for_each_job_that_runs(tmp_path: Path) -> None:
     rows = table(repository(tmp_path, FILES).repository).splitlines()
+    pushed = "push to `main`, tag `v*`, dispatch"
     assert rows[2:] == [
         "| `ci.yml: test` | pull request | `contents: read` | none | none | `ubuntu-24.04` |",
         "| `ci.yml: comment` | pull request | `pull-requests: write` | none | none "
         "| `ubuntu-24.04` |",
         "| `ci.yml: free` | pull request | none | none | none | `ubuntu-24.04` |",
         "| `deliver.yml: build` | push to `main`, tag `v*` | none | none | none | `ubuntu-24.04` |",
-        "| `deliver.yml: production` → `deploy.yml: deploy` | push to `main`, tag `v*`, dispatch "
+        f"| `deliver.yml: test` → `deploy.yml: deploy` | {pushed} "
+        "| `contents: read` | `KEY` | `test` | `ubuntu-24.04` |",
+        f"| `deliver.yml: production` → `deploy.yml: deploy` | {pushed} "
         "| `contents: read` | `KEY` | `production` | `vars.DEPLOY_RUNNER \\|\\| 'ubuntu-24.04'` |",
+        f"| `deliver.yml: release` | {pushed} | none | none | none | `ubuntu-24.04` |",
     ]
 
 

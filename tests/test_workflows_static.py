@@ -101,6 +101,22 @@ def test_a_newer_push_cancels_the_check_of_the_older_one(ci: dict[str, Any]) -> 
     assert "github.event.pull_request.number" in ci["concurrency"]["group"]
 
 
+def test_what_waits_for_what(baked: BakedProject) -> None:
+    """A group of its own for each run would let two deliveries meet in one environment."""
+    workflows = Tree(baked.path).workflows.items()
+    assert {name: workflow["concurrency"]["group"] for name, workflow in workflows} == {
+        "batch.yml": "batch",
+        "ci.yml": "ci-${{ github.event.pull_request.number }}",
+        "deliver.yml": "deliver-${{ inputs.tag || github.ref_name }}",
+        "deploy.yml": "${{ inputs.verb }}-${{ inputs.environment }}",
+        "issue.yml": "issue-${{ inputs.title }}",
+        "monitor.yml": "monitor",
+        "retrain.yml": "retrain",
+        "rollback.yml": "by-hand-${{ inputs.environment }}",
+        "security.yml": "security-${{ github.event.pull_request.number || github.run_id }}",
+    }
+
+
 def test_the_pull_request_s_jobs_and_what_each_may_do(ci: dict[str, Any]) -> None:
     assert {name: job.get("permissions", {}) for name, job in ci["jobs"].items()} == {
         "test": {"contents": "read"},

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,20 @@ PINS = [
 HOSTED = "ubuntu-24.04"
 COMMENTS = "ci.yml: comment"
 """The one job of a pull request that may write, and only on the pull request."""
+HANDED_ON = {
+    # Whether there are attestations: asked by the set-up, as a schedule's event does not say it.
+    "ML_ATTESTED": "${{ steps.setup.outputs.visibility == 'public' }}",
+    "MLFLOW_TRACKING_URI": "${{ vars.MLFLOW_TRACKING_URI }}",
+}
+"""What `ml` must know where it delivers: to verify who built a blob, and where to show the log."""
+DEFAULT_BRANCH = "github.event.repository.default_branch"
 
 Job = dict[str, Any]
 _USES = re.compile(r"\buses: ([^\s,}]+(?: # \S+)?)")
 _EVENT = re.compile(r"github\.event_name ([!=])= '(\w+)'")
 _INPUT = re.compile(r"\$\{\{ inputs\.([\w-]+) \}\}")
+_ML = re.compile(r"\buv run ml\b")
+_REGISTERS = re.compile(r"\buv run ml (?:ship|retrain) --until register\b")
 _OWN = "./.github/"
 
 
@@ -96,6 +106,16 @@ class Node:
         return reduced(text, self.inputs) if isinstance(text, str) else text
 
     @property
+    def steps(self) -> list[dict[str, Any]]:
+        """Its steps; none where it only calls."""
+        return list(self.job.get("steps", []))
+
+    @property
+    def deploys(self) -> bool:
+        """Whether it is a job of deploy.yml: one verb of `ml` on an environment's machine."""
+        return self.place.rpartition(" → ")[2].startswith("deploy.yml: ")
+
+    @property
     def group(self) -> str:
         """The group that its workflow waits in, or nothing."""
         place = self.workflow.get("concurrency", "")
@@ -108,9 +128,9 @@ class Tree:
 
     repository: Path
 
-    @property
+    @cached_property
     def workflows(self) -> dict[str, Any]:
-        """Each workflow by its file's name."""
+        """Each workflow by its file's name, as read once."""
         files = sorted(self.repository.glob(".github/workflows/*.y*ml"))
         return {file.name: read_yaml(file) for file in files}
 
@@ -275,6 +295,82 @@ def more_than_the_caller_may(tree: Tree) -> list[str]:
     return found
 
 
+def more_jobs_of_a_pull_request(tree: Tree) -> list[str]:
+    """List jobs that a pull request starts, but those of ci.yml and the audit."""
+    return [
+        node.place
+        for node in tree.nodes()
+        if "pull_request" in node.events
+        if not node.place.startswith("ci.yml: ") and node.place != "security.yml: audit"
+    ]
+
+
+def groups_of_environments(tree: Tree) -> list[str]:
+    """List jobs of deploy.yml whose group is not its verb's and its environment's alone."""
+    return [
+        f"{node.place}: waits in {node.group or 'no group'}"
+        for node in tree.nodes()
+        if node.deploys
+        if node.group != f"{node.inputs.get('verb')}-{node.inputs.get('environment')}"
+    ]
+
+
+def limits_of_a_branch(tree: Tree) -> list[str]:
+    """List jobs of deploy.yml that read limits of a pushed commit: only deploying to test may."""
+    found = []
+    for node in filter(lambda node: node.deploys, tree.nodes()):
+        own = (node.inputs.get("verb"), node.inputs.get("environment")) == ("deploy", "test")
+        wanted = f"${{{{ {'github.sha || ' if own else ''}{DEFAULT_BRANCH} }}}}"
+        refs = [
+            node.value(step.get("with", {}).get("ref", "nothing"))
+            for step in node.steps
+            if step.get("uses", "").startswith("actions/checkout@")
+        ]
+        if refs != [wanted]:
+            found.append(f"{node.place}: checks out {', '.join(refs) or 'nothing'}")
+    return found
+
+
+def not_handed_on(tree: Tree) -> list[str]:
+    """List steps that run `ml` where something is delivered, and keep from it what it must know.
+
+    A pull request only compares with what was delivered; its own candidate never is.
+    """
+    found = []
+    for node in tree.nodes():
+        asked = [step.get("id") for step in node.steps if str(step.get("uses")).startswith(_OWN)]
+        for step in node.steps if node.events - {"pull_request"} else ():
+            if _ML.search(step.get("run", "")):
+                said = {name: step.get("env", {}).get(name) for name in HANDED_ON}
+                wrong = [f"{k} is {v}" for k, v in said.items() if v != HANDED_ON[k]]
+                wrong += [] if "setup" in asked else ["nobody asked who may see the repository"]
+                found += [f"{node.place}: {step['name']}: {what}" for what in wrong]
+    return found
+
+
+def unattested(tree: Tree) -> list[str]:
+    """List what is registered or published without a word on who built it, in the same job."""
+    found = []
+    for place, job in tree.jobs():
+        subjects = " ".join(
+            " ".join(map(str, step.get("with", {}).values()))
+            for step in job.get("steps", [])
+            if step.get("uses", "").startswith("actions/attest@")
+            if step.get("if", "").removesuffix(" }}").endswith("visibility == 'public'")
+        )
+        for step in job.get("steps", []):
+            command, name = step.get("run", ""), step.get("id", "")
+            made = []
+            if _REGISTERS.search(command):
+                made = [f".ml/registry/blobs/${{{{ steps.{name}.outputs.digest }}}}.tar.xz"]
+            elif step.get("uses", "").startswith("docker/build-push-action@"):
+                made = [f"${{{{ steps.{name}.outputs.digest }}}}"]
+            elif "gh release create" in command and "/package/*" in command:
+                made = ["/package/*"]
+            found += [f"{place}: {what}" for what in made if what not in subjects]
+    return found
+
+
 RULES = {
     rule.__name__: rule
     for rule in (
@@ -285,5 +381,10 @@ RULES = {
         concurrency,
         deadlocks,
         more_than_the_caller_may,
+        more_jobs_of_a_pull_request,
+        groups_of_environments,
+        limits_of_a_branch,
+        not_handed_on,
+        unattested,
     )
 }
