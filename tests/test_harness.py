@@ -98,13 +98,16 @@ def test_outputs_and_artifacts_reach_the_next_job(tmp_path: Path) -> None:
 
 def test_files_left_by_an_earlier_job_are_not_there(tmp_path: Path) -> None:
     files = '"$HOME/left" /tmp/left /var/tmp/left /dev/shm/left left'
+    told = 'echo "said=$HOME/left $PWD/left" >> "$GITHUB_OUTPUT"'
     run = carry_out(
         tmp_path,
-        job("first", f"touch {files} && cat {files}"),
+        job("first", f"touch {files} && cat {files} $HOME/left $PWD/left && {told}"),
         job("second", f"cat {files}", needs="first"),
+        job("third", "cat ${{ needs.first.outputs.said }}", needs="first"),
     )
-    assert run.results == {"first": "success", "second": "failure"}
+    assert run.results == {"first": "success", "second": "failure", "third": "failure"}
     assert run.jobs["second"].log.count("No such file or directory") == 5
+    assert run.jobs["third"].log.count("No such file or directory") == 2  # by absolute path
 
 
 def test_a_job_cannot_write_elsewhere(tmp_path: Path) -> None:

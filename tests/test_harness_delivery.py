@@ -297,6 +297,30 @@ def test_runs_at_the_same_time_do_not_disturb_each_other(repository: Repository)
     assert {f"refs/heads/{n}" for n in range(1, 9)} < github.registry.keys()
 
 
+def test_a_job_sees_nothing_of_the_jobs_of_other_runs_nor_of_those_beside_it(
+    repository: Repository,
+) -> None:
+    """Nor does a job of a called workflow, or what is asked for a label."""
+    leave = run('touch ~/left && echo "home=$HOME" >> "$GITHUB_OUTPUT"')
+    home = {"home": "${{ steps.it.outputs.home }}"}
+    first = job(leave, outputs=home, runs_on="${{ vars.NONE || 'ubuntu-24.04' }}")
+    look = job(run("ls $WHERE/left", WHERE="${{ inputs.home }}"))
+    found = job(run("ls $WHERE/left || echo $?", WHERE="${{ needs.first.outputs.home }}"))
+    inner = {"first": first, "looks": {**found, "needs": "first"}, "outer": look}
+    call = {**CALLING, "needs": "first", "with": {"home": "${{ needs.first.outputs.home }}"}}
+    repository.commit(
+        small=workflow(first=first, call=call), called=called(("home",), None, **inner)
+    )
+    done = repository.run()
+    assert done.jobs["call/outer"].result == "failure"
+    assert done.jobs["call/looks"].log.endswith("No such file or directory\n2\n")
+    left = done.jobs["first"].outputs["home"]
+    repository.commit(small=workflow(later=job(run(f"ls {left}/left"))))
+    later = repository.run()
+    for one in (done.jobs["call/outer"], later.jobs["later"]):
+        assert f"cannot access '{left}/left'" in one.log
+
+
 def test_threads_that_start_in_the_same_instant_share_a_repository_and_no_run(
     tmp_path: Path,
 ) -> None:

@@ -260,4 +260,19 @@ def _act(
     )
     if machine.host:
         return machine.host.visit(command, part.mark)
-    return sandbox.run(command, [scenario.project, *(h.folder for h in scenario.hosts)])
+    own_machines = [host.folder for host in scenario.hosts]
+    hidden = [scenario.project, *own_machines, *_others(scratch, scenario.setting.folder)]
+    return sandbox.run(command, hidden)
+
+
+def _others(scratch: Path, run: Path) -> list[Path]:
+    """Return the folders of all other jobs so far, of this run and of others.
+
+    What the stand-ins of a job read stays in sight: this run's artifacts, and GitHub's folder.
+    """
+    beside = [run / name for name in ("source", "jobs", "labels")]
+    for folder in (run.parent, *(place for place in scratch.parents if run in place.parents)):
+        beside += folder.iterdir()
+    return [
+        place for place in beside if place.is_dir() and place not in (scratch, *scratch.parents)
+    ]

@@ -34,8 +34,8 @@ from model_delivery.rollout.proxy import Caddy
 from model_delivery.watch.log import KEY, MODEL_LOG, log_key
 
 REHEARSED = (
-    "nothing serves here; to serve, give the label of a runner on the machine that shall do so to "
-    "the repository's variable DEPLOY_RUNNER_"
+    "nothing serves here; `ml doctor --github` lists environments, reviewers and rules to set up; "
+    "to serve, give a runner's label to the repository's variable DEPLOY_RUNNER_"
 )
 
 
