@@ -7,7 +7,7 @@ TEST := $(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test test-all test-newest bench drill replay lint
+.PHONY: help demo demo-down test test-all test-newest bench drill replay lint audit
 
 help: ## Say what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -41,3 +41,11 @@ lint: ## Format and types of the template's own code
 	@$(RUN) ruff check
 	@$(RUN) mypy
 	@$(RUN) shellcheck tools/uv.sh .ci/run
+
+# One that has no fix yet, and that we can live with: ACCEPTED += --ignore-vuln ID # why
+ACCEPTED =
+
+audit: ## Known vulnerabilities in the template's tools, in the versions that its bounds give
+	@$(UV) export --quiet --all-groups --no-emit-project --output-file .bench/audit.txt
+	@$(UV) tool run 'pip-audit==2.*' --vulnerability-service osv --disable-pip \
+	  --progress-spinner off $(ACCEPTED) --requirement .bench/audit.txt

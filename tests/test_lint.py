@@ -36,6 +36,24 @@ jobs:
         run: echo hello
 """
 
+ACTION = """\
+name: Set up
+description: Install what is needed
+runs:
+  using: composite
+  steps:
+    - { name: Say hello, shell: bash, run: echo hello }
+"""
+DEPENDABOT = """\
+version: 2
+updates:
+  - package-ecosystem: github-actions
+    directory: /
+    schedule: { interval: weekly }
+    cooldown: { default-days: 7 }
+    groups: { actions: { patterns: ["*"] } }
+"""
+
 # Each defect with the linter that is there to find it, and what it says.
 DEFECTS = {
     "an action by its tag": (CHECKOUT, "actions/checkout@v7", "unpinned-uses"),
@@ -58,10 +76,15 @@ DEFECTS = {
 }
 
 
-def tree(folder: Path, workflow: str) -> Tree:
-    """Return a repository with one workflow, and the one rule that ours disable."""
+def tree(
+    folder: Path, workflow: str = SOUND, action: str = ACTION, dependabot: str = DEPENDABOT
+) -> Tree:
+    """Return a repository with one file of each kind, and the one rule that ours disable."""
     (folder / ".github/workflows").mkdir(parents=True)
     (folder / ".github/workflows/seeded.yml").write_text(workflow)
+    (folder / ".github/actions/setup").mkdir(parents=True)
+    (folder / ".github/actions/setup/action.yml").write_text(action)
+    (folder / ".github/dependabot.yml").write_text(dependabot)
     shutil.copy(ROOT / ".github/zizmor.yml", folder / ".github")
     return Tree(folder)
 
@@ -76,6 +99,21 @@ def test_a_seeded_defect_is_found(tmp_path: Path, defect: str) -> None:
     assert SOUND.count(old) == 1
     with pytest.raises(AssertionError, match=says):
         static.test_linters_find_nothing(tree(tmp_path, SOUND.replace(old, new)))
+
+
+def test_a_defect_of_an_action_is_found(tmp_path: Path) -> None:
+    """One that no linter but its schema knows."""
+    silent = ACTION.replace("description: Install what is needed\n", "")
+    with pytest.raises(AssertionError, match="'description' is a required property"):
+        static.test_linters_find_nothing(tree(tmp_path, action=silent))
+
+
+def test_the_schema_of_dependabot_finds_something_by_itself(tmp_path: Path) -> None:
+    long = DEPENDABOT.replace("default-days: 7", "default-days: 700")
+    tree(tmp_path, dependabot=long)
+    schema = ("--builtin-schema", "vendor.dependabot", ".github/dependabot.yml")
+    with pytest.raises(AssertionError, match="700 is greater than the maximum"):
+        static.tool("check-jsonschema", *schema, cwd=tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -157,14 +157,16 @@ def test_what_changes_an_environment_enters_it_and_a_look_does_not(baked: BakedP
     }
 
 
-def test_schedules_are_apart_and_off_the_full_hour(baked: BakedProject) -> None:
+def test_schedules_are_apart_and_off_the_full_hour(tree: Tree) -> None:
     """On the full hour GitHub is busiest, and drops runs."""
     found = {
         name: trigger["cron"]
-        for name, workflow in Tree(baked.path).workflows.items()
+        for name, workflow in tree.workflows.items()
         for trigger in triggers(workflow).get("schedule", [])
     }
-    assert found.keys() == {"security.yml", "retrain.yml", "monitor.yml", "batch.yml"}
+    ours = {"security.yml", "nightly.yml"}
+    theirs = {"security.yml", "retrain.yml", "monitor.yml", "batch.yml"}
+    assert found.keys() == (ours if tree.repository == ROOT else theirs)
     minutes = [cron.split()[0] for cron in found.values()]
     assert all(minute.isdigit() and int(minute) % 15 for minute in minutes)
     assert len({tuple(cron.split()[:2]) for cron in found.values()}) == len(found)
@@ -176,15 +178,17 @@ def test_gates_waits_for_every_other_job_and_always_answers(ci: dict[str, Any]) 
     assert gates["if"] == "always()"
 
 
-def test_what_a_plan_may_not_have_runs_or_is_said_to_be_left_out(baked: BakedProject) -> None:
-    jobs = Tree(baked.path).workflows["security.yml"]["jobs"]
+def test_what_a_plan_may_not_have_runs_or_is_said_to_be_left_out(tree: Tree) -> None:
+    jobs = tree.workflows["security.yml"]["jobs"]
     assert jobs["scan"]["needs"] == "plan"
     assert jobs["scan"]["if"].endswith("&& needs.plan.outputs.visibility == 'public'")
     asks, says = jobs["plan"]["steps"]
     assert "gh api" in asks["run"]  # the event of a schedule does not say it
     assert says["if"] == "steps.asked.outputs.visibility != 'public'"
-    for name in ("CodeQL", "Scorecard", "ttestations", "GITHUB_STEP_SUMMARY"):
+    attests = "actions/attest@" in "".join(file.read_text() for file in tree.files)
+    for name in ("CodeQL", "Scorecard", "review", "GITHUB_STEP_SUMMARY"):
         assert name in says["run"]
+    assert ("attestations" in says["run"]) is attests
 
 
 def rules_of(tree: Tree) -> dict[str, dict[str, Any]]:
@@ -227,34 +231,65 @@ def test_a_required_check_is_a_job_that_answers_each_pull_request(baked: BakedPr
     assert required == answers == {"Gates", "Audit"}
 
 
+def owned(repository: Path) -> dict[str, str]:
+    """Return who owns each path by CODEOWNERS."""
+    lines = (repository / ".github" / "CODEOWNERS").read_text().splitlines()
+    return dict(line.split(" ") for line in lines if not line.startswith("#"))
+
+
 def test_owners_are_asked_about_workflows_and_limits(bake: Callable[..., BakedProject]) -> None:
     project = bake(github_owner="some-team")
-    lines = project.text(".github/CODEOWNERS").splitlines()
-    owned = dict(line.split(" ") for line in lines if not line.startswith("#"))
+    owners = owned(project.path)
     paths = ("/.github/", "/config/", "/delivery/", "/Makefile", "/pyproject.toml")
-    assert {*paths, "/uv.lock"} == owned.keys()
-    assert {*owned.values()} == {"@some-team"}
+    assert {*paths, "/uv.lock"} == owners.keys()
+    assert {*owners.values()} == {"@some-team"}
     for path in paths:  # uv.lock comes with the first commit
         assert (project.path / path.strip("/")).exists(), path
 
 
-def test_dependabot_waits_seven_days_and_groups(baked: BakedProject) -> None:
-    updates = read_yaml(baked.path / ".github" / "dependabot.yml")["updates"]
+def test_owners_are_asked_about_what_runs_with_the_template_s_rights() -> None:
+    owners = owned(ROOT)
+    assert {"/.github/", "/.ci/", "/tools/", "/<<cookiecutter.project>>/.github/"} < owners.keys()
+    for path in owners:
+        assert (ROOT / path.strip("/")).exists(), path
+
+
+def test_a_pull_request_is_asked_what_changes_and_why(tree: Tree) -> None:
+    text = (tree.repository / ".github" / "pull_request_template.md").read_text()
+    assert text.startswith("## What changes, and why\n")
+
+
+def test_dependabot_waits_seven_days_and_groups(tree: Tree) -> None:
+    updates = read_yaml(tree.repository / ".github" / "dependabot.yml")["updates"]
     assert {u["package-ecosystem"] for u in updates} == {"github-actions", "uv"}
     for update in updates:
+        assert update["schedule"]["interval"] == "weekly"
         assert update["cooldown"]["default-days"] >= 7
         assert update["groups"]
 
 
-def test_the_readme_names_every_workflow(baked: BakedProject) -> None:
-    text = (baked.path / ".github" / "workflows" / "README.md").read_text()
-    for name in Tree(baked.path).workflows:
+@pytest.mark.parametrize("repository", [ROOT, ROOT / "<<cookiecutter.project>>"])
+def test_dependabot_sees_every_file_that_uses_an_action(repository: Path) -> None:
+    updates = read_yaml(repository / ".github" / "dependabot.yml")["updates"]
+    [folders] = [u["directories"] for u in updates if u["package-ecosystem"] == "github-actions"]
+    # Of `/` it reads `.github/workflows`, of any other folder what lies right in it.
+    read = [".github/workflows" if folder == "/" else folder.strip("/") for folder in folders]
+    uses = [file for file in repository.rglob(".github/**/*.yml") if "uses: " in file.read_text()]
+    assert uses
+    for file in uses:
+        place = file.parent.relative_to(repository)
+        assert any(place.match(pattern) for pattern in read), file
+
+
+def test_the_readme_names_every_workflow(tree: Tree) -> None:
+    text = (tree.repository / PAGE).read_text()
+    for name in tree.workflows:
         assert f"`{name}`" in text
 
 
-def test_the_readme_s_table_of_jobs_is_what_the_workflows_say(baked: BakedProject) -> None:
+def test_the_readme_s_table_of_jobs_is_what_the_workflows_say(tree: Tree) -> None:
     again = "`tools/uv.sh run python -m tests.workflow_table` writes it anew"
-    assert part(baked.text(str(PAGE))) == table(baked.path), again
+    assert part((tree.repository / PAGE).read_text()) == table(tree.repository), again
 
 
 def test_a_page_gets_its_table_between_the_marks(baked: BakedProject) -> None:
@@ -274,7 +309,13 @@ def test_linters_find_nothing(tree: Tree) -> None:
     tool("actionlint", "-shellcheck", str(shellcheck), *files, cwd=folder)
     dependabot = sorted(folder.glob(".github/dependabot.yml"))
     tool("jactionlint", *files, *tree.actions, *dependabot, cwd=folder)
-    tool("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *files, cwd=folder)
+    for schema, those in (
+        ("github-workflows", files),
+        ("github-actions", tree.actions),
+        ("dependabot", dependabot),
+    ):
+        if those:
+            tool("check-jsonschema", "--builtin-schema", f"vendor.{schema}", *those, cwd=folder)
     for _, step in tree.steps():
         if "run" in step:
             tool("shellcheck", "--shell", "bash", "-", cwd=folder, given=step["run"])

@@ -1,6 +1,6 @@
-"""The table of a project's jobs: trigger, permissions, secrets, environment and runner of each.
+"""The table of jobs: trigger, permissions, secrets, environment and runner of each.
 
-`python -m tests.workflow_table` writes it into the template's page on workflows.
+`python -m tests.workflow_table` writes it into the pages on workflows, ours and a project's.
 """
 
 from __future__ import annotations
@@ -72,10 +72,10 @@ def _codes(values: Iterable[str]) -> str:
 
 
 def main() -> int:
-    """Write the table into the template's page; return the exit code."""
-    folder = ROOT / "<<cookiecutter.project>>"
-    page = folder / PAGE
-    page.write_text(rewritten(page.read_text(encoding="utf-8"), folder), encoding="utf-8")
+    """Write the table into both pages; return the exit code."""
+    for folder in (ROOT, ROOT / "<<cookiecutter.project>>"):
+        page = folder / PAGE
+        page.write_text(rewritten(page.read_text(encoding="utf-8"), folder), encoding="utf-8")
     return 0
 
 
