@@ -191,6 +191,13 @@ def test_what_a_plan_may_not_have_runs_or_is_said_to_be_left_out(tree: Tree) -> 
     assert ("attestations" in says["run"]) is attests
 
 
+def test_the_template_is_scanned_as_a_project_is(baked: BakedProject) -> None:
+    """Only the project's jobs are executed, in `test_security_workflow.py`."""
+    ours, theirs = (Tree(p).workflows["security.yml"]["jobs"] for p in (ROOT, baked.path))
+    assert ours["scan"] == theirs["scan"]
+    assert ours["plan"]["steps"][0] == theirs["plan"]["steps"][0]
+
+
 def rules_of(tree: Tree) -> dict[str, dict[str, Any]]:
     """Return, by what a ruleset protects, its rules with their parameters."""
     rulesets = json.loads((tree.repository / ".github" / "rulesets.json").read_text())
