@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ from tests.harness.github import git
 from tests.world import DEVELOP, MAIN, World, make_world
 
 HOG = "_KEPT = b'x' * 400_000_000  # good in every gate, and too big for production\n"
+GATES = ("data", "model", "package", "api", "load")
+FETCH = [["release", "download"], ["attestation", "verify"]]
 HOSTILE = '"; touch /tmp/hostile; $(touch hostile) `touch hostile` ${{ github.token }} @everyone'
 
 
@@ -29,6 +32,28 @@ def expect(run: Run, **results: str) -> None:
     """Assert the result of every job of deliver.yml: skipped unless another is named."""
     jobs = ("candidate", "test", "staging", "production", "release")
     assert run.results == dict.fromkeys(jobs, "skipped") | results, run.said
+    kept = {"release": "candidate"} if run.results["candidate"] == "success" else {}
+    assert run.artifacts == kept
+
+
+def said_by(world: World, run: Run, job: str) -> list[list[str]]:
+    """Return the words of each call of `gh` by a job of a run."""
+    about = {"run": run.folder.name, "job": job}
+    return [call["words"] for call in world.github.calls if about.items() <= call.items()]
+
+
+def signed_by(world: World, run: Run) -> list[tuple[str, str, str]]:
+    """Return what the jobs of a run attested: job, name of the subject, SHA-256."""
+    made = [one for one in world.github.statements if one["run"] == run.folder.name]
+    return sorted((one["job"], one["name"], one["sha256"]) for one in made)
+
+
+def everything(run: Run) -> str:
+    """Return all that a run shows: logs, summaries, outputs, and the text files of artifacts."""
+    jobs = run.jobs.values()
+    texts = [text for job in jobs for text in (job.log, job.summary, *job.outputs.values())]
+    files = [file for name in run.artifacts for file in run.artifact(name).rglob("*")]
+    return "\n".join([*texts, *(f.read_text(errors="replace") for f in files if f.is_file())])
 
 
 @pytest.fixture(scope="module")
@@ -66,14 +91,28 @@ def test_the_very_first_push_is_complete_and_says_what_was_rehearsed(
         ("promoted", "test", True),
         ("promoted", "staging", True),
     ]
-    digest = world.events[0]["digest"]
+    registered, *moves = world.events
+    digest = registered["digest"]
     assert {e["digest"] for e in world.events} == {digest}
+    assert [e["verdicts"] for e in world.events] == [dict.fromkeys(GATES, "pass")] * 3
+    assert registered["limits"].keys() == set(GATES)
+    blob = f"{digest}.tar.xz"
+    assert signed_by(world, first) == [("candidate", blob, registered["blob"])]
+    for job in moves:
+        calls = [words[:3] for words in said_by(world, first, job["environment"])]
+        assert ["attestation", "verify", blob] in calls
+    kept = first.artifact("release") / ".ml"
+    reports = {f"report.{form}" for form in ("html", "json", "md")}
+    assert {file.name for file in (kept / "report").iterdir()} == reports
+    judged = (kept / "candidates" / digest / "verdicts").iterdir()
+    assert {file.stem for file in judged} == set(GATES)
     assert first.jobs["candidate"].outputs["digest"] == digest
     assert {"refs/heads/model-registry", f"{digest}.tar.xz"} <= world.github.registry.keys()
     for name in ("test", "staging"):
         summary = first.jobs[name].summary
         assert "rehearsed" in summary
         assert f"DEPLOY_RUNNER_{name.upper()}" in summary  # what to set up next
+        assert "`ml doctor --github`" in summary
     assert "qps" in first.jobs["staging"].log
     assert first.artifacts == {"release": "candidate"}
     assert digest[:12] in first.jobs["candidate"].summary
@@ -87,6 +126,9 @@ def test_a_push_to_develop_goes_to_test_and_trains_nothing_twice(world: World, f
     assert world.since(before) == [("verdict", "test", True)]  # the same digest, served already
     assert world.events[-1]["commit"] == sha
     assert not [f for f in run.folder.rglob("*hostile*") if f.name.startswith("hostile")]
+    # A commit's message is shown nowhere and told to nobody, so nothing of it can be carried out.
+    told = [everything(run), json.dumps(world.events), json.dumps(world.github.calls)]
+    assert not [text for text in told if "@everyone" in text or "touch hostile" in text]
 
 
 def test_a_push_to_main_goes_to_staging_alone_where_develop_exists(
@@ -123,6 +165,29 @@ def test_a_tag_is_served_in_production_and_published(world: World, v1: Run) -> N
     [image] = world.github.images.values()
     assert image["digest"] in published["notes"]
     assert digest[:12] in published["notes"]
+    assert move["verdicts"] == dict.fromkeys(GATES, "pass")
+
+
+def test_a_tag_attests_and_tells_github_what_it_published_and_nothing_else(
+    world: World, v1: Run
+) -> None:
+    digest, blob = world.events[0]["digest"], world.events[0]["blob"]
+    files = {file.name: file for file in world.github.assets("v1.0.0").iterdir()}
+    page = files.pop("report.html")
+    package = sorted(f".ml/candidates/{digest}/package/{name}" for name in files)
+    notes = ["--verify-tag", "--title", "v1.0.0", "--notes-file", ".ml/report/report.md"]
+    create = ["release", "create", "v1.0.0", *package, f".ml/report/{page.name}", *notes]
+    assert said_by(world, v1, "release") == [create]
+    [image] = world.github.images.values()
+    assert signed_by(world, v1) == sorted(
+        [
+            ("candidate", f"{digest}.tar.xz", blob),
+            ("release", "ghcr.io/octo-org/late-departures", image["digest"].split(":")[1]),
+            *(("release", n, sha256(f.read_bytes()).hexdigest()) for n, f in files.items()),
+        ]
+    )
+    asked = [words[:2] for words in said_by(world, v1, "production")]
+    assert asked == [["auth", "setup-git"], ["api", f"repos/{world.github.repository}"], *FETCH]
 
 
 def test_a_tag_beside_main_is_refused(world: World, v1: Run) -> None:
@@ -274,10 +339,11 @@ def test_a_rollback_goes_to_a_named_release(world: World, big: Run) -> None:
 def test_rehearsed_a_tag_is_published_and_production_claims_to_serve_nothing(
     hosted: World,
 ) -> None:
-    before = hosted.events
+    before, attested = hosted.events, hosted.github.statements
     run = hosted.push("refs/tags/v1.0.0")
     expect(run, candidate="success", production="success", release="success")
     assert hosted.since(before) == [("promoted", "production", True)]
+    assert hosted.github.statements == attested  # the repository is private
     assert "v1.0.0" in hosted.github.releases
     summary = run.jobs["production"].summary
     assert "nothing serves here" in summary
@@ -304,6 +370,27 @@ def test_rehearsed_a_rollback_makes_an_earlier_release_the_accepted_one(hosted: 
     assert hosted.since(before) == [("rolled_back", "staging", True)]
     assert hosted.events[-1]["digest"] == hosted.events[0]["digest"]
     assert "nothing serves here" in run.jobs["rollback"].summary
+
+
+def test_rehearsed_production_goes_back_too_and_claims_to_serve_nothing(hosted: World) -> None:
+    git(hosted.project, "checkout", "v1.0.0", "--", "src")
+    hosted.commit(
+        "Learn faster", {"config/model.yaml": ("learning_rate: 0.05", "learning_rate: 0.1")}
+    )
+    expect(hosted.push(), candidate="success", test="success", staging="success")
+    run = hosted.push("refs/tags/v1.2.0")
+    expect(run, candidate="success", production="success", release="success")
+    before, faster = hosted.events, run.jobs["candidate"].outputs["digest"]
+    run = hosted.dispatch("rollback.yml", environment="production")
+    assert run.results == {"rollback": "success"}, run.said
+    assert hosted.since(before) == [("rolled_back", "production", True)]
+    last = hosted.events[-1]
+    assert (last["digest"], last["previous"]) == (hosted.events[0]["digest"], faster)
+    summary = run.jobs["rollback"].summary
+    assert "rehearsed" in summary
+    assert "nothing serves here" in summary
+    assert "serving" not in summary
+    assert run.artifacts == {}
 
 
 def test_eight_deliveries_at_once_lose_nothing(hosted: World) -> None:

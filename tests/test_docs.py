@@ -9,7 +9,7 @@ import pytest
 
 from tests.baking import ROOT, BakedProject
 
-PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("tests/**/*.md")]
+PAGES = [p for w in ("*.md", "docs/*.md", ".github/**/*.md", "tests/**/*.md") for p in ROOT.glob(w)]
 
 
 def dead_links(page: Path) -> list[str]:

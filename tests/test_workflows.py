@@ -195,6 +195,21 @@ def test_a_hostile_title_or_branch_is_data(green: tuple[Case, Run]) -> None:
     assert report(run)["branch"] == HOSTILE.branch
     assert "@everyone" not in case.comment  # would notify people
     assert not [f for f in run.folder.rglob("*hostile*") if f.name.startswith("hostile")]
+    # The title is shown nowhere, so nothing of it can be carried out.
+    shown = [text for job in run.jobs.values() for text in (job.log, job.summary)]
+    shown += [file.read_text() for file in run.artifact("report").iterdir()]
+    assert not [text for text in [*shown, case.comment] if "touch hostile" in text]
+
+
+def test_the_comment_s_job_posts_and_does_nothing_else(green: tuple[Case, Run]) -> None:
+    case, run = green
+    assert [(step.name, step.result) for step in run.jobs["comment"].steps] == [
+        ("Download the report", "success"),
+        ("Post the report, or update the comment that is there", "success"),
+    ]
+    assert run.calls == []  # each action has a stand-in that knows what it may do
+    asked = {call["job"] for call in case.github.calls}
+    assert asked == {"test", "candidate"}  # in the set-up; the comment's job asks `gh` nothing
 
 
 def test_the_next_push_trains_nothing_twice_and_updates_the_same_comment(

@@ -87,7 +87,12 @@ class FakeGitHub:
     @property
     def attestations(self) -> dict[str, str]:
         """The name of each attested subject by its SHA-256."""
-        return {found["sha256"]: found["name"] for found in self._state("attestations", [])}
+        return {found["sha256"]: found["name"] for found in self.statements}
+
+    @property
+    def statements(self) -> list[dict[str, str]]:
+        """Every attested subject: `name`, `sha256`, and the `run` and `job` that attested it."""
+        return list(self._state("attestations", []))
 
     @property
     def images(self) -> dict[str, dict[str, Any]]:
