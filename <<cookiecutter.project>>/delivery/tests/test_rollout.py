@@ -787,7 +787,9 @@ def test_a_rehearsal_starts_the_accepted_release_and_leaves_nothing(project: Pro
     accepted = champion(project)
     assert accepted is not None
     assert accepted.digest == b.digest
-    assert "DEPLOY_RUNNER_PRODUCTION" in Target(project, "production").status()["note"]
+    note = Target(project, "production").status()["note"]
+    assert "DEPLOY_RUNNER_PRODUCTION" in note
+    assert "`ml doctor --github`" in note
 
 
 def test_a_rehearsal_loses_to_a_delivery_that_was_faster(project: Project) -> None:
