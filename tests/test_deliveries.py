@@ -418,7 +418,7 @@ def test_data_older_than_the_champions_is_refused(hosted: World) -> None:
     newer = {k: v for k, v in moved.items() if k not in ("id", "time", "after")}
     big = next(e for e in hosted.events if e["digest"] != hosted.events[0]["digest"])
     newer |= {"digest": big["digest"], "blob": big["blob"], "as_of": "2013-09-01"}
-    newer |= {"previous": moved["digest"]}
+    newer |= {"type": "promoted", "previous": moved["digest"]}
     code = "import json, sys; from model_delivery.project import find_project; "
     code += "from model_delivery.registry import Event, event_log; "
     code += "made = Event.model_validate_json(sys.argv[1]); "
