@@ -548,8 +548,7 @@ def fakes() -> Iterator[dict[str, Running]]:
         process.wait()
 
 
-@pytest.fixture(scope="module")
-def rounds(fakes: dict[str, Running]) -> list[Round]:
+def loaded(fakes: dict[str, Running]) -> list[Round]:
     """Return four short rounds over the fakes, from one run of Locust."""
     targets = [
         {"name": name, "url": fake.url, "release": DIGEST[:12]}
@@ -560,6 +559,11 @@ def rounds(fakes: dict[str, Running]) -> list[Round]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(load, "TIMEOUT", 0.4)
         return run_rounds(plan, PROJECT.root)
+
+
+@pytest.fixture(scope="module")
+def rounds(fakes: dict[str, Running]) -> list[Round]:
+    return loaded(fakes)
 
 
 def limits(**changes: float) -> LoadLimits:
@@ -595,8 +599,14 @@ def test_rounds_within_all_limits_pass() -> None:
 
 
 @pytest.mark.parametrize(("fault", "check"), [("late", "p50_to_twin"), ("blocks", "qps_to_twin")])
-def test_a_slow_service_stops(rounds: list[Round], fault: str, check: str) -> None:
-    found = outcomes(judge_rounds(limits(), against_twin(rounds, fault)))
+def test_a_slow_service_stops(
+    fakes: dict[str, Running], rounds: list[Round], fault: str, check: str
+) -> None:
+    for _ in range(3):
+        found = outcomes(judge_rounds(limits(), against_twin(rounds, fault)))
+        if found[check] is not Outcome.INCONCLUSIVE:  # else more of them, as the gate does
+            break
+        rounds = [*rounds, *loaded(fakes)]
     assert found[check] is Outcome.STOP, found
 
 
