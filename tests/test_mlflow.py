@@ -365,6 +365,11 @@ def keeps_its_promises(viewer: Viewer, server: Server) -> None:
     assert shown["aliases"]["challenger"] != shown["aliases"]["champion"]
     viewer.replay(server.address, events)
     assert server.shown() == (shown, ids)
+    for other in ([], events[2:]):
+        program = viewer.start(server.address, other)
+        assert "of another log" in program.communicate(timeout=120)[1]
+        assert program.returncode == 1
+    assert server.shown() == (shown, ids)
     server.mess()
     viewer.replay(server.address, [*events, *log(7)[-3:]])
     assert server.shown()[0] == shown_of(log(7))

@@ -1171,3 +1171,11 @@ def test_whoever_writes_an_event_lets_mlflow_show_it(
     with pytest.raises(UserError, match="ended by"):
         stages.deploy(run)
     assert told == [project.root] * 3
+
+    def interrupted(*_: object) -> Verdict:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages, "supervise", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        stages.deploy(run)
+    assert len(told) == 3  # whoever ends it does not wait for a server

@@ -1578,6 +1578,7 @@ def test_failures_count_for_the_release_that_served(world: World) -> None:
     other = [answers(day, 500, 90, digest=B) for day in (0, 1, 2)]
     before = [answers(day, 502, 90, digest="") for day in (5.5, 6)]
     assert answered(world, good, *other, *before) == "ok", "of a release that was rolled back"
+    shutil.rmtree(world.target.folder / "monitor")
     silent = [answers(day, 502, 90, digest="") for day in (1, 2)]
     assert answered(world, good, *silent) == "stop", "no service answered, when it served"
 
@@ -1588,6 +1589,7 @@ def test_days_with_few_requests_or_yet_to_come_are_not_judged(world: World) -> N
     few = [answers(day, 500, 14) for day in (1, 2)]  # of a window's 100 a day's part is 14.3
     assert answered(world, *later, *few) == "ok"
     assert not {"refused", "failed"} & {*world.decide()[1]}
+    shutil.rmtree(world.target.folder / "monitor")
     daily = LIMITS.model_copy(update={"window_days": 1})
     gates = world.project.gates.model_copy(update={"monitor": daily})
     vars(world.project)["gates"] = gates
@@ -1600,11 +1602,25 @@ def test_of_a_log_that_rolled_over_the_days_counted_before_still_count(world: Wo
     assert answered(world, answers(0, 500, 90)) == "stop"
     assert answered(world) == "stop"
     kept = world.target.folder / "monitor" / "answers.json"
-    days = sorted(files.read_json(kept))
-    assert [day[:64] for day in days] == [A, A]
-    files.write_json(kept, {f"{A} 2013-08-01": [90, 0, 90], f"{A} 2099-01-01": [90, 0, 90]})
+    found = files.read_json(kept)
+    assert [day[:64] for day in found["days"]] == [A, A]
+    old = {f"{A} 2013-08-01": [90, 0, 90]}
+    files.write_json(kept, found | {"days": old})
     assert answered(world) == "ok"
-    assert files.read_json(kept) == {}
+    ahead = {f"{A} 2099-01-01": [90, 0, 90]}
+    files.write_json(kept, {"until": 4e9, "days": ahead})  # of a clock that was
+    assert answered(world, answers(0, 200, 90)) == "ok"
+    assert list(files.read_json(kept)["days"].values()) == [[90, 0, 0]]
+
+
+def test_failures_of_a_busy_day_count_though_more_answers_were_counted_before(
+    world: World,
+) -> None:
+    world.write(world.frame)
+    assert answered(world, answers(1, 500, 90), answers(0.001, 200, 900)) == "watch"
+    assert answered(world, answers(0, 500, 90)) == "stop", "in a log that rolled over"
+    kept = files.read_json(world.target.folder / "monitor" / "answers.json")
+    assert sorted(kept["days"].values()) == [[90, 0, 90], [990, 0, 90]]
 
 
 def test_much_new_data_is_a_reason_to_train(world: World) -> None:

@@ -40,7 +40,7 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
         parent.mkdir(parents=True, exist_ok=True)
         for left in parent.glob(".new-*"):
             with suppress(OSError):  # another one removed it
-                touched = max(path.stat().st_mtime for path in (left, *left.rglob("*")))
+                touched = max(path.lstat().st_mtime for path in (left, *left.rglob("*")))
                 if touched < time.time() - 86_400:
                     shutil.rmtree(left)
         with TemporaryDirectory(dir=parent, prefix=".new-", ignore_cleanup_errors=True) as name:

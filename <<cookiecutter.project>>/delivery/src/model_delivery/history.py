@@ -50,7 +50,7 @@ def describe(events: Sequence[Event], wanted: str, other: str = "") -> tuple[lis
     judged = [recorded(events, event.digest) or event for event in pair]
     table = pd.DataFrame({clean(event.release): _facts(event) for event in judged})
     if other:
-        return pair, table[table.nunique(axis=1, dropna=False) > 1].to_string(na_rep="")
+        return judged, table[table.nunique(axis=1, dropna=False) > 1].to_string(na_rep="")
     since = [e for e in events if one.digest in (e.digest, e.previous) and e.id != one.id]
     return pair + since, "\n".join([table.to_string(na_rep=""), "", *map(line, [one, *since])])
 
@@ -74,10 +74,11 @@ def replay(project: Project, store: str) -> str:
     with (folder / "lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)  # of two the later one has read the longer log
         events = [event.model_dump(mode="json") for event in event_log(project).events()]
-        env = os.environ | {SERVER: store}
+        # Nothing that is installed for it gets a token of the job's.
+        env = {k: v for k, v in os.environ.items() if "TOKEN" not in k or "MLFLOW" in k}
         try:
             command = [python, str(_VIEW), project.about["name"]]
-            run(command, folder, env=env, input=json.dumps(events), timeout=300)
+            run(command, folder, env=env | {SERVER: store}, input=json.dumps(events), timeout=300)
         except UserError as error:  # a traceback, perhaps with a password in an address
             why = str(error).replace(store.rstrip("/"), "the server").splitlines()[-1][:200]
             raise UserError(f"MLflow does not show the newest events: {why}") from None

@@ -90,7 +90,7 @@ def program_python(program: Path, cwd: Path) -> str:
     try:
         run(["uv", "sync", "--offline", *script], cwd)
     except UserError:
-        run(["uv", "sync", *script], cwd)
+        run(["uv", "sync", *script], cwd, timeout=600)
     return run(["uv", "python", "find", *script], cwd).strip()
 
 

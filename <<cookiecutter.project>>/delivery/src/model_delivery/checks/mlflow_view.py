@@ -54,7 +54,17 @@ def finish(client: MlflowClient, run: str, event: Event) -> None:
     client.set_terminated(run, "FINISHED", event["time"])
 
 
-def mend(client: MlflowClient, project: str, releases: dict[str, Event], aliases: Event) -> str:
+def check_own(runs: list[entities.Run], ids: set[str]) -> None:
+    """Leave alone a store that shows another log, as a team's server to a clone without theirs."""
+    for run in runs:
+        if (known := run.data.tags.get("id")) and known not in ids:
+            why = f"it shows {run.info.run_name}, which the log here does not have"
+            raise SystemExit(f"{why}: it is of another log, or to be deleted first")
+
+
+def mend(
+    client: MlflowClient, project: str, releases: dict[str, Event], aliases: Event, ids: set[str]
+) -> str:
     """Make the store what the log says; return what was read of it before."""
     if not client.search_registered_models(f"name='{project}'"):
         client.create_registered_model(project)
@@ -63,6 +73,7 @@ def mend(client: MlflowClient, project: str, releases: dict[str, Event], aliases
     if known and known.lifecycle_stage == "deleted":
         client.restore_experiment(experiment)
     found = client.search_runs([experiment], "tags.digest != ''", max_results=50_000)
+    check_own(found, ids)
     models = client.search_model_versions(f"name='{project}'")
     named = {k: str(v) for k, v in client.get_registered_model(project).aliases.items()}
     found.sort(key=lambda run: str(run.info.run_id), reverse=True)
@@ -94,6 +105,7 @@ def mend(client: MlflowClient, project: str, releases: dict[str, Event], aliases
 def replay(client: MlflowClient, project: str, events: list[Event]) -> None:
     """Mend the store until nothing differs from the log."""
     releases, aliases, seen = dict[str, Event](), dict[str, str](), ""
+    ids = {event["id"] for event in events}
     for event in events:
         event["time"] = int(datetime.fromisoformat(event["time"]).timestamp() * 1000)
         if event["environment"]:
@@ -109,7 +121,7 @@ def replay(client: MlflowClient, project: str, events: list[Event]) -> None:
     client.search_experiments(max_results=1)  # raises where no server is
     for left in reversed(range(ROUNDS)):
         with suppress(*[MlflowException] if left else []):  # others may make the same meanwhile
-            before, seen = seen, mend(client, project, releases, aliases)
+            before, seen = seen, mend(client, project, releases, aliases, ids)
             if before == seen:
                 return
     raise TimeoutError(f"MLflow differs from the log after {ROUNDS} rounds")

@@ -168,8 +168,9 @@ def rollback(
         before, after = target.state().current, host.rollback(target, release)
     if after == before:
         tty.say(f"nothing done: it served {after.release}; `ml rollback RELEASE` takes another")
-    past.mirror(target.project)
-    status(of, as_json=as_json)
+    code = tty.show_status(target.status(), as_json)
+    past.mirror(target.project)  # last: it may take its time
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -179,8 +180,7 @@ def monitor(of: tty.Of = "production", as_of: tty.Newest = None, as_json: tty.Js
     with tty.step("monitor"):
         found = monitoring.monitor(Target(run.project, of), run.as_of)
     told, text = found._asdict(), f"{found.decision}: {found.reason}"
-    handed = [f"{name}={told[name]}" for name in ("decision", "because", "report")]
-    tty.job("GITHUB_OUTPUT", "\n".join(handed))
+    tty.job("GITHUB_OUTPUT", "\n".join(f"{n}={told[n]}" for n in ("decision", "because", "report")))
     tty.job("GITHUB_STEP_SUMMARY", told.pop("page") or f"    {text}")
     verdicts = [found.verdict] if found.verdict else []
     if not as_json:

@@ -160,9 +160,12 @@ def deploy(run: Run) -> Verdict:
     place = rehearsal(target) if run.rehearse else nullcontext()
     try:
         with step(f"rollout of {move.digest[:12]} to {run.environment}"), place:
-            return supervise(target, move, run.event, say)
-    finally:
+            verdict = supervise(target, move, run.event, say)
+    except UserError:  # something may have happened; not after Ctrl-C, which ends at once
         mirror(run.project)
+        raise
+    mirror(run.project)
+    return verdict
 
 
 def gate(run: Run, name: str) -> Verdict:

@@ -219,26 +219,28 @@ def _counted(target: Target, digest: str) -> dict[str, list[int]]:
     was counted before is kept. An answer that no service signed is of the release that served.
     """
     kept, path = target.folder / GATE / "answers.json", target.proxy.answers
-    known: dict[str, list[int]] = files.read_json(kept) if kept.exists() else {}
     now, limits = dt.datetime.now(dt.UTC), target.project.gates.monitor
-    current = target.state().current
-    serves = dt.datetime.fromisoformat(current.time) if current else now
-    seen = dict[str, list[int]]()
+    serves = dt.datetime.fromisoformat(move.time) if (move := target.state().current) else now
+    first = str(now.date() - dt.timedelta(max(limits.window_days, limits.windows) - 1))
+    known: dict[str, Any] = files.read_json(kept) if kept.exists() else {"until": 0.0}
+    if known["until"] > now.timestamp():  # by a clock that was ahead
+        known = {"until": 0.0}
+    days = {day: count for day, count in known.get("days", {}).items() if first <= day[-10:]}
+    until = known["until"]
     for line in path.read_bytes().splitlines() if path.exists() else []:
         with suppress(ValueError):  # torn, by a machine that went down
             answer = json.loads(line)
             at = dt.datetime.fromtimestamp(answer["ts"], dt.UTC)
-            unsigned = [digest if at >= serves else ""]
-            if answer["resp_headers"].get("X-Model-Digest", unsigned) == [digest] and at <= now:
-                count = seen.setdefault(f"{digest} {at.date()}", [0, 0, 0])
-                kind = answer["status"] // 100
+            [signed] = answer["resp_headers"].get(
+                "X-Model-Digest", [digest if at >= serves else ""]
+            )
+            if known["until"] < answer["ts"] <= now.timestamp() and first <= str(at.date()):
+                count = days.setdefault(f"{signed} {at.date()}", [0, 0, 0])
+                kind, until = answer["status"] // 100, max(until, answer["ts"])
                 count[:] = count[0] + 1, count[1] + (kind == 4), count[2] + (kind == 5)
-    first = str(now.date() - dt.timedelta(max(limits.window_days, limits.windows) - 1))
-    counts = known | {day: max(count, known.get(day, [])) for day, count in seen.items()}
-    counts = {day: counts[day] for day in sorted(counts) if first <= day[-10:] <= str(now.date())}
-    if counts != known:
-        files.write_json(kept, counts)
-    return {day[-10:]: count for day, count in counts.items() if day.startswith(digest)}
+    if until != known["until"]:
+        files.write_json(kept, {"until": until, "days": days})
+    return {day[-10:]: count for day, count in days.items() if day.startswith(digest)}
 
 
 def _past(home: Path, as_of: dt.date, limits: MonitorLimits) -> list[list[Any]]:

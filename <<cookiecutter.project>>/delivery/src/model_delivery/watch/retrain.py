@@ -78,7 +78,10 @@ def retrain(
         facts = {"ML_BECAUSE": because, "GITHUB_SHA": str(champion.commit)}
         code = _ship(project, root, words, facts, lock)
         if code == REFUSED:
-            _tell_refused(project, champion, day, because)
+            try:
+                _tell_refused(project, champion, day, because)
+            except UserError as error:
+                say(f"cool-down and budget will not know of it: {error}")
         return _ended(project, champion, day, code)
 
 
