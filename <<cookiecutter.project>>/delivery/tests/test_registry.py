@@ -242,6 +242,23 @@ def test_an_answer_that_was_lost_is_not_written_twice(
     assert len(log.events()) == 1
 
 
+def killed_writer(
+    folder: Path, script: str, log: DirectoryLog, made: Event, **told: object
+) -> int | None:
+    """Append an event in a process whose git is a script that may kill it; return its exit code."""
+    path = folder / "bin" / "git"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(script)
+    path.chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"GIT": shutil.which("git"), "CALLS": folder / "calls", **told}.items():
+            patch.setenv(name, str(value))
+        patch.setenv("PATH", f"{path.parent}:{os.environ['PATH']}")
+        writer = start(log.append, lambda _: made)
+        writer.join()
+    return writer.exitcode
+
+
 CUT = """#!/bin/sh
 n=$(($(cat "$CALLS") + 1))
 echo $n > "$CALLS"
@@ -253,27 +270,17 @@ exit $code
 
 
 @pytest.mark.parametrize("kind", ["git", "origin"])
-def test_a_writer_killed_at_any_git_command_leaves_old_or_new(
-    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (project, reader), real = places(kind, tmp_path, 2), shutil.which("git")
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "git").write_text(CUT)
-    (tmp_path / "bin" / "git").chmod(0o755)
+def test_a_writer_killed_at_any_git_command_leaves_old_or_new(tmp_path: Path, kind: str) -> None:
+    project, reader = places(kind, tmp_path, 2)
     kept, killed, cut_off = [add(event_log(reader)).id], True, 0
     for last in itertools.count(1, STRIDE):
         if not killed:
             break
         made, log = event(), event_log(project)
         (tmp_path / "calls").write_text("0")
-        with monkeypatch.context() as patch:
-            patch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-            for name, value in (("GIT", real), ("CALLS", tmp_path / "calls"), ("LAST", last)):
-                patch.setenv(name, str(value))
-            writer = start(log.append, lambda _, made=made: made)
-            writer.join()
-        killed = writer.exitcode == -9
-        assert killed or writer.exitcode == 0
+        code = killed_writer(tmp_path, CUT, log, made, LAST=last)
+        killed = code == -9
+        assert killed or code == 0
         found = [e.id for e in event_log(reader).events()]
         assert found in (kept, [*kept, made.id])
         cut_off += found == kept
@@ -293,25 +300,14 @@ kill -9 $PPID
 """
 
 
-def test_a_push_that_is_cut_at_any_moment_leaves_old_or_new(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_push_that_is_cut_at_any_moment_leaves_old_or_new(tmp_path: Path) -> None:
     """Of a push git itself, and its writer, are killed after ever more milliseconds."""
-    (project, reader), real = places("origin", tmp_path, 2), shutil.which("git")
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "git").write_text(CUT_PUSH)
-    (tmp_path / "bin" / "git").chmod(0o755)
+    project, reader = places("origin", tmp_path, 2)
     kept, new, calls = [add(event_log(reader)).id], list[bool](), tmp_path / "calls"
     for delay in range(0, 400, 10 * STRIDE):
         made, log = event(), event_log(project)
         calls.write_text("")
-        with monkeypatch.context() as patch:
-            patch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-            for name, value in (("GIT", real), ("CALLS", calls), ("DELAY", delay / 1000)):
-                patch.setenv(name, str(value))
-            writer = start(log.append, lambda _, made=made: made)
-            writer.join()
-        assert writer.exitcode == -9
+        assert killed_writer(tmp_path, CUT_PUSH, log, made, DELAY=delay / 1000) == -9
         found = [e.id for e in event_log(reader).events()]
         assert found in (kept, [*kept, made.id])
         new.append(found != kept)

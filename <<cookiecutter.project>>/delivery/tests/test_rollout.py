@@ -1152,9 +1152,9 @@ def test_whoever_writes_an_event_lets_mlflow_show_it(
         monkeypatch.setattr(module, "mirror", lambda project: told.append(project.root))
     monkeypatch.chdir(project.root)
     deploy(project, make_candidate(project, "b", against=a))
-    with pytest.raises(typer.Exit) as ended:
+    with pytest.raises(typer.Exit) as done:
         main.rollback(rehearse=False)
-    assert (ended.value.exit_code, served(project), len(told)) == (0, a.digest, 1)
+    assert (done.value.exit_code, served(project), len(told)) == (0, a.digest, 1)
 
     for name in ("extract", "train", "package", "record"):
         monkeypatch.setattr(stages, name, lambda _: None)

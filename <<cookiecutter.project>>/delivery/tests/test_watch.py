@@ -2139,7 +2139,9 @@ def test_a_model_that_a_gate_refused_was_tried_and_is_no_release(
     monkeypatch.setattr(retraining, "_ship", lambda *_: 0)
     assert "nothing was registered" in ask(project, force=True).sentence
     good = make_refused(project, outcome=PASS)
-    registered = register(project, good, {"model": good.verdict("model")}, "local")  # type: ignore[dict-item]
+    verdict = good.verdict("model")
+    assert verdict
+    registered = register(project, good, {"model": verdict}, "local")
     assert registered.release == "v1.0.0+data.20131001.1"
     assert releases.resolve(project, registered.release).digest == made[0].digest
 

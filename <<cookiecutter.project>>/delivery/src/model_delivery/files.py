@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -40,8 +41,8 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
         parent.mkdir(parents=True, exist_ok=True)
         for left in parent.glob(".new-*"):
             with suppress(OSError):  # another one removed it
-                touched = max(path.lstat().st_mtime for path in (left, *left.rglob("*")))
-                if touched < time.time() - 86_400:
+                old, inside = time.time() - 86_400, chain([left], left.rglob("*"))
+                if all(path.lstat().st_mtime < old for path in inside):  # a new one is not walked
                     shutil.rmtree(left)
         with TemporaryDirectory(dir=parent, prefix=".new-", ignore_cleanup_errors=True) as name:
             yield Path(name)

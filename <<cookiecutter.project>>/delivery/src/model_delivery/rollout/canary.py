@@ -154,8 +154,8 @@ def damage(settings: Delivery, steps: list[Step]) -> str:
     rate, lines = settings.rollout.requests_per_second, list[str]()
     for step in steps:
         cost = f"{step.weight:.0%} × {rate:g} requests/s × {step.deadline:g} s"
-        cost = f"{cost} = {step.most(rate):.0f} requests at that rate"
-        lines.append(f"at most {cost}, then it is rolled back")
+        most = f"{step.most(rate):.0f} requests at that rate"
+        lines.append(f"at most {cost} = {most}, then it is rolled back")
     return "\n".join(lines) or "no canary: all clients at once"
 
 

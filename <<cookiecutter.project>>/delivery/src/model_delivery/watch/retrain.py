@@ -23,13 +23,13 @@ from model_delivery.project import Project
 from model_delivery.protocols import UserError, first_unknown_day
 from model_delivery.registry import Event, event_log, newest
 from model_delivery.releases import champion as champion_of
-from model_delivery.report.verdict import Outcome
+from model_delivery.report.verdict import Outcome, exit_code
 from model_delivery.rollout.target import told
 from model_delivery.training.snapshot import inputs_hash, training_code
 
 Because = Literal["schedule", "drift", "decay", "data", "person"]
 Say = Callable[[str], None]
-MONTH, REFUSED = 30, 20
+MONTH, REFUSED = 30, exit_code([Outcome.STOP], "retraining")
 OF_NOW = ("config/gates.yaml", "config/delivery.yaml")
 """What is not the champion's: limits and environments, which are in no digest and no key."""
 _SAID = {2: "refused, as said above (of a command's options: deliver the newer `delivery/` first)"}
@@ -92,9 +92,8 @@ def too_early(settings: Retraining, events: Sequence[Event], day: dt.date) -> st
     killed before that goes on.
     """
     tried = {digest for e in events if e.environment for digest in (e.digest, e.previous)}
-    made = [e for e in events if e.trigger == "retraining"]
-    made = [e for e in made if not e.blob or (e.type == "registered" and e.digest in tried)]
-    past = [dt.date.fromisoformat(e.as_of) for e in made]
+    made = [e for e in events if e.trigger == "retraining" if e.type == "registered" or not e.blob]
+    past = [dt.date.fromisoformat(e.as_of) for e in made if e.digest in tried or not e.blob]
     if sum((day - one).days < MONTH for one in past) >= settings.most_a_month:
         return f"budget spent: {settings.most_a_month} were tried in {MONTH} days"
     if past and (day - max(past)).days < settings.cooldown_days:
