@@ -216,7 +216,7 @@ def start(
         _wait(service, spawn(command, home, env, log), log, timeout)
         return service
     except BaseException as error:
-        end(home)
+        end(home, patience=1)  # nobody waits for an answer of it
         if not (again and "Address already in use" in str(error).partition("service ended")[2]):
             raise
     # A port was free when it was chosen, here or by BentoML, and another program was quicker.
@@ -271,10 +271,10 @@ def megabytes(home: Path) -> float:
     return float("nan")
 
 
-def end(home: Path) -> None:
-    """End the processes of a home, asked first, forced after ten seconds; take the home away."""
-    for sign, patience in ((signal.SIGTERM, 10), (signal.SIGKILL, 5)):
-        deadline = time.monotonic() + patience
+def end(home: Path, patience: float = 10) -> None:
+    """End the processes of a home, asked first and forced some seconds later; take it away."""
+    for sign, most in ((signal.SIGTERM, patience), (signal.SIGKILL, 5)):
+        deadline = time.monotonic() + most
         for process in processes(home):
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(sign)

@@ -62,16 +62,24 @@ def check_own(runs: list[entities.Run], ids: set[str]) -> None:
             raise SystemExit(f"{why}: it is of another log, or to be deleted first")
 
 
+def own_experiment(client: MlflowClient, project: str) -> str:
+    """Return the id of the project's experiment; of a deleted one nothing is shown again."""
+    known = client.get_experiment_by_name(project)
+    experiment = str(known.experiment_id if known else client.create_experiment(project))
+    if known and known.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment)  # and with it its runs, perhaps of another log
+        for run in client.search_runs([experiment], max_results=50_000):
+            client.delete_run(run.info.run_id)
+    return experiment
+
+
 def mend(
     client: MlflowClient, project: str, releases: dict[str, Event], aliases: Event, ids: set[str]
 ) -> str:
     """Make the store what the log says; return what was read of it before."""
     if not client.search_registered_models(f"name='{project}'"):
         client.create_registered_model(project)
-    known = client.get_experiment_by_name(project)
-    experiment = known.experiment_id if known else client.create_experiment(project)
-    if known and known.lifecycle_stage == "deleted":
-        client.restore_experiment(experiment)
+    experiment = own_experiment(client, project)
     found = client.search_runs([experiment], "tags.digest != ''", max_results=50_000)
     check_own(found, ids)
     models = client.search_model_versions(f"name='{project}'")

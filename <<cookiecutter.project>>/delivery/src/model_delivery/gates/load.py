@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
+import scipy
 
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.launch import Running, run, start
@@ -104,7 +104,7 @@ def judge_rounds(limits: LoadLimits, rounds: list[Round]) -> list[Check]:
     failed, requests, said = _failures(rounds, CANDIDATE)
     share = UNKNOWN
     if requests:  # by Wilson (1927), which is sound near zero
-        ends = binomtest(failed, requests).proportion_ci(method="wilson")
+        ends = scipy.stats.binomtest(failed, requests).proportion_ci(method="wilson")
         share = Estimate(failed / requests, ends.low, ends.high)
     checks = [_judge("error_share", limits.error_share, share, said)]
     names = [*rounds[0]] if rounds else [CANDIDATE, TWIN]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import httpx
 import numpy as np
 import pyarrow as pa
-from scipy.stats import binom, binomtest, ks_2samp
+import scipy
 
 from model_delivery.bundle.launch import Running, Scorer, megabytes
 from model_delivery.contract.request import JsonRow, columns_of, draw_rows
@@ -95,7 +95,7 @@ def shadow(project: Project, challenger: Arm, champion: Arm | None) -> list[Chec
     if champion and not slips:
         old, strange = _answers(project, champion, rows)
     if not strange:  # else the champion takes other requests, of which clients will tell
-        value = float(ks_2samp(scores, old).statistic)
+        value = float(scipy.stats.ks_2samp(scores, old).statistic)
         what = "distance of the drawn rows' scores from the champion's (Kolmogorov-Smirnov)"
         checks.append(judge("shadow_distance", limits.shadow_distance, value, what))
     return checks
@@ -194,7 +194,7 @@ def _failed(own: list[Answer], old: list[Answer]) -> Estimate:
     if not own or not old:
         return UNKNOWN
     counts = [(sum(answer.failed for answer in arm), len(arm)) for arm in (own, old)]
-    ends = [binomtest(*one).proportion_ci(1 - SIGNIFICANCE, "exact") for one in counts]
+    ends = [scipy.stats.binomtest(*one).proportion_ci(1 - SIGNIFICANCE, "exact") for one in counts]
     (p, q), (a, b) = (part / whole for part, whole in counts), ends
     down, up = math.hypot(p - a.low, b.high - q), math.hypot(a.high - p, q - b.low)
     return Estimate(p - q, p - q - down, p - q + up)
@@ -210,7 +210,8 @@ def _quantile(arm: list[Answer]) -> Estimate:
     if not arm:
         return UNKNOWN
     waits = [-math.inf, *sorted(answer.milliseconds for answer in arm), math.inf]
-    places = binom.ppf([SIGNIFICANCE / 2, 1 - SIGNIFICANCE / 2], len(arm), 0.95).astype(int)
+    tails = SIGNIFICANCE / 2, 1 - SIGNIFICANCE / 2
+    places = scipy.stats.binom.ppf(tails, len(arm), 0.95).astype(int)
     return Estimate(waits[math.ceil(0.95 * len(arm))], waits[places[0]], waits[places[1] + 1])
 
 
@@ -219,6 +220,6 @@ def _distance(own: list[Answer], old: list[Answer]) -> Estimate:
     a, b = ([x.score for x in arm if math.isfinite(x.score)] for arm in (own, old))
     if not a or len(set(b)) < DISTINCT:
         return UNKNOWN
-    value = float(ks_2samp(a, b, method="asymp").statistic)
+    value = float(scipy.stats.ks_2samp(a, b, method="asymp").statistic)
     band = math.sqrt(-math.log(SIGNIFICANCE / 2) / 2 * (1 / len(a) + 1 / len(b)))
     return Estimate(value, value - band, value + band)
