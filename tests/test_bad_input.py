@@ -32,6 +32,7 @@ def usual(rows: pd.DataFrame) -> pd.Series:
 
 
 SPOILT = {
+    "none": lambda rows: None,
     "missing": lambda rows: rows.drop(columns="distance"),
     "renamed": lambda rows: rows.rename(columns={"distance": "miles"}),
     "retyped": lambda rows: rows.astype({"distance": str}),
@@ -178,6 +179,7 @@ def test_a_mistake_in_a_config_file_is_named_with_file_line_and_key(
 
 
 TABLES = {
+    "none": ["no table", "'NoneType' object"],
     "missing": ["column `distance` is missing"],
     "renamed": ["column `distance` is missing", "column `miles` is unexpected"],
     "retyped": ["column `distance` is string, not a number"],

@@ -28,9 +28,9 @@ from model_delivery.registry import (
     blob_store,
     event_log,
     newest,
+    next_move,
 )
 from model_delivery.releases import champion, register
-from model_delivery.rollout.target import next_move
 
 
 def event(**fields: object) -> Event:

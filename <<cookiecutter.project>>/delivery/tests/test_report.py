@@ -816,6 +816,8 @@ def doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Doctor:
     (tmp_path / "config" / "data.yaml").touch()
     (github / "workflows" / "ci.yml").write_text("on:\n  pull_request:\n")
     (github / "workflows" / "weekly.yml").write_text("on:\n  schedule:\n    - cron: 0 0 * * 1\n")
+    for name in ("deliver", "retrain"):
+        (github / "workflows" / f"{name}.yml").write_text("${{ secrets.SOURCE_KEY }}\n")
     rulesets = [{"name": "one", "target": "tag"}, {"name": "two", "target": "branch"}]
     (github / "rulesets.json").write_text(json.dumps(rulesets))
     (tmp_path / "bin").mkdir()
@@ -875,6 +877,16 @@ def test_each_thing_that_is_missing_on_github_is_named(doctor: Doctor) -> None:
     assert "nobody is asked" in found["reviewers"][1]
     assert "disabled_inactivity, last run by schedule: none yet" in found["weekly.yml"][1]
     assert "trunk" in found["default branch"][1]
+
+
+def test_a_workflow_that_hands_no_secret_on_is_named(doctor: Doctor, tmp_path: Path) -> None:
+    workflows = tmp_path / ".github" / "workflows"
+    (workflows / "deliver.yml").unlink()  # of who has another way
+    (workflows / "retrain.yml").write_text("${{ secrets.OTHER }}\n")
+    done = doctor(WHOLE)
+    assert done.exit_code == 2
+    bad = {subject: told for subject, (ok, told) in said(done).items() if not ok}
+    assert bad == {"retrain.yml": "hands no SOURCE_KEY on; the README beside it says where"}
 
 
 def test_what_a_plan_does_not_enforce_is_said(doctor: Doctor) -> None:

@@ -27,6 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import test_registry
 import typer
@@ -40,7 +41,7 @@ from model_delivery.files import SUMS, seal, sha256_file
 from model_delivery.project import Project
 from model_delivery.protocols import UserError
 from model_delivery.registry import Event, event_log
-from model_delivery.releases import champion, judged, recall, register, resolve
+from model_delivery.releases import champion, judged, recall, register, resolve, restore
 from model_delivery.report.verdict import Check, Outcome, Verdict
 from model_delivery.rollout import canary, host, target
 from model_delivery.rollout.canary import Answer, Traffic, compare
@@ -380,6 +381,21 @@ def test_data_older_than_the_champions_is_refused(project: Project, a: Candidate
     host.stop(staging)
 
 
+def test_a_load_test_that_crashed_in_staging_is_named(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = configured(project, "staging: {target: host,", "staging: {target: host, load: true,")
+    crash = Check(name="locust", outcome=Outcome.CRASH, sentence="it ended by itself")
+    relative = Check(name="qps_to_twin", outcome=Outcome.PASS, sentence="without a limit")
+    verdict = Verdict(gate="load", checks=[relative, crash])
+    monkeypatch.setattr(host, "judge_targets", lambda *_: verdict)
+    place = Target(project, "staging")
+    found = host.deploy(place, recorded(project, make_candidate(project, "a")))
+    assert (found.outcome, found.decisive) == (Outcome.CRASH, crash)
+    assert relative not in found.checks
+    assert place.status()["state"] == "nothing deployed"
+
+
 def test_a_stranger_on_the_port_changes_nothing(project: Project, tmp_path: Path) -> None:
     port = project.delivery.environments["production"].port
     candidate = make_candidate(project, "a")
@@ -438,22 +454,76 @@ def test_rollback_goes_back_once_and_needs_no_registry(project: Project, a: Cand
     assert rollback(project, b.short).digest == served(project) == b.digest
 
 
-def test_a_mistake_in_the_settings_keeps_nobody_from_going_back(
+def test_settings_of_the_last_deploy_hold_until_the_next(
     project: Project, a: Candidate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deploy(project, make_candidate(project, "b", against=a))
-    configured(project, "keep_releases", "keep_release")
+    b = make_candidate(project, "b", against=a)
+    deploy(project, b)
     monkeypatch.chdir(project.root)
-    said = list[str]()
-    target = standing("production", said.append)
-    assert "`keep_release`: unknown key" in said[0]
+    configured(project, project.delivery.environments["production"].port, free_port())
+    host.start(standing("production"))
+    assert served(project) == b.digest
+    configured(project, "keep_releases", "keep_release")
+    target = standing("production")  # a mistake keeps nobody from going back
     assert target.status()["state"] == "serving"
     assert host.rollback(target, None).digest == served(project) == a.digest
     host.stop(target)
     assert target.status()["state"] == "stopped"
     (target.folder / "settings.json").unlink()
     with pytest.raises(UserError, match="`keep_release`: unknown key"):
-        standing("production", said.append)
+        standing("production")
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from model_delivery.project import Project
+from model_delivery.rollout.target import Target
+with Target(Project(Path(sys.argv[1])), "production").lock():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("word", ["--start", "--stop"])
+def test_a_rollback_ends_a_start_that_waits_and_no_other_command(
+    project: Project, a: Candidate, word: str
+) -> None:
+    deploy(project, make_candidate(project, "b", against=a))
+    words = [sys.executable, "-c", HOLDER, str(project.root), word]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout
+        assert holder.stdout.readline() == "held\n"
+        if word == "--start":
+            assert rollback(project).digest == a.digest
+            assert not psutil.pid_exists(holder.pid)
+        else:
+            with pytest.raises(UserError, match=f"busy: process {holder.pid}"):
+                rollback(project)
+            assert holder.poll() is None
+            holder.kill()
+
+
+def test_a_state_of_a_newer_version_is_named_and_left_alone(project: Project, a: Candidate) -> None:
+    path = Target(project, "production").folder / "state.json"
+    text = path.read_text()
+    newer = text.replace("{", '{"later": 1,', 1)
+    path.write_text(newer)
+    for act in (rollback, state, lambda project: deploy(project, a)):
+        with pytest.raises(UserError, match=r"state\.json: written by a newer version"):
+            act(project)
+    assert path.read_text() == newer
+    path.write_text(text)
+    assert served(project) == a.digest
+
+
+def test_what_was_rolled_back_is_not_gone_back_to(project: Project, a: Candidate) -> None:
+    project = configured(project, "keep_releases: 2", "keep_releases: 3")
+    b = make_candidate(project, "b", against=a)
+    deploy(project, b)
+    deploy(project, make_candidate(project, "c", against=b))
+    assert rollback(project).digest == b.digest
+    assert rollback(project, f"^{b.digest}").digest == served(project) == a.digest
 
 
 def test_rollback_to_a_named_release_and_what_is_kept(project: Project, a: Candidate) -> None:
@@ -557,10 +627,14 @@ def test_start_leaves_a_rollout_alone_and_mends_one_that_was_killed(
     assert (served(project), running(project)) == (a.digest, [a.digest])
 
 
-def test_a_changed_port_moves_the_proxy(project: Project, a: Candidate) -> None:
+def test_a_changed_port_moves_the_proxy(
+    project: Project, a: Candidate, monkeypatch: pytest.MonkeyPatch
+) -> None:
     old = project.delivery.environments["production"].port
     moved = configured(project, old, free_port())
     deploy(moved, a)
+    monkeypatch.chdir(project.root)
+    host.start(standing("production"))
     assert served(moved) == a.digest
     with pytest.raises(OSError, match="refused"):
         ask(project)
@@ -762,6 +836,25 @@ def test_new_verdicts_are_recorded_and_a_key_finds_them(
     assert (project.work / "candidates" / "keys" / "another key").read_text() == candidate.digest
 
 
+def test_rows_judged_by_other_limits_go_along_with_the_bytes(project: Project) -> None:
+    """A tag takes their verdict from there, and refuses one by limits that are not those of now."""
+    candidate = make_candidate(project, "a")
+    first = recorded(project, candidate)
+    snapshot = find_snapshot(project, "s")
+    old = snapshot.verdict("data")
+    assert old is not None
+    snapshot.save(old.model_copy(update={"limits": "other"}))
+    verdicts = judged(project, candidate, "local")
+    candidate.save(verdicts["data"])  # as `ml ship` does
+    second = register(project, candidate, verdicts, "local")
+    assert (second.release, second.limits["data"]) == (first.release, "other")
+    assert register(project, candidate, verdicts, "local").id == second.id
+    candidate.folder.rename(project.work / "away")
+    kept = restore(project, second).verdict("data")
+    assert kept is not None
+    assert kept.limits == "other"
+
+
 def judge_again(project: Project, candidate: Candidate, gate: str, outcome: Outcome) -> None:
     """Let a gate judge a candidate anew."""
     old = candidate.verdict(gate)
@@ -790,6 +883,22 @@ def test_a_rehearsal_starts_the_accepted_release_and_leaves_nothing(project: Pro
     note = Target(project, "production").status()["note"]
     assert "DEPLOY_RUNNER_PRODUCTION" in note
     assert "`ml doctor --github`" in note
+
+
+def test_a_rehearsed_release_that_was_delivered_twice_goes_back(project: Project) -> None:
+    a, place = make_candidate(project, "a"), Target(project, "production")
+    with rehearsal(place):
+        deploy(project, a)
+    b = make_candidate(project, "b", against=a)
+    with rehearsal(place):
+        deploy(project, b)
+    again = recorded(project, b).model_copy(update={"commit": "d" * 40})
+    with rehearsal(place):
+        assert host.deploy(place, again).decisive.name == "served"
+    with rehearsal(place):
+        assert rollback(project).digest == a.digest
+    moves = [(e.type, e.digest) for e in event_log(project).events() if e.environment]
+    assert moves[2:] == [("verdict", b.digest), ("rolled_back", a.digest)]
 
 
 def test_a_rehearsal_loses_to_a_delivery_that_was_faster(project: Project) -> None:

@@ -45,17 +45,9 @@ class Project:
         text = (self.root / "pyproject.toml").read_text(encoding="utf-8")
         return dict(tomllib.loads(text)["project"])
 
-    @cached_property
-    def contract(self) -> DataContract:
-        return read_config(self.root, "data", DataContract)
-
-    @cached_property
-    def gates(self) -> Gates:
-        return read_config(self.root, "gates", Gates)
-
-    @cached_property
-    def delivery(self) -> Delivery:
-        return read_config(self.root, "delivery", Delivery)
+    contract = cached_property(lambda self: read_config(self.root, "data", DataContract))
+    gates = cached_property(lambda self: read_config(self.root, "gates", Gates))
+    delivery = cached_property(lambda self: read_config(self.root, "delivery", Delivery))
 
     @cached_property
     def parameters(self) -> Strict:

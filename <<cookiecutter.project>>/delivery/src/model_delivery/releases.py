@@ -84,7 +84,9 @@ def register(
     def decide(events: Sequence[Event]) -> Event:
         known = recorded(events, digest)
         facts["key"] = key or (known.key if known else candidate.lineage["key"])
-        if known and blobs.has(digest, known.blob):
+        # Of other limits of the data, which go along with the bytes, these are stored anew.
+        same = known and known.limits.get("data") == facts["limits"].get("data")
+        if known and same and blobs.has(digest, known.blob):
             if all(getattr(known, name) == facts[name] for name in JUDGED):
                 return known
             facts.update(type="verdict", release=known.release, blob=known.blob)

@@ -141,6 +141,11 @@ def _names(project: Project, _: object) -> Iterator[Finding]:
         for name in names:
             said = "set" if name in have else f"not set: {reason}; `gh {kind} set {name}`"
             yield Finding(name, name in have or kind == "variable", said)
+    for file in ("deliver.yml", "retrain.yml"):
+        path = project.root / ".github" / "workflows" / file
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        for name in (name for name in needs if text and f"secrets.{name}" not in text):
+            yield Finding(file, False, f"hands no {name} on; the README beside it says where")
 
 
 def _rulesets(project: Project, _: object) -> Iterator[Finding]:

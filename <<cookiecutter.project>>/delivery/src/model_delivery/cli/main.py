@@ -145,7 +145,7 @@ def deploy(
     if start and stop:
         raise UserError("--start or --stop: one of them")
     if start or stop:
-        (host.stop if stop else host.start)(standing(to, tty.say))
+        (host.stop if stop else host.start)(standing(to))
         status(to, as_json=as_json)
     run = _run(event, environment=to, release=release, rehearse=rehearse)
     verdict = stages.deploy(run)
@@ -163,7 +163,7 @@ def rollback(
     as_json: tty.Json = False,
 ) -> None:
     """Make an environment serve an installed release again: seconds, no registry, no network."""
-    target = standing(of, tty.say)
+    target = standing(of)
     with tty.step("rollback"), host.rehearsal(target) if rehearse else nullcontext():
         before, after = target.state().current, host.rollback(target, release)
     if after == before:
@@ -218,7 +218,7 @@ def predict(
 @app.command()
 def status(of: tty.Of = "production", watch: tty.Watch = False, as_json: tty.Json = False) -> None:
     """Say what an environment serves, who gets which share, and what was decided last."""
-    target = standing(of, tty.say)
+    target = standing(of)
     while watch:
         tty.results.clear()
         tty.show_status(target.status(), as_json)

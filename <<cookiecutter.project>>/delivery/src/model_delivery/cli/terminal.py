@@ -42,7 +42,7 @@ Until = Annotated[Stage, typer.Option(help="The last stage to run.")]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")]
 FreePort = Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0 takes a free one.")]
 Stop = Annotated[bool, typer.Option("--stop", help="Stop service and proxy; it stays deployed.")]
-_AGAIN = "Serve again what is deployed, after a reboot or a crash."
+_AGAIN = "Serve again what is deployed, as it was, after a reboot or a crash."
 Start = Annotated[bool, typer.Option("--start", help=_AGAIN)]
 Where = Annotated[EnvironmentName, typer.Option("--to", "--in", help="Which environment.")]
 Of = Annotated[EnvironmentName, typer.Option("--in", help="Which environment.")]

@@ -80,10 +80,10 @@ class DataContract(Strict):
     def with_shares_of(self, now: "DataContract") -> "DataContract":
         """Return this contract with the shares, key and segments of another, where it has them."""
         columns = dict(self.columns)
-        for name, spec in now.columns.items():
-            if name in columns and columns[name].type == spec.type:
-                shares = {"missing": spec.missing, "outside": spec.outside}
-                columns[name] = columns[name].model_copy(update=shares)
+        for name, spec in columns.items():
+            if (new := now.columns.get(name)) and new.type == spec.type:
+                shares = {"missing": new.missing, "outside": new.outside}
+                columns[name] = spec.model_copy(update=shares)
         changes: dict[str, Any] = {"columns": columns}
         if {now.target, *now.key, *now.segments} <= {*columns}:
             changes |= {"key": now.key, "segments": now.segments}

@@ -118,6 +118,12 @@ def grid(table: Table, most: int) -> Markup:
     return Markup("\n".join([*lines[:1], f"| {' | '.join(rule)} |", *lines[1:]]))  # noqa: S704
 
 
+def told(check: Check) -> str:
+    """Return a check with its value and limit as one sentence."""
+    limit = f" ({value_of(check)[0]}, limit {check.limit})" if check.limit else ""
+    return f"{check.name}{limit} {check.sentence}"
+
+
 def lines_of(chart: Chart) -> list[list[tuple[float, float]]]:
     """Return each series as its finite points."""
     series = [zip(chart.x, values, strict=False) for values in chart.series.values()]

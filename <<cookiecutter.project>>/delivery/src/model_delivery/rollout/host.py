@@ -18,16 +18,15 @@ import httpx
 
 from model_delivery.bundle.launch import NotReadyError, Running, end, free_port
 from model_delivery.contract.request import draw_rows
-from model_delivery.files import write_json
 from model_delivery.gates import COMPARED, GATES, limits_hash
 from model_delivery.gates.load import CANDIDATE, judge_targets
 from model_delivery.protocols import UserError
 from model_delivery.registry import Event, event_log, newest, shared
 from model_delivery.releases import stored
-from model_delivery.report.render import value_of
+from model_delivery.report.render import told, value_of
 from model_delivery.report.verdict import Check, Outcome, Trigger, Verdict, allows_promotion, fixed
 from model_delivery.rollout import canary
-from model_delivery.rollout.target import SETTINGS, BusyError, State, Target, told
+from model_delivery.rollout.target import BusyError, State, Target
 
 log = logging.getLogger(__name__)
 
@@ -50,13 +49,13 @@ def deploy(target: Target, goal: Event, trigger: Trigger = "local") -> Verdict:
             if current.commit != goal.commit:
                 same = _event(target, goal, type="verdict", **facts)
                 target.save(target.state(), untold=[*target.state().untold, same])
+            target.keep_settings()
             served = fixed("served", True, f"{target.name} serves it already", current.release)
             verdict = Verdict(gate="rollout", subject=current.digest, checks=[served])
             target.save(target.state(), verdict=verdict)
         else:
             admit(target, goal, trigger)
-            settings = target.project.delivery.model_dump(mode="json")
-            write_json(target.folder / SETTINGS, settings)
+            target.keep_settings()
             with _undone(target):
                 verdict = _try(target, _event(target, goal, type="promoted", **facts))
                 if verdict.outcome in canary.GOOD:
@@ -112,7 +111,7 @@ def rollback(target: Target, release: str | None) -> Event:
         target.check_serves(faulty)
     else:
         end(target.supervisor)  # it can be killed anywhere
-    with target.lock(), _undone(target):
+    with target.lock(first=True), _undone(target):
         target.check_serves(faulty)
         state = target.state()
         if state.current is None:
@@ -121,7 +120,9 @@ def rollback(target: Target, release: str | None) -> Event:
         stays = state.trying or state.current.type == "rolled_back"
         before = state.current.digest if stays else state.current.previous
         if faulty:  # what serves may have come back itself
-            before, release = next((m.digest for m in state.moves[1:]), None), None
+            bad = state.current.previous if state.current.type == "rolled_back" else None
+            before = next((m.digest for m in state.moves[1:] if m.digest != bad), None)
+            release = None
         wanted = release or (before or "none")[:12]
         found = [move for move in state.moves if wanted in (move.release, move.digest[:12])]
         if not found:
@@ -164,7 +165,7 @@ def rehearsal(target: Target) -> Iterator[None]:
         raise UserError(f"{target.name} is served here; {mend}")
     events, moves = event_log(target.project).events(), dict[str, Event]()
     for event in reversed(events):
-        if event.environment == target.name:
+        if event.environment == target.name and event.type != "verdict":  # that moved nothing
             moves.setdefault(event.digest, stored(events, event))
     kept = list(moves.values())[: target.project.delivery.keep_releases]
     target.save(State(moves=kept, rehearsed=free_port()))
@@ -225,7 +226,7 @@ def _stages(target: Target, move: Event) -> Iterator[list[Check]]:
         return
     if target.settings.load:
         checks = judge_targets(target.project, {CANDIDATE: challenger}).checks
-        yield [check for check in checks if check.limit]
+        yield [check for check in checks if check.limit or check.outcome is not Outcome.PASS]
     if current is None or not isinstance(champion, Running):
         return
     for step in target.settings.canary:

@@ -1,7 +1,7 @@
 """An environment on this machine as files.
 
 state.json   what it serves, what it can go back to, what it tries; replaced at once
-settings.json config/delivery.yaml as of the last deploy
+settings.json config/delivery.yaml as of the last deploy, by which it is served
 rollouts/    what supervisors said, and supervisor/, home of the one at work
 releases/    installed releases by digest, checked before each start
 services/    a log of each running service, and a home with its record
@@ -15,21 +15,23 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from model_delivery.bundle.launch import Running, end, identity, processes, start
 from model_delivery.contract.settings import Delivery, Environment, EnvironmentName
 from model_delivery.files import read_json, verify, write_atomic, write_json
 from model_delivery.project import Project, find_project
 from model_delivery.protocols import Strict, UserError
-from model_delivery.registry import Event, blob_store, event_log, newest, shared
-from model_delivery.report.render import value_of
-from model_delivery.report.verdict import Check, Verdict
+from model_delivery.registry import Event, blob_store, event_log, next_move, shared
+from model_delivery.report.render import told
+from model_delivery.report.verdict import Verdict
 from model_delivery.rollout.proxy import Caddy
 from model_delivery.watch.log import KEY, MODEL_LOG, log_key
 
@@ -79,12 +81,12 @@ class Target:
 
     @property
     def log(self) -> str:
-        """The URI of its prediction log."""
+        """The URI of its prediction log; a relative folder is beside that of all that is made."""
         folder = self.project.delivery.log.folder
         if "://" in folder:
             return f"{folder.rstrip('/')}/{self.name}"
-        home = self.project.root / folder / self.name if folder else self.folder / "predictions"
-        return str(home.resolve())
+        home = self.project.work.parent / folder / self.name  # checkouts of a machine may share it
+        return str((home if folder else self.folder / "predictions").resolve())
 
     @property
     def settings(self) -> Environment:
@@ -106,8 +108,11 @@ class Target:
         return Caddy(self.folder / "proxy", self.state().rehearsed or self.settings.port)
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the target; the system lets go of it when this process ends, however it ends."""
+    def lock(self, first: bool = False) -> Iterator[None]:
+        """Hold the target; the system lets go of it when this process ends, however it ends.
+
+        Who is `first` ends a `ml deploy --start`, which may wait for what never comes up.
+        """
         path = self.folder / "lock"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as handle:
@@ -116,6 +121,8 @@ class Target:
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
+                    if first:
+                        _end_start(path)
                     time.sleep(patience)
             else:
                 busy = f"{self.name} is busy: process {path.read_text()} changes it"
@@ -127,7 +134,15 @@ class Target:
     def state(self) -> State:
         """Return what the environment serves by its own record."""
         path = self.folder / "state.json"
-        return State.model_validate_json(path.read_bytes()) if path.exists() else State()
+        try:
+            return State.model_validate_json(path.read_bytes()) if path.exists() else State()
+        except ValueError as error:
+            why = "written by a newer version (run that one's `ml`), or damaged"
+            raise UserError(f"{path}: {why}: {error}") from error
+
+    def keep_settings(self) -> None:
+        """Let the settings of now be those by which it is served."""
+        write_json(self.folder / SETTINGS, self.project.delivery.model_dump(mode="json"))
 
     def save(self, state: State, **changes: Any) -> None:
         """Make a state, with changes, the truth."""
@@ -264,36 +279,22 @@ def _rollout(state: State, going: bool) -> dict[str, str]:
     return {"rollout": "", "decided": decided}
 
 
-def standing(name: EnvironmentName, tell: Callable[[str], None]) -> Target:
-    """Return an environment for what must work at once, whatever was done to its settings.
+def standing(name: EnvironmentName) -> Target:
+    """Return an environment by the settings of its last deploy, for what must work at once.
 
-    Where config/delivery.yaml has a mistake, those of the last deploy hold, and `tell` gets it.
+    What was done to config/delivery.yaml since, in this checkout or another, holds from the next.
     """
     target = Target(find_project(), name)
-    try:
-        _ = target.settings
-    except UserError as error:
-        with suppress(OSError, ValueError):  # none, or of another version
-            settings = Delivery.model_validate_json((target.folder / SETTINGS).read_bytes())
-            tell(f"{error}\nuntil that is mended, the settings of the last deploy hold")
-            return Target(target.project.under(delivery=settings), name)
-        raise
+    with suppress(OSError, ValueError):  # nothing is deployed, or by another version
+        settings = Delivery.model_validate_json((target.folder / SETTINGS).read_bytes())
+        return Target(target.project.under(delivery=settings), name)
+    _ = target.settings
     return target
 
 
-def next_move(move: Event, alone: bool, events: Sequence[Event]) -> Event:
-    """Return a move; `alone`, of a rehearsal, only if what it starts from is still the newest.
-
-    A UserError says by whom which other was accepted meanwhile.
-    """
-    last = newest(events, environment=str(move.environment)) if alone else None
-    if last and last.digest not in (move.digest, move.previous):
-        other = f"{last.release} was accepted meanwhile, by {last.who}"
-        raise UserError(f"{move.environment}: {other}; run {move.release} again")
-    return move
-
-
-def told(check: Check) -> str:
-    """Return a check with its value and limit."""
-    limit = f" ({value_of(check)[0]}, limit {check.limit})" if check.limit else ""
-    return f"{check.name}{limit} {check.sentence}"
+def _end_start(lock: Path) -> None:
+    with suppress(ValueError, psutil.Error):  # its holder may have ended, or not said who it is
+        holder = psutil.Process(int(lock.read_text()))
+        if "--start" in holder.cmdline():
+            holder.terminate()
+            holder.wait(10)

@@ -133,9 +133,9 @@ def estimate(
 def _checked(values: Floats, rows: int, names: tuple[str, ...] = ()) -> Floats:
     """Return features or, without `names`, scores; a UserError where the service cannot use one."""
     where = "features.Features.transform" if names else "model.Model.predict"
-    shape = (rows, len(names)) if names else (rows,)
-    if values.shape != shape:
-        raise UserError(f"{where}: shape {values.shape}, expected {shape}")
+    shape, found = (rows, len(names)) if names else (rows,), getattr(values, "shape", "none")
+    if found != shape:
+        raise UserError(f"{where}: {type(values).__name__} of shape {found}, expected {shape}")
     wrong = np.isinf(values) if names else ~((values >= 0) & (values <= 1))
     for row, *column in np.argwhere(wrong)[:1]:
         what = f"`{names[column[0]]}` is infinite" if names else f"{values[row]} is no probability"

@@ -162,8 +162,9 @@ def _checked(project: Project, day: dt.date, frame: pd.DataFrame) -> pa.Table:
     time = project.contract.time
     try:
         table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
-    except (ValueError, pa.ArrowTypeError) as error:
-        mixed = judge_rule("types", [f"columns stand twice or mix types ({'; '.join(error.args)})"])
+    except (ValueError, TypeError, AttributeError) as error:
+        why = "; ".join(map(str, error.args))
+        mixed = judge_rule("types", [f"no table, or columns stand twice or mix types ({why})"])
         raise BrokenStructureError([mixed]) from error
     checks = check_structure(table, project.contract)
     if all(check.outcome is Outcome.PASS for check in checks):

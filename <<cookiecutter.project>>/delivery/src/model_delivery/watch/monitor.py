@@ -26,9 +26,9 @@ from model_delivery.gates.model import Scored, segments
 from model_delivery.project import Project
 from model_delivery.protocols import UserError, first_unknown_day
 from model_delivery.releases import champion, run_page
-from model_delivery.report.render import write_pages
+from model_delivery.report.render import told, write_pages
 from model_delivery.report.verdict import Chart, Check, Outcome, Report, Table, Verdict, finite
-from model_delivery.rollout.target import Target, told
+from model_delivery.rollout.target import Target
 from model_delivery.training import scores as metrics
 from model_delivery.training.scores import SAMPLE, SCORE, Estimate, estimate
 from model_delivery.watch import windows as weeks

@@ -23,8 +23,8 @@ from model_delivery.project import Project
 from model_delivery.protocols import UserError, first_unknown_day
 from model_delivery.registry import Event, event_log, newest
 from model_delivery.releases import champion as champion_of
+from model_delivery.report.render import told
 from model_delivery.report.verdict import Outcome, exit_code
-from model_delivery.rollout.target import told
 from model_delivery.training.snapshot import inputs_hash, training_code
 
 Because = Literal["schedule", "drift", "decay", "data", "person"]
