@@ -38,7 +38,13 @@ from model_delivery.contract.limits import (
 )
 from model_delivery.contract.settings import DataContract
 from model_delivery.gates import ask, deepchecks, judge, judge_findings, load, request_of
-from model_delivery.gates.data import check_data, contract_checks, prove, scale_ratio
+from model_delivery.gates.data import (
+    check_data,
+    contract_checks,
+    judge_scale,
+    prove,
+    scale_ratio,
+)
 from model_delivery.gates.load import Round, judge_rounds, judge_targets, run_rounds
 from model_delivery.gates.model import check_model, read_scored, score_checks
 from model_delivery.project import Project, find_project
@@ -217,6 +223,61 @@ def test_a_defect_of_scores_turns_its_check_red(world: World, checks: str, defec
     assert red(found) == set(checks.split())
     moved = [abs(row[-1] or 0.0) for row in segments.rows]
     assert moved == sorted(moved, reverse=True), "those that moved most come first"
+
+
+def test_a_segment_of_one_class_is_named_and_hides_no_weak_one(world: World) -> None:
+    candidate = Candidate(world.project.root / "candidate")
+    sound = read_scored(world.project, candidate, None)
+    b = world.test.column("kind").to_numpy() == "b"
+    silent = replace(sound, labels=np.where(b, 0.0, sound.labels))
+    (check,) = (c for c in score_checks(world.project, candidate, silent)[0] if "segment" in c.name)
+    assert (check.outcome, check.value is None) == (Outcome.WARN, False)
+    assert "not judged, hardly any row of a class: kind b" in check.sentence
+    weak = replace(silent, scores=np.where(b, 0.2, 0.3))
+    (check,) = (c for c in score_checks(world.project, candidate, weak)[0] if "segment" in c.name)
+    assert check.outcome is Outcome.STOP
+
+
+def test_a_number_that_may_be_missing_and_nearly_is_has_no_scale(world: World) -> None:
+    rare = pa.array(np.where(np.arange(world.train.num_rows) % 500 == 0, 100.0, np.nan))
+    place = world.train.column_names.index("size")
+    train = world.train.set_column(place, "size", rare)
+    test = world.test.set_column(place, "size", rare.slice(0, world.test.num_rows))
+    contract = world.project.contract
+    limit = Ceiling(max=4, outcome="stop")
+    spec = contract.columns["size"]
+    for missing, outcome in ((0.0, Outcome.INCONCLUSIVE), (0.999, Outcome.PASS)):
+        columns = contract.columns | {"size": spec.model_copy(update={"missing": missing})}
+        own = contract.model_copy(update={"columns": columns})
+        check = judge_scale(own, limit, train, test)
+        assert check.outcome is outcome
+        assert ("too few values of `size`" in check.sentence) is (missing > 0)
+
+
+def test_rows_that_stop_a_training_are_there_whatever_the_times() -> None:
+    months = np.repeat(np.array(["2013-01-01", "2013-02-01", "2013-03-01"], "M8[us]"), 40)
+    assert snapshots.stopping_rows(months).sum() == 40
+    days = np.arange("2013-01-01", "2013-07-01", dtype="M8[D]").astype("M8[us]")
+    assert 25 <= snapshots.stopping_rows(days).sum() <= 28
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_a_target_that_is_always_the_same_is_named(world: World, part: str) -> None:
+    rows = {"train": world.train, "test": world.test}
+    place = rows[part].column_names.index("late")
+    rows[part] = rows[part].set_column(place, "late", pa.array([True] * len(rows[part])))
+    snapshot: Any = SimpleNamespace(rows=rows.get)
+    with pytest.raises(UserError, match=rf"`late` is the same in all .* of the {part}"):
+        metrics.fit(world.project, snapshot)
+
+
+def test_names_that_the_delivery_adds_are_refused(world: World) -> None:
+    known = world.project.contract.model_dump(mode="json")
+    kind = known["columns"]["kind"]
+    for name, key in (("score", known["key"]), ("digest", [*known["key"], "digest"])):
+        changed = known | {"key": key, "columns": known["columns"] | {name: kind}}
+        with pytest.raises(ValueError, match=f"`{name}` is what the delivery adds"):
+            DataContract.model_validate(changed)
 
 
 def test_scores_known_by_heart_are_a_gap(world: World) -> None:

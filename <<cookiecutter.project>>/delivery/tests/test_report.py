@@ -776,7 +776,10 @@ BARE: dict[str, object] = {
     "/environments": {"environments": []},
     "/actions/variables?per_page=100": {"variables": []},
     "/actions/secrets?per_page=100": {"secrets": []},
-    "/rulesets?per_page=100": [],
+    "/rulesets?per_page=100": [{"name": "one", "enforcement": "disabled"}],
+    "/codeowners/errors": {
+        "errors": [{"path": ".github/CODEOWNERS", "line": 3, "kind": "Unknown owner"}]
+    },
     "/actions/workflows/weekly.yml": {"state": "disabled_inactivity"},
     "/actions/workflows/weekly.yml/runs?event=schedule&per_page=1": {"workflow_runs": []},
 }
@@ -787,7 +790,8 @@ WHOLE = BARE | {
         "variables": [{"name": f"DEPLOY_RUNNER_{n}"} for n in ("TEST", "STAGING", "PRODUCTION")]
     },
     "/actions/secrets?per_page=100": {"secrets": [{"name": "SOURCE_KEY"}]},
-    "/rulesets?per_page=100": [{"name": "one"}, {"name": "two"}],
+    "/rulesets?per_page=100": [{"name": n, "enforcement": "active"} for n in ("one", "two")],
+    "/codeowners/errors": {"errors": []},
     "/actions/workflows/weekly.yml": {"state": "active"},
     "/actions/workflows/weekly.yml/runs?event=schedule&per_page=1": {
         "workflow_runs": [{"created_at": "2026-11-20T04:17:00Z"}]
@@ -858,7 +862,7 @@ def test_a_repository_that_has_everything_is_well(doctor: Doctor) -> None:
     assert list(said(done)) == [
         *("default branch", "test", "staging", "reviewers", "production"),
         *("DEPLOY_RUNNER_TEST", "DEPLOY_RUNNER_STAGING", "DEPLOY_RUNNER_PRODUCTION"),
-        *("SOURCE_KEY", "ruleset one", "ruleset two", "weekly.yml"),
+        *("SOURCE_KEY", "ruleset one", "ruleset two", "code owners", "weekly.yml"),
     ]
     assert "2026-11-20T04:17:00Z" in said(done)["weekly.yml"][1]
     assert json.loads(doctor(WHOLE, "--json").stdout)[0]["subject"] == "default branch"
@@ -871,9 +875,10 @@ def test_each_thing_that_is_missing_on_github_is_named(doctor: Doctor) -> None:
     assert done.exit_code == 2
     hints = {f"DEPLOY_RUNNER_{name}" for name in ("TEST", "STAGING", "PRODUCTION")}
     assert {subject for subject, (ok, _) in found.items() if ok} == hints
-    assert len(found) == 12
+    assert len(found) == 13
     assert "`gh variable set DEPLOY_RUNNER_TEST`" in found["DEPLOY_RUNNER_TEST"][1]
     assert "`gh secret set SOURCE_KEY`" in found["SOURCE_KEY"][1]
+    assert found["code owners"][1] == ".github/CODEOWNERS:3: Unknown owner"
     assert "nobody is asked" in found["reviewers"][1]
     assert "disabled_inactivity, last run by schedule: none yet" in found["weekly.yml"][1]
     assert "trunk" in found["default branch"][1]

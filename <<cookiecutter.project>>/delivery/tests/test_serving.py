@@ -727,8 +727,8 @@ def fitted(project: Project) -> Trained:
     """A real model, fitted on rows drawn from the contract."""
     contract = project.contract
     columns = columns_of(draw_rows(contract, 800, seed=1), contract)
-    first = columns[contract.of_type("number")[0]]
-    labels = (first > np.median(first)).astype(float)
+    first = columns[contract.time]
+    labels = (first > np.median(first.astype(np.int64)).astype(first.dtype)).astype(float)
     features = user_module("features").Features.fit(columns)
     model = user_module("model").Model(project.parameters)
     model.fit(features.transform(columns), labels, np.arange(len(labels)) >= 600)

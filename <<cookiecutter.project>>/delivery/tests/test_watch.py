@@ -972,6 +972,7 @@ START, AS_OF, DAYS = dt.date(2013, 8, 1), dt.date(2013, 8, 29), 28
 NO_DEEPCHECKS = DeepchecksLimits(data={}, model={})
 REST = {"log": LogSettings(), "rollout": RolloutLimits.model_construct()}
 USUAL = {"`size`: 0.1": 1.0, "`score`: 0.1": 1.0}
+RETRAINING = {"cron": "17 3 * * 1", "cooldown_days": 7, "most_a_month": 4}
 HERE = find_project(Path(__file__))
 A, B = "a" * 64, "b" * 64
 OLD, NEW = dt.date(2013, 8, 1), dt.date(2013, 10, 1)
@@ -1007,6 +1008,13 @@ def scored_rows(start: dt.date, days: int, a_day: int = 40) -> pd.DataFrame:
     frame = {"at": at, "kind": np.where(random.random(len(at)) < 0.3, "b", "a")}
     frame |= {"size": random.integers(50, 900, len(at)).astype(float)}
     return pd.DataFrame(frame | {"late": random.random(len(at)) < score, "score": score})
+
+
+def usual(_: Path, asked: dict[str, Any]) -> list[dict[str, dict[str, float]]]:
+    """Answer as Deepchecks does where nothing drifts: of each column that it is asked for."""
+    names = [*asked["numeric"], *asked["categorical"]]
+    known = {said: value for said, value in USUAL.items() if said.split("`")[1] in names}
+    return [{windows.DRIFT: known}] * len(asked["tests"])
 
 
 @dataclass(frozen=True)
@@ -1091,8 +1099,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(protocols, "user_module", lambda _: sources)
     monkeypatch.setattr(reading, "user_module", lambda _: sources)
     monkeypatch.setattr(protocols, "WAITS", (0, 0))
-    answer = {windows.DRIFT: USUAL}
-    monkeypatch.setattr(windows, "ask", lambda _, asked: [answer] * len(asked["tests"]))
+    monkeypatch.setattr(windows, "ask", usual)
     return made
 
 
@@ -1236,11 +1243,19 @@ def test_private_and_hashed_columns_are_left_out_and_hashed_keys_still_join(
     assert decision == "ok"
     assert checks["columns"].sentence == "1 columns as agreed"  # `at`
     assert checks["labels"].value == 1
+    assert ("feature_drift" in checks, "prediction_drift" in checks) == (False, True)
     monkeypatch.setenv("ML_LOG_KEY", "another")
     assert world.decide()[1]["labels"].value == 0
     monkeypatch.delenv("ML_LOG_KEY")
     with pytest.raises(UserError, match="ML_LOG_KEY: not set"):
         world.decide()
+
+
+def test_what_became_private_since_it_was_logged_is_not_unexpected(world: World) -> None:
+    world.write(world.frame)
+    hidden(world, private=["size"])
+    decision, checks = world.decide()
+    assert (decision, checks["columns"].outcome) == ("ok", PASS)
 
 
 def test_a_release_is_watched_by_the_contract_it_was_trained_under(world: World) -> None:
@@ -1439,6 +1454,14 @@ def test_the_release_at_fault_is_rolled_back_if_there_is_another(
     world.write(world.frame)
     assert world.decide()[0] == "ok"
 
+    def fail(*_: object) -> Any:
+        raise UserError("no such airport")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(monitoring, "score_cleanly", fail)
+        decision, checks = world.decide()
+        assert (decision, checks["previous"].outcome) == ("watch", WARN)
+        assert "gives no scores; no such airport" in checks["previous"].sentence
     hidden(world, private=["size"])
     path.unlink()
     world.write(worse.drop(columns="size"))
@@ -1868,9 +1891,19 @@ def test_a_day_that_the_source_does_not_know_is_refused(world: World) -> None:
         monitor(world.target, AS_OF + dt.timedelta(days=1))
 
 
-def test_windows_cannot_ask_for_more_findings_than_there_are() -> None:
-    with pytest.raises(ValueError, match="no finding could ever count"):
-        MonitorLimits.model_validate(LIMITS.model_dump(exclude_none=True) | {"needed": 5})
+@pytest.mark.parametrize(
+    ("limits", "says"),
+    [
+        ({"needed": 5}, "no finding could ever count"),
+        ({"windows": 1, "needed": 1}, "labels that never arrive would not be missed"),
+        ({"requests": {"min": 99, "outcome": "warn"}}, "so few scores may well be the same"),
+    ],
+)
+def test_limits_by_which_nothing_is_found_or_chance_is_are_refused(
+    limits: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(ValueError, match=says):
+        MonitorLimits.model_validate(LIMITS.model_dump(exclude_none=True) | limits)
 
 
 def git(root: Path, *words: str) -> str:
@@ -1887,6 +1920,8 @@ def tell(project: Project, *events: Event) -> None:
 def repository(root: Path, top: Path) -> Project:
     """Make a project whose production serves its first commit; a second one is not released."""
     shutil.copytree(HERE.root / "config", root / "config")
+    # Not the limits that a team may have set.
+    configure(Project(root), "delivery", lambda it: it.update(retraining=RETRAINING))
     (root / "pyproject.toml").write_text('[project]\nname = "late"\nversion = "1.0.0"\n')
     (root / ".gitignore").write_text(".ml/\n")
     (root / "uv.lock").touch()

@@ -100,7 +100,7 @@ def diagnose_github(project: Project) -> list[Finding]:
     about = gh(project, "api", HERE)
     branch = about["default_branch"]
     found = [Finding("default branch", branch == "main", f"{branch}; workflows deliver from main")]
-    for look in (_environments, _names, _rulesets, _schedules):
+    for look in (_environments, _names, _rulesets, _owners, _schedules):
         try:
             found += look(project, about)
         except UserError as error:  # as where a plan has no rulesets
@@ -149,12 +149,19 @@ def _names(project: Project, _: object) -> Iterator[Finding]:
 
 
 def _rulesets(project: Project, _: object) -> Iterator[Finding]:
-    have = {each["name"] for each in gh(project, "api", f"{HERE}/rulesets?per_page=100")}
+    there = gh(project, "api", f"{HERE}/rulesets?per_page=100")
+    have = {each["name"] for each in there if each["enforcement"] == "active"}
     call = ("api", "--method", "POST", f"{HERE}/rulesets", "--input", "-")
     for place, wanted in enumerate(json.loads((project.root / RULESETS).read_text())):
-        name, said = wanted["name"], f"{RULESETS} has it, GitHub does not"
+        name, said = wanted["name"], f"{RULESETS} has it, GitHub has it not, or not active"
         mend = said, call, json.dumps(wanted), f"jq '.[{place}]' {RULESETS} | "
         yield Finding(f"ruleset {name}", name in have, *(("there",) if name in have else mend))
+
+
+def _owners(project: Project, _: object) -> Iterator[Finding]:
+    wrong = gh(project, "api", f"{HERE}/codeowners/errors")["errors"]
+    said = f"{wrong[0]['path']}:{wrong[0]['line']}: {wrong[0]['kind']}" if wrong else "can review"
+    yield Finding("code owners", not wrong, said)
 
 
 def _schedules(project: Project, _: object) -> Iterator[Finding]:

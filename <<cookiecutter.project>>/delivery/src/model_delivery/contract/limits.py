@@ -96,6 +96,9 @@ class DeepchecksLimits(Strict):
     model: dict[ModelCheck, Limit]
 
 
+FEWEST_REQUESTS = 100
+
+
 class MonitorLimits(Strict):
     """Limits of what is watched in production, by windows of the rows' own time.
 
@@ -123,6 +126,11 @@ class MonitorLimits(Strict):
     def _can_find(self) -> Self:
         if self.needed > self.windows:
             raise ValueError("`needed` is above `windows`: no finding could ever count")
+        if self.windows < 2:
+            raise ValueError("`windows` is below 2: labels that never arrive would not be missed")
+        if self.requests.min < FEWEST_REQUESTS:
+            few = f"`requests` has a min below {FEWEST_REQUESTS}"
+            raise ValueError(f"{few}: so few scores may well be the same")
         return self
 
 

@@ -66,6 +66,8 @@ class DataContract(Strict):
         for name in (self.target, self.time, *self.key, *self.segments, *excluding):
             if name not in self.columns:
                 raise ValueError(f"the column `{name}` is named, but is not in `columns`")
+        for name in {"score"} & {*self.columns} | {"digest"} & {*self.key}:
+            raise ValueError(f"`{name}` is what the delivery adds to rows: rename the column")
         if self.columns[self.target].type != "boolean":
             raise ValueError(f"`target` must be a boolean column for task {self.task}")
         if self.columns[self.time].type != "timestamp":

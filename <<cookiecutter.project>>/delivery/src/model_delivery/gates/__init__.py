@@ -17,7 +17,7 @@ import yaml
 from model_delivery.bundle.candidate import git
 from model_delivery.bundle.launch import program_python, run
 from model_delivery.contract.limits import Limit
-from model_delivery.files import read_json, sha256_json, write_json
+from model_delivery.files import read_json, sha256_json, temporary_folder, write_json
 from model_delivery.project import Project
 from model_delivery.protocols import UserError
 from model_delivery.report.render import number
@@ -103,18 +103,19 @@ def ask(folder: Path, request: dict[str, Any]) -> list[dict[str, dict[str, float
 
     That its environment cannot be made is a UserError; without an answer there is no number.
     """
-    asked, answered = (folder / f"{request['suite']}-{end}.json" for end in ("request", "answer"))
-    write_json(asked, request)
-    python = program_python(PROGRAM, folder)
-    # Without compiled modules every start would take 20 seconds more.
-    env = os.environ | {"PYTHONDONTWRITEBYTECODE": ""}
-    try:
-        command = [python, str(PROGRAM), str(asked), str(answered)]
-        run(command, folder, env=env, timeout=RUN_SECONDS)
-    except UserError as error:
-        silence = {f"Deepchecks did not answer: {error}": math.nan}
-        return [dict.fromkeys(request["checks"], silence)] * len(request["tests"])
-    return list(read_json(answered))
+    with temporary_folder(folder) as own:  # of several at once each has its own
+        asked, answered = own / "request.json", own / "answer.json"
+        write_json(asked, request)
+        python = program_python(PROGRAM, own)
+        # Without compiled modules every start would take 20 seconds more.
+        env = os.environ | {"PYTHONDONTWRITEBYTECODE": ""}
+        try:
+            command = [python, str(PROGRAM), str(asked), str(answered)]
+            run(command, own, env=env, timeout=RUN_SECONDS)
+        except UserError as error:
+            silence = {f"Deepchecks did not answer: {error}": math.nan}
+            return [dict.fromkeys(request["checks"], silence)] * len(request["tests"])
+        return list(read_json(answered))
 
 
 def judge_findings(name: str, limit: Limit, found: dict[str, float]) -> Check:

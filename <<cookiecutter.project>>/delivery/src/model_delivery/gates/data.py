@@ -65,15 +65,19 @@ def judge_scale(
     contract: DataContract, limit: Limit, train: pa.Table, test: pa.Table, days: int = 0
 ) -> Check:
     """Judge the number that is furthest from its scale in the training months, or parts of days."""
-    times, ratios = train.column(contract.time).to_numpy(), dict[str, float]()
+    times, ratios, sparse = train.column(contract.time).to_numpy(), dict[str, float](), ""
     months = [(times >= start) & (times < end) for start, end in periods(times, days)]
     for name in contract.of_type("number"):
         values = train.column(name).to_numpy()
-        ratios[name] = scale_ratio([values[m] for m in months], test.column(name).to_numpy())
+        ratio = scale_ratio([values[m] for m in months], test.column(name).to_numpy())
+        if np.isfinite(ratio) or not contract.columns[name].missing:
+            ratios[name] = ratio
+        else:  # as often missing as the contract lets it: its share of missing values is judged
+            sparse += f"; too few values of `{name}`"
     # What cannot be compared is not-a-number, and ranks above every ratio: never a pass.
     worst = max(ratios, key=lambda name: np.nan_to_num(ratios[name], nan=np.inf), default="")
     past = f"parts of {days} days" if days else "months"
-    sentence = f"scale of `{worst}` against that of the training {past}: another unit?"
+    sentence = f"scale of `{worst}` against that of the training {past}: another unit?{sparse}"
     return judge("scale", limit, ratios.get(worst, 1.0), sentence)
 
 

@@ -14,7 +14,7 @@ from model_delivery.files import read_json
 from model_delivery.gates import deepchecks, judge, quality
 from model_delivery.project import Project
 from model_delivery.protocols import Floats, UserError
-from model_delivery.report.verdict import Chart, Check, Outcome, Table, Verdict, fixed
+from model_delivery.report.verdict import Chart, Check, Outcome, Table, Verdict, finite, fixed
 from model_delivery.training import scores as metrics
 from model_delivery.training.scores import SCORE, Estimate, estimate, roc_auc
 
@@ -69,7 +69,8 @@ def read_scored(project: Project, candidate: Candidate, champion: Candidate | No
     if later.sum() < project.gates.model.segment_rows:
         raise UserError(
             f"only {later.sum():,} test rows are later than what the champion {champion.short} "
-            f"was trained on (until {learned_until}); extract newer data: `ml data --as-of DAY`"
+            f"was trained on (until {learned_until}), and `segment_rows` asks for more; extract "
+            "newer data, `ml data --as-of DAY`, or lower it in config/gates.yaml"
         )
     theirs = np.where(later, score_cleanly(project, champion.ship, table), np.nan)
     return replace(scored, champion=theirs)
@@ -137,13 +138,21 @@ def segments(project: Project, scored: Scored) -> tuple[list[Check], Table]:
 
 
 def _worst(name: str, limit: Limit, found: dict[str, Estimate]) -> Check:
-    """Judge the segment whose upper bound is lowest, by that bound: it is surely as low."""
-    if not found:
-        sentence = "no segment has `segment_rows` rows; lower it, or drop `segments`"
+    """Judge the segment whose upper bound is lowest, by that bound: it is surely as low.
+
+    One with hardly any row of a class has no bound; it is named, and a pass becomes a warning.
+    """
+    known = {segment: one for segment, one in found.items() if finite(one.high)}
+    silent = ", ".join(segment for segment in found if segment not in known)
+    if not known:
+        sentence = "none has `segment_rows` rows, of both classes; lower it, or drop `segments`"
         return Check(name=name, outcome=Outcome.WARN, sentence=sentence, limit=str(limit))
-    segment, worst = min(found.items(), key=lambda pair: np.nan_to_num(pair[1].high, nan=-np.inf))
-    said = f"worst of {len(found)} segments: {segment}; judged by the upper end of its interval"
-    return judge(name, limit, Estimate(worst.high, worst.low, worst.high), said)
+    segment, worst = min(known.items(), key=lambda pair: pair[1].high)
+    said = f"worst of {len(known)} segments: {segment}; judged by the upper end of its interval"
+    said += f"; not judged, hardly any row of a class: {silent}" if silent else ""
+    check = judge(name, limit, Estimate(worst.high, worst.low, worst.high), said)
+    passed = silent and check.outcome is Outcome.PASS
+    return check.model_copy(update={"outcome": Outcome.WARN}) if passed else check
 
 
 def _charts(candidate: Candidate, scored: Scored) -> list[Chart]:

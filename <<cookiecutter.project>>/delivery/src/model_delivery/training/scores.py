@@ -52,6 +52,10 @@ def fit(project: Project, snapshot: Snapshot) -> Trained:
     train, test = snapshot.rows("train"), snapshot.rows("test")
     inputs, later = ({n: t[n].to_numpy() for n in contract.inputs} for t in (train, test))
     labels, truth = (t[contract.target].to_numpy().astype(float) for t in (train, test))
+    for part, seen in (("training", labels), ("test", truth)):
+        if len(np.unique(seen)) < 2:
+            same = f"`{contract.target}` is the same in all {len(seen):,} rows of the {part} window"
+            raise UserError(f"{same}: nothing can be learned or judged; take another day or target")
     features: FeatureBuilder = user_module("features").Features.fit(inputs)
     matrix = _checked(features.transform(inputs), train.num_rows, features.names)
     model: Model = user_module("model").Model(project.parameters)

@@ -173,7 +173,7 @@ def _checked(project: Project, day: dt.date, frame: pd.DataFrame) -> pa.Table:
             checks.append(judge_rule("time", [wrong]))
     if any(check.outcome is not Outcome.PASS for check in checks):
         raise BrokenStructureError(checks)
-    whole = table.column(time).cast(pa.timestamp("us"))
+    whole = table.column(time).cast(pa.timestamp("us"), safe=False)  # nanoseconds are cut
     return table.set_column(table.column_names.index(time), time, whole)
 
 
@@ -227,7 +227,8 @@ def test_start(times: Times, as_of: dt.date) -> np.datetime64:
 def stopping_rows(times: Times) -> NDArray[np.bool_]:
     """Mark the training rows, shape (n,), of the last four weeks, at most a fifth of all rows."""
     fifth = np.sort(times)[int(len(times) * (1 - LARGEST_STOPPING_SHARE))]
-    return np.asarray(times > max(times.max() - STOPPING, fifth))
+    start = max(times.max() - STOPPING, fifth)
+    return np.asarray(times > start if times.max() > start else times >= start)
 
 
 def periods(times: Times, days: int = 0) -> list[tuple[np.datetime64, np.datetime64]]:

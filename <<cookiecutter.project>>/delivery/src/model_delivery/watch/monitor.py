@@ -153,9 +153,13 @@ def judge_performance(
     asked = files.read_json(earlier.ship / "request.json") if earlier else {}
     if earlier and logged >= {*contract.inputs, *asked}:
         few = np.sort(np.random.default_rng(0).permutation(len(labels))[:SAMPLE])
-        theirs = score_cleanly(project, earlier.ship, table.take(few))
-        both = Scored(labels[few], scored.scores[few], days[few], table, theirs)
         said = f"ROC AUC, less that of {earlier.short} on the same {len(few):,} rows"
+        try:
+            theirs = score_cleanly(project, earlier.ship, table.take(few))
+        except UserError as error:  # perhaps why it is no longer served
+            told = f"{said}: it gives no scores; {error}"
+            return [*checks, Check(name="previous", outcome=Outcome.WARN, sentence=told)], tables
+        both = Scored(labels[few], scored.scores[few], days[few], table, theirs)
         checks.append(over_all("previous", limits, both, part[few], said))
     return checks, tables
 

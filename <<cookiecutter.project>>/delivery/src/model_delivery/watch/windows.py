@@ -144,7 +144,7 @@ def judge_rows(project: Project, train: pa.Table, window: Window) -> list[Check]
     if len(window.rows) < limits.requests.min:
         return checks
     loose = logged_part(project, limits.slack)
-    gone = {SCORE, *project.delivery.log.hashed}
+    gone = {SCORE, *project.delivery.log.hashed, *project.delivery.log.private}  # by now
     for name in window.rows.column_names:  # of nothing but null: as good as not there
         bare = name not in loose.columns or loose.columns[name].missing < 1
         gone |= {name} if bare and not pc.count(window.rows.column(name)).as_py() else set()
@@ -193,8 +193,8 @@ def judge_drifts(project: Project, served: Candidate, paths: Sequence[Path]) -> 
         silent = {said: value for said, value in found[DRIFT].items() if said[0] != "`"}
         own = {s: value for s, value in found[DRIFT].items() if s.startswith(f"`{SCORE}`")}
         other = {said: value for said, value in found[DRIFT].items() if said not in own}
-        drifts = zip(DRIFTS, (other, own or silent), strict=True)
-        checks.append([judge_findings(n, getattr(limits, n), said) for n, said in drifts])
+        drifts = zip(DRIFTS, (other, own or silent), strict=True)  # without features of one
+        checks.append([judge_findings(n, getattr(limits, n), said) for n, said in drifts if said])
     return checks
 
 
