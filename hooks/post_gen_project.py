@@ -16,5 +16,6 @@ print(f"""
   uv run ml doctor             # says what this machine lacks, and the command that fixes it
   uv run ml ship               # data, training, gates, package, production: about two minutes
 
-No uv yet? pipx install uv, or see https://docs.astral.sh/uv/.
+No uv yet? `pipx install uv` (on Debian after `sudo apt-get install pipx`), or see
+https://docs.astral.sh/uv/; `make` in a clone of the template keeps one in its .tools/bin.
 """)

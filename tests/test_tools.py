@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.baking import ROOT, Done
+from tests.baking import ROOT, Done, environment
 from tests.bench.figures import Figure, as_json, beside
 from tools import demo
 
@@ -128,6 +130,18 @@ def test_every_make_target_is_explained() -> None:
     targets = "demo demo-down test test-all test-newest bench replay lint help"
     for target in targets.split():
         assert f"  make {target} " in done.stdout
+
+
+def test_a_job_of_the_template_s_own_ci_makes_no_job_of_a_project_s_commands(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """There `ml ship` would only rehearse, and nothing would answer."""
+    for name in ("GITHUB_ACTIONS", "GITHUB_SHA", "RUNNER_ENVIRONMENT", "VIRTUAL_ENV"):
+        monkeypatch.setenv(name, "github-hosted")
+    show = (sys.executable, "-c", "import json, os; print(json.dumps(dict(os.environ)))")
+    for seen in (json.loads(demo.run(*show, cwd=tmp_path, capture=True)), environment()):
+        assert "PATH" in seen
+        assert "github-hosted" not in seen.values()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.baking import BakedProject
+from tests.baking import BakedProject, environment, free_port
 
 STOP = 20
 
@@ -26,9 +27,7 @@ def project(
 ) -> Iterator[BakedProject]:
     """Return a trained project of this module's own: a free port, and a load of few seconds."""
     copy = trained.copy(tmp_path_factory.mktemp("verbs"))
-    one, two = (socket.create_server(("127.0.0.1", 0)) for _ in range(2))
-    with one, two:
-        port, other = (probe.getsockname()[1] for probe in (one, two))
+    port, other = free_port(), free_port()
     at_once = {"port": port, "canary": []}  # tests/test_canary.py is about the steps
     change(copy, "delivery", lambda it: it["environments"]["production"].update(at_once))
     change(copy, "delivery", lambda it: it["environments"]["staging"].update(port=other))
@@ -162,12 +161,25 @@ def test_production_that_was_stopped_starts_by_the_command_that_status_names(
     assert served(project) == before
 
 
+def test_traffic_asks_production(project: BakedProject) -> None:
+    settings = yaml.safe_load((project.path / "config" / "delivery.yaml").read_text())
+    port = settings["environments"]["production"]["port"]
+    log = project.path / ".ml" / "production" / "proxy" / "access.log"
+    before, deadline = len(log.read_text().splitlines()), time.monotonic() + 60
+    command, here = ["make", "traffic", f"PORT={port}"], project.path
+    with subprocess.Popen(command, cwd=here, env=environment(), start_new_session=True) as traffic:
+        while len(new := log.read_text().splitlines()[before:]) < 20:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        os.killpg(traffic.pid, signal.SIGTERM)
+    assert {json.loads(line)["status"] for line in new[:20]} == {200}
+
+
 def test_two_signals_at_once_leave_no_service_behind(project: BakedProject) -> None:
     command = [".venv/bin/ml", "serve", "--port", "0"]
     refused = project.run(*command, check=False)
     assert refused.returncode == 2
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        command[-1] = str(probe.getsockname()[1])
+    command[-1] = str(free_port())
     with subprocess.Popen(command, cwd=project.path, stdout=subprocess.PIPE, text=True) as serving:
         assert serving.stdout is not None
         assert "/predict" in serving.stdout.readline()

@@ -263,6 +263,14 @@ MISTAKES = {
         CACHE,
         f"{DEPLOYS}: Python",
     ),
+    "a question whose answer may be lost": (
+        *(
+            DELIVER,
+            "run: uv run ml ship --until",
+            'run: echo "v=$(gh api x)" && uv run ml ship --until',
+        ),
+        *("unnoticed", 'deliver.yml: build: echo "v=$(gh api x)"'),
+    ),
     "a workflow without a group": (
         *(CI, "concurrency: { group: ci, cancel-in-progress: true }\n", ""),
         *("concurrency", "ci.yml: no concurrency"),

@@ -110,7 +110,7 @@ def test_what_waits_for_what(baked: BakedProject) -> None:
         "deliver.yml": "deliver-${{ inputs.tag || github.ref_name }}",
         "deploy.yml": "${{ inputs.verb }}-${{ inputs.environment }}",
         "issue.yml": "issue-${{ inputs.title }}",
-        "monitor.yml": "monitor",
+        "monitor.yml": "monitor-${{ github.run_id }}",
         "retrain.yml": "retrain",
         "rollback.yml": "by-hand-${{ inputs.environment }}",
         "security.yml": "security-${{ github.event.pull_request.number || github.run_id }}",
@@ -211,6 +211,12 @@ def rules_of(tree: Tree) -> dict[str, dict[str, Any]]:
             }
     assert len({ruleset["name"] for ruleset in rulesets}) == len(rulesets)
     return found
+
+
+def test_a_branch_can_be_made_of_a_merge_that_no_check_ran_on(baked: BakedProject) -> None:
+    for ref in ("branch ~DEFAULT_BRANCH", "branch refs/heads/develop"):
+        checks = rules_of(Tree(baked.path))[ref]["required_status_checks"]
+        assert checks["do_not_enforce_on_create"] is True
 
 
 def test_rulesets_keep_what_must_not_be_rewritten(baked: BakedProject) -> None:

@@ -371,6 +371,12 @@ def unattested(tree: Tree) -> list[str]:
     return found
 
 
+def unnoticed(tree: Tree) -> list[str]:
+    """List commands whose failure is lost: of `echo "$(…)"` the shell only knows that of `echo`."""
+    steps = [(name, step.get("run", "")) for name, step in tree.steps()]
+    return [f"{name}: {run}" for name, run in steps if re.search(r"""echo\s+"[^"]*\$\(""", run)]
+
+
 RULES = {
     rule.__name__: rule
     for rule in (
@@ -386,5 +392,6 @@ RULES = {
         limits_of_a_branch,
         not_handed_on,
         unattested,
+        unnoticed,
     )
 }

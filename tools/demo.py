@@ -42,6 +42,10 @@ json.dump({"port": port, "row": row}, sys.stdout, default=lambda moment: moment.
 """
 
 
+OF_A_JOB = ("GITHUB_", "RUNNER_")
+"""How the variables begin by which `ml` knows that it runs in a workflow, where it rehearses."""
+
+
 class DemoError(Exception):
     """A step of the demo that failed, in one sentence, with the exit code to leave with."""
 
@@ -60,8 +64,9 @@ def run(*command: str, cwd: Path, capture: bool = False) -> str:
     """
     if not capture:
         print(f"$ {shlex.join(command)}", flush=True)
-    # The environment of the template must not stand in for the project's own.
-    environment = {k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"}
+    # The environment of the template must not stand in for the project's own, nor its job in CI.
+    away = ("VIRTUAL_ENV", *OF_A_JOB)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(away)}
     stdout = subprocess.PIPE if capture else None
     done = subprocess.run(command, cwd=cwd, env=environment, text=True, stdout=stdout, check=False)
     if done.returncode:
