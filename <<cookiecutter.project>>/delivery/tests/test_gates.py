@@ -251,7 +251,8 @@ def test_a_number_that_may_be_missing_and_nearly_is_has_no_scale(world: World) -
         own = contract.model_copy(update={"columns": columns})
         check = judge_scale(own, limit, train, test)
         assert check.outcome is outcome
-        assert ("too few values of `size`" in check.sentence) is (missing > 0)
+        told = "no number that can be compared; too few values of `size` to compare"
+        assert (check.sentence == told) is (missing > 0)
 
 
 def test_rows_that_stop_a_training_are_there_whatever_the_times() -> None:

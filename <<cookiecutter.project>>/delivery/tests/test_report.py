@@ -776,7 +776,7 @@ BARE: dict[str, object] = {
     "/environments": {"environments": []},
     "/actions/variables?per_page=100": {"variables": []},
     "/actions/secrets?per_page=100": {"secrets": []},
-    "/rulesets?per_page=100": [{"name": "one", "enforcement": "disabled"}],
+    "/rulesets?per_page=100": [{"name": "one", "id": 7, "enforcement": "disabled"}],
     "/codeowners/errors": {
         "errors": [{"path": ".github/CODEOWNERS", "line": 3, "kind": "Unknown owner"}]
     },
@@ -790,7 +790,9 @@ WHOLE = BARE | {
         "variables": [{"name": f"DEPLOY_RUNNER_{n}"} for n in ("TEST", "STAGING", "PRODUCTION")]
     },
     "/actions/secrets?per_page=100": {"secrets": [{"name": "SOURCE_KEY"}]},
-    "/rulesets?per_page=100": [{"name": n, "enforcement": "active"} for n in ("one", "two")],
+    "/rulesets?per_page=100": [
+        {"name": name, "id": 7, "enforcement": "active"} for name in ("one", "two")
+    ],
     "/codeowners/errors": {"errors": []},
     "/actions/workflows/weekly.yml": {"state": "active"},
     "/actions/workflows/weekly.yml/runs?event=schedule&per_page=1": {
@@ -798,13 +800,14 @@ WHOLE = BARE | {
     },
 }
 PUT = ["api", "--method", "PUT", "repos/{owner}/{repo}/environments/"]
+CHANGE = ["api", "--method", "PUT", "repos/{owner}/{repo}/rulesets/7", "--input", "-"]
 POST = ["api", "--method", "POST", "repos/{owner}/{repo}/rulesets", "--input", "-"]
 ASKED = ["-f", "reviewers[][type]=User", "-F", "reviewers[][id]=17"]
 CALLS = [
     ([*PUT[:3], f"{PUT[3]}test"], ""),
     ([*PUT[:3], f"{PUT[3]}staging"], ""),
     ([*PUT[:3], f"{PUT[3]}production", *ASKED], ""),
-    (POST, '{"name": "one", "target": "tag"}'),
+    (CHANGE, '{"name": "one", "target": "tag"}'),
     (POST, '{"name": "two", "target": "branch"}'),
     (["workflow", "enable", "weekly.yml"], ""),
 ]

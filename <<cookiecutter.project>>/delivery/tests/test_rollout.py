@@ -524,6 +524,8 @@ def test_what_was_rolled_back_is_not_gone_back_to(project: Project, a: Candidate
     deploy(project, make_candidate(project, "c", against=b))
     assert rollback(project).digest == b.digest
     assert rollback(project, f"^{b.digest}").digest == served(project) == a.digest
+    with pytest.raises(UserError, match="no earlier release"):
+        rollback(project, f"^{a.digest}")
 
 
 def test_rollback_to_a_named_release_and_what_is_kept(project: Project, a: Candidate) -> None:

@@ -1545,6 +1545,13 @@ def test_a_segment_that_ranks_worse_is_a_warning_and_all_are_on_the_page(world: 
     aucs = {row[0]: row[2] for row in table.rows}
     assert (aucs["kind b"] < 0.6, aucs["kind a"] > 0.75) == (True, True)
     assert "kind b" in (world.target.folder / "monitor" / "report.html").read_text()
+    path.unlink()
+    path = world.write(world.frame)
+    late = world.frame[["at", "late"]].assign(late=world.frame["late"].astype(bool) & ~b)
+    world.sources.labels = lambda *_: late
+    check = world.decide()[1]["segment_roc_auc"]
+    assert check.outcome is PASS, "that one cannot be judged is no reason to watch for good"
+    assert "not judged, hardly any row of a class: kind b" in check.sentence
     hidden(world, hashed=["kind"])  # of which nobody could say what a weak one is
     path.unlink()
     world.write(world.frame.assign(kind=[keyed_hash(one, "k") for one in world.frame["kind"]]))

@@ -151,9 +151,11 @@ def _names(project: Project, _: object) -> Iterator[Finding]:
 def _rulesets(project: Project, _: object) -> Iterator[Finding]:
     there = gh(project, "api", f"{HERE}/rulesets?per_page=100")
     have = {each["name"] for each in there if each["enforcement"] == "active"}
-    call = ("api", "--method", "POST", f"{HERE}/rulesets", "--input", "-")
+    ids = {each["name"]: f"/{each['id']}" for each in there}
     for place, wanted in enumerate(json.loads((project.root / RULESETS).read_text())):
         name, said = wanted["name"], f"{RULESETS} has it, GitHub has it not, or not active"
+        how = "PUT" if name in ids else "POST"
+        call = ("api", "--method", how, f"{HERE}/rulesets{ids.get(name, '')}", "--input", "-")
         mend = said, call, json.dumps(wanted), f"jq '.[{place}]' {RULESETS} | "
         yield Finding(f"ruleset {name}", name in have, *(("there",) if name in have else mend))
 

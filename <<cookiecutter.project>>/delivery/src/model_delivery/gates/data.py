@@ -73,12 +73,13 @@ def judge_scale(
         if np.isfinite(ratio) or not contract.columns[name].missing:
             ratios[name] = ratio
         else:  # as often missing as the contract lets it: its share of missing values is judged
-            sparse += f"; too few values of `{name}`"
+            sparse += f"; too few values of `{name}` to compare"
     # What cannot be compared is not-a-number, and ranks above every ratio: never a pass.
     worst = max(ratios, key=lambda name: np.nan_to_num(ratios[name], nan=np.inf), default="")
     past = f"parts of {days} days" if days else "months"
-    sentence = f"scale of `{worst}` against that of the training {past}: another unit?{sparse}"
-    return judge("scale", limit, ratios.get(worst, 1.0), sentence)
+    sentence = f"scale of `{worst}` against that of the training {past}: another unit?"
+    said = (sentence if worst else "no number that can be compared") + sparse
+    return judge("scale", limit, ratios.get(worst, 1.0), said)
 
 
 def scale_ratio(train: Sequence[Floats], test: Floats) -> float:

@@ -120,8 +120,8 @@ def rollback(target: Target, release: str | None) -> Event:
         stays = state.trying or state.current.type == "rolled_back"
         before = state.current.digest if stays else state.current.previous
         if faulty:  # what serves may have come back itself
-            bad = state.current.previous if state.current.type == "rolled_back" else None
-            before = next((m.digest for m in state.moves[1:] if m.digest != bad), None)
+            bad = {move.previous for move in state.moves if move.type == "rolled_back"}
+            before = next((m.digest for m in state.moves[1:] if m.digest not in bad), None)
             release = None
         wanted = release or (before or "none")[:12]
         found = [move for move in state.moves if wanted in (move.release, move.digest[:12])]

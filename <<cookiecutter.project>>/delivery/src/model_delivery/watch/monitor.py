@@ -148,8 +148,9 @@ def judge_performance(
         weak, rows = segments(project, scored)
         tables += [rows]
         for check in (one for one in weak if one.value is not None):  # else all are too small
-            good = check.outcome is Outcome.PASS
-            checks.append(check if good else check.model_copy(update={"outcome": Outcome.WARN}))
+            good = getattr(project.gates.model, check.name).holds(check.value)
+            outcome = Outcome.PASS if good else Outcome.WARN
+            checks.append(check.model_copy(update={"outcome": outcome}))
     asked = files.read_json(earlier.ship / "request.json") if earlier else {}
     if earlier and logged >= {*contract.inputs, *asked}:
         few = np.sort(np.random.default_rng(0).permutation(len(labels))[:SAMPLE])
