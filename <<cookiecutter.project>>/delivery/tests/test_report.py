@@ -315,6 +315,10 @@ ROLLOUT_BEFORE = """
 environments: { production: { port: 3000, load: true, canary: [{ weight: 0.1, seconds: 30 }] } }
 rollout: { error_share: { max: 0.01, outcome: stop }, shadow_rows: 200 }
 """
+CONTRACT_BEFORE = """
+exclude: { cancelled: { column: late, most: 0.06 } }
+columns: { temp: { type: number, min: -30, missing: 0.03 }, dest: { type: category } }
+"""
 
 
 def repository(folder: Path) -> Project:
@@ -322,6 +326,7 @@ def repository(folder: Path) -> Project:
     (folder / "config").mkdir()
     (folder / "config" / "gates.yaml").write_text(LIMITS_BEFORE)
     (folder / "config" / "delivery.yaml").write_text(ROLLOUT_BEFORE)
+    (folder / "config" / "data.yaml").write_text(CONTRACT_BEFORE)
     committed(folder, "init --quiet -b main", "Limits")
     return committed(folder, "checkout --quiet -b change", "Nothing")
 
@@ -358,6 +363,11 @@ def change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
         ("delivery", "load: true", "load: false", "`environments.production.load` True → False"),
         ("delivery", "seconds: 30", "seconds: 1", "`environments.production.canary` [{"),
         ("delivery", ROLLOUT_BEFORE, "rollout: {}", "`rollout.error_share` max 0.01 → –"),
+        ("data", "missing: 0.03", "missing: 0.3", "`columns.temp.missing` max 0.03 → 0.3"),
+        ("data", "missing: 0.03", "missing: 0.01", ""),
+        ("data", "category }", "category, outside: 0.2 }", "`columns.dest.outside` max 0 → 0.2"),
+        ("data", "most: 0.06", "most: 0.5", "`exclude.cancelled.most` max 0.06 → 0.5"),
+        ("data", "min: -30", "min: -40", ""),  # the range of a request, and no share
     ],
 )
 def test_a_looser_limit_is_said_and_a_tighter_one_is_not(
@@ -426,10 +436,12 @@ def test_without_a_branch_to_compare_with_the_report_says_so(tmp_path: Path) -> 
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "gates.yaml").write_text(LIMITS_BEFORE)
     (tmp_path / "config" / "delivery.yaml").write_text(ROLLOUT_BEFORE)
+    (tmp_path / "config" / "data.yaml").write_text(CONTRACT_BEFORE)
     told = lowered_limits(Project(tmp_path))
     assert [line.partition(" was not compared")[0] for line in told] == [
         "`config/gates.yaml`",
         "`config/delivery.yaml`",
+        "`config/data.yaml`",
     ]
 
 

@@ -140,10 +140,12 @@ def lowered_limits(project: Project) -> list[str]:
     # GitHub has merged a pull request into the commit that it starts from.
     base = "HEAD^1" if os.environ.get("GITHUB_BASE_REF") else next(filter(None, found), None)
     rollout = r"rollout\.|environments\.\w+\.(canary|load)$"
-    for path, limits in (("config/gates.yaml", ""), ("config/delivery.yaml", rollout)):
+    files = (("gates", _limits, ""), ("delivery", _limits, rollout), ("data", _shares, ""))
+    for file, read, limits in files:
+        path = f"config/{file}.yaml"
         try:
-            old = _limits(yaml.safe_load(git(project, "show", f"{base}:./{path}") or ""))
-            new = _limits(yaml.safe_load((project.root / path).read_text("utf-8")))
+            old = read(yaml.safe_load(git(project, "show", f"{base}:./{path}") or ""))
+            new = read(yaml.safe_load((project.root / path).read_text("utf-8")))
             kept = {name: old[name] for name in old if re.match(limits, name)}
             looser = {name: _loosened(limit, new.get(name)) for name, limit in kept.items()}
         except Exception:  # the base may hold anything, also a file of another version
@@ -160,6 +162,17 @@ def _limits(content: Any, name: str = "") -> dict[str, Any]:
         return {name: content}
     inner = [_limits(value, f"{name}.{key}".lstrip(".")) for key, value in content.items()]
     return {name: limit for part in inner for name, limit in part.items()}
+
+
+def _shares(content: Any) -> dict[str, Any]:
+    """Return as limits which shares of rows may break the data contract, by their dotted names."""
+    shares = {
+        f"columns.{name}.{kind}": {"max": spec.get(kind, 0.0)}
+        for name, spec in content["columns"].items()
+        for kind in ("missing", "outside")
+    }
+    rules = (content.get("exclude") or {}).items()
+    return shares | {f"exclude.{name}.most": {"max": rule["most"]} for name, rule in rules}
 
 
 def _loosened(old: Any, new: Any) -> str:
