@@ -485,12 +485,12 @@ def test_the_log_of_an_environment_lies_where_the_setting_says(
 
 
 def test_checkouts_that_share_what_serves_share_its_log(
-    host_project: Project, monkeypatch: pytest.MonkeyPatch
+    host_project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("ML_HOME", "/srv/ml/.ml")
+    monkeypatch.setenv("ML_HOME", str(tmp_path / "shared" / ".ml"))
     log = "log: {folder: logs}\nkeep_releases"
     place = Target(test_rollout.configured(host_project, "keep_releases", log), "production")
-    assert place.log == "/srv/ml/logs/production"
+    assert place.log == str(tmp_path / "shared" / "logs" / "production")
 
 
 def test_a_log_that_could_not_be_used_is_a_mistake_of_the_settings(tmp_path: Path) -> None:
