@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import os
 import secrets
 import shutil
 import socket
@@ -33,8 +32,8 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     every import of the heavy libraries takes two to three times as long. Whoever runs the tests may
     be a job of a workflow: the project's commands are of no job, unless a test says so.
     """
-    away = ("VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH", *demo.OF_A_JOB)
-    return {k: v for k, v in os.environ.items() if not k.startswith(away)} | dict(extra or {})
+    away = {"PYTHONDONTWRITEBYTECODE", "PYTHONPATH"}
+    return {k: v for k, v in demo.environment().items() if k not in away} | dict(extra or {})
 
 
 def free_port() -> int:

@@ -60,14 +60,17 @@ def said(found: dict[str, Any], name: str) -> str:
     return next(str(check["sentence"]) for check in found["checks"] if check["name"] == name)
 
 
+def production_port(project: BakedProject) -> int:
+    settings = yaml.safe_load((project.path / "config" / "delivery.yaml").read_text())
+    return int(settings["environments"]["production"]["port"])
+
+
 def served(project: BakedProject) -> str:
     """Return the release that answers a real request at production's port."""
-    file = project.path / "config" / "delivery.yaml"
-    port = yaml.safe_load(file.read_text())["environments"]["production"]["port"]
     request = json.loads((candidate(project) / "ship" / "request.json").read_text())
     row = {name: column["example"] for name, column in request.items()}
     ask = urllib.request.Request(
-        f"http://127.0.0.1:{port}/predict",
+        f"http://127.0.0.1:{production_port(project)}/predict",
         json.dumps({"rows": [row]}).encode(),
         {"content-type": "application/json"},
     )
@@ -162,11 +165,9 @@ def test_production_that_was_stopped_starts_by_the_command_that_status_names(
 
 
 def test_traffic_asks_production(project: BakedProject) -> None:
-    settings = yaml.safe_load((project.path / "config" / "delivery.yaml").read_text())
-    port = settings["environments"]["production"]["port"]
     log = project.path / ".ml" / "production" / "proxy" / "access.log"
     before, deadline = len(log.read_text().splitlines()), time.monotonic() + 60
-    command, here = ["make", "traffic", f"PORT={port}"], project.path
+    command, here = ["make", "traffic", f"PORT={production_port(project)}"], project.path
     with subprocess.Popen(command, cwd=here, env=environment(), start_new_session=True) as traffic:
         while len(new := log.read_text().splitlines()[before:]) < 20:
             if time.monotonic() > deadline:

@@ -54,6 +54,12 @@ class DemoError(Exception):
         self.code = code
 
 
+def environment() -> dict[str, str]:
+    """Return this process's variables, but for what is the template's own, or its job's in CI."""
+    away = ("VIRTUAL_ENV", *OF_A_JOB)
+    return {k: v for k, v in os.environ.items() if not k.startswith(away)}
+
+
 def run(*command: str, cwd: Path, capture: bool = False) -> str:
     """Run one command, shown before it starts, in `cwd`.
 
@@ -64,11 +70,8 @@ def run(*command: str, cwd: Path, capture: bool = False) -> str:
     """
     if not capture:
         print(f"$ {shlex.join(command)}", flush=True)
-    # The environment of the template must not stand in for the project's own, nor its job in CI.
-    away = ("VIRTUAL_ENV", *OF_A_JOB)
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(away)}
-    stdout = subprocess.PIPE if capture else None
-    done = subprocess.run(command, cwd=cwd, env=environment, text=True, stdout=stdout, check=False)
+    out = subprocess.PIPE if capture else None
+    done = subprocess.run(command, cwd=cwd, env=environment(), text=True, stdout=out, check=False)
     if done.returncode:
         code = done.returncode if done.returncode > 0 else 1
         said = "" if capture else ": see above"

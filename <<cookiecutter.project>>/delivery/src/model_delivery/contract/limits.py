@@ -96,7 +96,7 @@ class DeepchecksLimits(Strict):
     model: dict[ModelCheck, Limit]
 
 
-FEWEST_REQUESTS = 100
+FEWEST = 100  # rows of a window in which a score that never changes is no chance
 
 
 class MonitorLimits(Strict):
@@ -128,9 +128,9 @@ class MonitorLimits(Strict):
             raise ValueError("`needed` is above `windows`: no finding could ever count")
         if self.windows < 2:
             raise ValueError("`windows` is below 2: labels that never arrive would not be missed")
-        if self.requests.min < FEWEST_REQUESTS:
-            few = f"`requests` has a min below {FEWEST_REQUESTS}"
-            raise ValueError(f"{few}: so few scores may well be the same")
+        if self.requests.min < FEWEST:
+            why = "so few scores may well be the same"
+            raise ValueError(f"`requests` has a min below {FEWEST}: {why}")
         return self
 
 

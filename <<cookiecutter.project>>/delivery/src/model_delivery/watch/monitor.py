@@ -158,8 +158,8 @@ def judge_performance(
         try:
             theirs = score_cleanly(project, earlier.ship, table.take(few))
         except UserError as error:  # perhaps why it is no longer served
-            told = f"{said}: it gives no scores; {error}"
-            return [*checks, Check(name="previous", outcome=Outcome.WARN, sentence=told)], tables
+            why = f"{said}: it gives no scores; {error}"
+            return [*checks, Check(name="previous", outcome=Outcome.WARN, sentence=why)], tables
         both = Scored(labels[few], scored.scores[few], days[few], table, theirs)
         checks.append(over_all("previous", limits, both, part[few], said))
     return checks, tables
