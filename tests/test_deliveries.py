@@ -396,10 +396,12 @@ def test_rehearsed_production_goes_back_too_and_claims_to_serve_nothing(hosted: 
 def test_eight_deliveries_at_once_lose_nothing(hosted: World) -> None:
     before = hosted.events
     git(hosted.project, "checkout", "--quiet", "--detach", before[0]["commit"])
+    # Each job has a machine of its own on GitHub; here eight of them start services on two cores.
+    patient = {"config/delivery.yaml": ("timeout_seconds: 60", "timeout_seconds: 600")}
     shas = []
     events = []
     for number in range(8):
-        shas.append(hosted.commit(f"Change {number}"))
+        shas.append(hosted.commit(f"Change {number}", None if number else patient))
         hosted.github.receive(hosted.project, f"+HEAD:{DEVELOP}")
         git(hosted.project, "update-ref", DEVELOP, "HEAD")
         events.append(push(hosted.project, hosted.github.repository, DEVELOP))

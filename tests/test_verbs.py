@@ -36,6 +36,25 @@ def project(
     copy.ml("deploy", "--stop")
 
 
+SPARSE = """
+import json, numpy as np, pandas as pd
+from pathlib import Path
+from model_delivery.gates import ask
+
+def write(name, values):
+    places, random = np.arange(4000), np.random.default_rng(0)
+    at = pd.Timestamp("2013-01-01") + pd.to_timedelta(places // 40, "D")
+    sparse = np.where(places < values, random.random(4000), np.nan)
+    pd.DataFrame({"at": at, "full": random.random(4000), "sparse": sparse}).to_parquet(name)
+    return str(Path(name).resolve())
+
+asked = {"suite": "data", "checks": ["FeatureDrift"], "train": write("train.parquet", 400)}
+asked |= {"tests": [write(f"{values}.parquet", values) for values in (9, 10)], "periods": []}
+asked |= {"numeric": ["full", "sparse"], "categorical": [], "label": None, "time": "at"}
+print(json.dumps([found["FeatureDrift"] for found in ask(Path.cwd(), asked)]))
+"""
+
+
 def loosened(load: dict[str, Any]) -> dict[str, Any]:
     """Return limits of the load gate that no busy machine breaks, and a short load."""
     wide = {key: limit | {"outcome": "warn"} for key, limit in load.items() if type(limit) is dict}
@@ -103,6 +122,20 @@ def test_the_same_bytes_from_another_key_are_judged_anew(project: BakedProject) 
     assert candidate(project) == before
     assert not (before / "verdicts").exists()
     assert "of 3 segments" in said(verdict(project, "model"), "segment_roc_auc")
+
+
+def test_deepchecks_leaves_out_a_column_of_few_values_and_says_so(
+    project: BakedProject, tmp_path: Path
+) -> None:
+    python = project.path / ".venv" / "bin" / "python"
+    done = subprocess.run(
+        [python, "-c", SPARSE], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    few, enough = json.loads(done.stdout)
+    assert few["`sparse`: too few values to compare"] is None
+    assert sorted(name[:8] for name in few) == ["`full`: ", "`sparse`"]
+    assert few.keys() != enough.keys()
+    assert None not in enough.values()
 
 
 def test_a_package_that_changed_after_its_gate_stops_and_is_mended(project: BakedProject) -> None:

@@ -144,7 +144,7 @@ def test_the_size_of_a_batch_does_not_matter(
 
 
 @given(row=valid_row)
-def test_the_flight_number_and_the_label_change_nothing(
+def test_the_flight_number_changes_nothing(
     features: Features, model: Model, row: dict[str, Any]
 ) -> None:
     other = row | {"flight": row["flight"] % 9999 + 1}

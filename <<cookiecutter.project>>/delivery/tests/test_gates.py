@@ -433,6 +433,7 @@ def test_intervals_resample_days_and_differences_are_paired() -> None:
 RARE = Limit(max=0.1, outcome="stop")
 DRIFT = Limit(max=2, outcome="retrain")
 GAIN = Limit(min=0.1, outcome="stop")
+PERIODS = ["May", "June", "July", "August"]
 
 
 @pytest.mark.parametrize(
@@ -445,15 +446,31 @@ GAIN = Limit(min=0.1, outcome="stop")
         (GAIN, {"gain": 0.3, "more": 0.4}, PASS, "gain"),
         (GAIN, {"gain": 0.3, "less": 0.05}, STOP, "less"),
         (DRIFT, {"temp": 1.0, "wind": 7.9}, RETRAIN, "wind"),
+        (DRIFT, {"snow": None, "temp": 1.0}, PASS, "temp; snow"),
+        (DRIFT, {"snow": None, "temp": 3.0}, RETRAIN, "temp; snow"),
+        (DRIFT, {"snow": None, "temp": np.nan}, INCONCLUSIVE, "temp; snow: no number"),
+        (DRIFT, {"snow": None}, INCONCLUSIVE, "snow: no number"),
+        (DRIFT, {}, INCONCLUSIVE, ": no number"),
     ],
 )
 def test_every_answer_has_one_outcome(
-    limit: Limit, found: dict[str, float], outcome: Outcome, says: str
+    limit: Limit, found: dict[str, float | None], outcome: Outcome, says: str
 ) -> None:
-    check = judge_findings("name", limit, found)
+    check = judge_findings("FeatureDrift", limit, found, PERIODS)
     assert check.outcome is outcome
     assert check.sentence.startswith(says)
     assert check.limit == str(limit)
+
+
+@pytest.mark.parametrize("name", ["FeatureDrift", "prediction_drift"])
+@pytest.mark.parametrize("limit", [DRIFT, Limit(max=2, outcome="stop")])
+def test_a_drift_from_few_periods_is_only_a_warning(name: str, limit: Limit) -> None:
+    check = judge_findings(name, limit, {"temp: 0.4": 7.9}, PERIODS[1:])
+    assert check.outcome is WARN
+    assert check.sentence == "temp: 0.4; only 3 training periods tell what is usual"
+    assert judge_findings(name, limit, {"temp": 1.9}, PERIODS[1:]).outcome is PASS
+    assert judge_findings(name, limit, {"temp": np.nan}, PERIODS[1:]).outcome is INCONCLUSIVE
+    assert judge_findings("NewCategoryTrainTest", RARE, {"kind": 1.0}, []).outcome is STOP
 
 
 def test_every_drift_is_shown_the_largest_first(
@@ -508,7 +525,7 @@ def test_no_answer_is_said_and_never_a_pass(
     monkeypatch.setattr(gates, "RUN_SECONDS", 0.3 if "sleep" in run else 20)
     request = {"suite": "data", "checks": ["X"], "tests": ["test.parquet"]}
     if sync == "true":
-        check = judge_findings("X", DRIFT, ask(tmp_path, request)[0]["X"])
+        check = judge_findings("X", DRIFT, ask(tmp_path, request)[0]["X"], PERIODS)
         assert check.outcome is INCONCLUSIVE
         assert re.match(answer, check.sentence)
     else:

@@ -1222,6 +1222,14 @@ def test_an_empty_log_is_silence_and_an_object_store_is_a_log(
     vars(world.project)["delivery"] = world.project.delivery.model_copy(update={"log": kept})
     assert world.decide()[0] == "ok"
 
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("the key expired")
+
+    monkeypatch.setattr(type(store), "find", refuse)
+    wrong = r"memory://logs/production: .* cannot be listed \(PermissionError: the key expired\)"
+    with pytest.raises(UserError, match=wrong):
+        world.decide()
+
 
 def hidden(world: World, **log: Any) -> None:
     changes = {"log": LogSettings(**log)}
@@ -1256,6 +1264,15 @@ def test_what_became_private_since_it_was_logged_is_not_unexpected(world: World)
     hidden(world, private=["size"])
     decision, checks = world.decide()
     assert (decision, checks["columns"].outcome) == ("ok", PASS)
+
+
+def test_a_number_that_is_no_longer_hashed_is_said_to_have_been(world: World) -> None:
+    half = len(world.frame) // 2
+    old = world.frame[:half]
+    world.write(old.assign(size=[keyed_hash(size, "k") for size in old["size"]]))
+    world.write(world.frame[half:], "2013-08-02/w-1")
+    with pytest.raises(UserError, match=r"several types .* Put it back into `log\.hashed`"):
+        world.decide()
 
 
 def test_a_release_is_watched_by_the_contract_it_was_trained_under(world: World) -> None:
@@ -1335,9 +1352,12 @@ def test_a_source_that_is_down_is_asked_three_times_and_never_ok(world: World) -
     assert asked == [START] * 3
     assert (decision, checks["labels"].outcome) == ("watch", INCONCLUSIVE)
     assert "no route" in checks["labels"].sentence
-    world.sources.labels = lambda *_: json.loads("<html>an error's page</html>")
-    decision, checks = world.decide()
-    assert (decision, checks["labels"].outcome) == ("watch", INCONCLUSIVE)
+    halves = {"<html>an error's page</html>": "JSONDecodeError", '{"error": "late"}': "'rows'"}
+    for half, why in halves.items():
+        world.sources.labels = lambda *_, half=half: json.loads(half)["rows"]
+        decision, checks = world.decide()
+        assert (decision, checks["labels"].outcome) == ("watch", INCONCLUSIVE)
+        assert re.match(f"sources.labels: .*{why}", checks["labels"].sentence)
     del world.sources.labels
     decision, checks = world.decide()
     assert (decision, checks["labels"].outcome) == ("watch", WARN)

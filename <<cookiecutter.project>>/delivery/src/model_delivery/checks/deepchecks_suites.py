@@ -42,6 +42,8 @@ ROWS = {"train": 20_000, "test": 8_000}
 """Sampled rows; more change the values little and cost time in proportion."""
 FEWEST_ROWS = 100
 """A training period with fewer sampled rows says nothing of the spread."""
+FEWEST_VALUES = 10
+"""Of a column with fewer values Deepchecks measures no drift."""
 SMALLEST_DRIFT = 0.05
 """A period's drift below this counts as this: two samples of one month differ by about 0.02."""
 
@@ -115,12 +117,15 @@ def measure(request: Request, name: str, before: pd.DataFrame, after: pd.DataFra
     return pd.to_numeric(pd.Series(found, dtype=object), errors="coerce").astype(float)
 
 
-def find(request: Request, name: str, train: pd.DataFrame, test: pd.DataFrame) -> dict[str, float]:
+def find(
+    request: Request, name: str, train: pd.DataFrame, test: pd.DataFrame
+) -> dict[str, float | None]:
     """Return all that a check measures on the test rows, by what is said of it.
 
     A drift is relative to the largest of a training period from the others: real data has seasons,
     and the library's own fixed thresholds fail on every honest July. Whatever the library raises
-    is said beside not-a-number: the other checks still run.
+    is said beside not-a-number: the other checks still run. A column of few values has None: how
+    many may be missing is for the contract to say.
     """
     drift, times = name.endswith("Drift"), train[request["time"]]
     try:
@@ -131,8 +136,12 @@ def find(request: Request, name: str, train: pd.DataFrame, test: pd.DataFrame) -
                 PAST[name].append(measure(request, name, train[~own], train[own]))
     except Exception as error:
         return {f"did not run: {type(error).__name__}: {str(error).strip():.200}": math.nan}
-    findings, usual = {}, 1.0
+    findings, usual = dict[str, float | None](), 1.0
     for about, value in found.items():
+        counts = [rows[about].count() for rows in (train, test) if about in rows]
+        if drift and min(counts, default=FEWEST_VALUES) < FEWEST_VALUES:
+            findings[f"`{about}`: too few values to compare"] = None
+            continue
         said = f"`{about}`: {value:.3f}" if about in train else f"{about}: {value:.3f}"
         if drift:
             past = [old[about] for old in PAST[name] if np.isfinite(old[about])]

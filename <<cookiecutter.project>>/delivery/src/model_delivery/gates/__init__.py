@@ -6,7 +6,7 @@ What they share is here, Deepchecks too: it measures in a program of its own.
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from operator import neg, pos
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -23,7 +23,7 @@ from model_delivery.protocols import UserError
 from model_delivery.report.render import number
 from model_delivery.report.verdict import Check, Outcome, Table, finite
 from model_delivery.training.scores import SCORE, Estimate
-from model_delivery.training.snapshot import Judged, periods
+from model_delivery.training.snapshot import FEWEST_PERIODS, Judged, periods
 
 Gate = Literal["data", "model", "package", "api", "load"]
 GATES: tuple[Gate, ...] = get_args(Gate)
@@ -70,11 +70,12 @@ def deepchecks(
     asked = request_of(project, suite, rows)
     found = ask(project.work / "deepchecks", asked)[0] if limits else {}
     drifts = [drift for name in found if name.endswith("Drift") for drift in found[name].items()]
-    ranked = sorted(drifts, key=lambda drift: -np.nan_to_num(drift[1], nan=np.inf))
+    ranked = sorted(drifts, key=lambda drift: -np.nan_to_num(drift[1] or 0.0, nan=np.inf))
     shown = [[said.replace("`", ""), value if finite(value) else None] for said, value in ranked]
     columns = ["what moved", "times the usual"]
     table = Table(title="Drift, largest first", columns=columns, rows=shown)
-    return [judge_findings(name, limit, found[name]) for name, limit in limits.items()], table
+    spread = asked["periods"]
+    return [judge_findings(n, limit, found[n], spread) for n, limit in limits.items()], table
 
 
 def request_of(project: Project, suite: str, rows: Judged, days: int = 0) -> dict[str, Any]:
@@ -98,7 +99,7 @@ def request_of(project: Project, suite: str, rows: Judged, days: int = 0) -> dic
     }
 
 
-def ask(folder: Path, request: dict[str, Any]) -> list[dict[str, dict[str, float]]]:
+def ask(folder: Path, request: dict[str, Any]) -> list[dict[str, dict[str, float | None]]]:
     """Run the program; return for each test file the numbers of checks by what is said of them.
 
     That its environment cannot be made is a UserError; without an answer there is no number.
@@ -113,17 +114,30 @@ def ask(folder: Path, request: dict[str, Any]) -> list[dict[str, dict[str, float
             command = [python, str(PROGRAM), str(asked), str(answered)]
             run(command, own, env=env, timeout=RUN_SECONDS)
         except UserError as error:
-            silence = {f"Deepchecks did not answer: {error}": math.nan}
+            silence: dict[str, float | None] = {f"Deepchecks did not answer: {error}": math.nan}
             return [dict.fromkeys(request["checks"], silence)] * len(request["tests"])
         return list(read_json(answered))
 
 
-def judge_findings(name: str, limit: Limit, found: dict[str, float]) -> Check:
-    """Judge one check by its worst number; one that is none leaves it inconclusive."""
-    unknown = [said for said, value in found.items() if not math.isfinite(value)]
+def judge_findings(
+    name: str, limit: Limit, found: Mapping[str, float | None], spread: Sequence[Any]
+) -> Check:
+    """Judge one check by its worst number; one that is none leaves it inconclusive.
+
+    What is None was too sparse to measure, and only said beside the others. A drift is a warning
+    where `spread`, the training periods, are too few to tell what is usual.
+    """
+    known = {said: value for said, value in found.items() if value is not None}
+    sparse = [said for said in found if said not in known]
+    unknown = [said for said, value in known.items() if not math.isfinite(value)]
     worst = max if limit.max is not None else min
-    said = unknown[0] if unknown else worst(found, key=lambda said: found[said])
-    return judge(name, limit, found[said], said)
+    said = next(iter(unknown), None) or worst(known, key=lambda said: known[said], default="")
+    check = judge(name, limit, known.get(said), "; ".join(filter(None, [said, *sparse])))
+    few = "drift" in name.lower() and len(spread) < FEWEST_PERIODS
+    if not few or check.outcome not in (Outcome.RETRAIN, Outcome.STOP):
+        return check
+    why = f"{check.sentence}; only {len(spread)} training periods tell what is usual"
+    return check.model_copy(update={"outcome": Outcome.WARN, "sentence": why})
 
 
 def limits_hash(project: Project, gate: str) -> str:

@@ -25,7 +25,7 @@ from model_delivery.training.check import check_structure, judge_rule
 
 CURRENT = "snapshot"
 Times = NDArray[np.datetime64]
-FEWEST_MONTHS, MOST_PARTS = 4, 40
+FEWEST_PERIODS, MOST_PARTS = 4, 40
 SAMPLE_DAYS, SAMPLE_VALUES = 200, 50
 STOPPING = np.timedelta64(28, "D")
 LARGEST_STOPPING_SHARE = 0.2
@@ -219,7 +219,7 @@ def test_start(times: Times, as_of: dt.date) -> np.datetime64:
     Where all rows together span fewer than four months it is the last fifth of the span.
     """
     first, end = pd.Timestamp(times.min()), pd.Timestamp(as_of)
-    short = first.normalize() > end - pd.DateOffset(months=FEWEST_MONTHS)
+    short = first.normalize() > end - pd.DateOffset(months=FEWEST_PERIODS)
     start = end - (end - first) / 5 if short else end - pd.DateOffset(months=1)
     return np.datetime64(start.floor("us").isoformat(), "us")
 
@@ -241,7 +241,7 @@ def periods(times: Times, days: int = 0) -> list[tuple[np.datetime64, np.datetim
     if days:
         step = max(days, int((last - first).astype(int)) // MOST_PARTS)
         starts = np.arange(first, last + 2 - step, step)
-    elif len(starts) < FEWEST_MONTHS:
+    elif len(starts) < FEWEST_PERIODS:
         starts, step = np.arange(first, last + 1, 7), 7
     edges = (edge.astype("datetime64[D]") for edge in (starts, starts + step))
     return list(zip(*edges, strict=True))

@@ -7,6 +7,7 @@ where a clock was set back: each segment is read once, and again if it grew or h
 import datetime as dt
 import io
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,8 +53,7 @@ def read_log(
     `index` keeps each segment's size and own span between runs. A line that is no JSON, but for a
     torn last one, is a UserError with its number; a segment that cannot be read is counted.
     """
-    store, root = url_to_fs(uri)
-    paths = store.find(root, detail=True) if store.exists(root) else {}
+    store, paths = _listed(uri)
     known: dict[str, list[Any]] = read_json(index) if index.exists() else {}
     found, spans = {"unreadable": 0, "dropped": 0}, dict[str, list[Any]]()
     read = list[tuple[pd.DataFrame, pa.Table]]()
@@ -81,9 +81,28 @@ def read_log(
     found |= {"repeated": int(again.sum()), "of other releases": int((kept & ~mine).sum())}
     masks = np.split(mine, np.cumsum([len(notes) for notes, _ in read])[:-1])
     parts = [rows.filter(pa.array(mask)) for (_, rows), mask in zip(read, masks, strict=True)]
-    own = pa.concat_tables([p for p in parts if len(p)] or parts[:1], promote_options="permissive")
+    own = _joined([part for part in parts if len(part)] or parts[:1], uri)
     order = np.argsort(at[mine], kind="stable")
     return Logged(own.take(order), at[mine][order], at[kept], found)
+
+
+def _listed(uri: str) -> tuple[Any, dict[str, Any]]:
+    """Return the file system of a log, and what it says of each file."""
+    try:
+        store, root = url_to_fs(uri)
+        return store, store.find(root, detail=True) if store.exists(root) else {}
+    except Exception as error:  # each kind of store has its own
+        why = f"{type(error).__name__}: {error}"
+        raise UserError(f"{uri}: the prediction log cannot be listed ({why})") from error
+
+
+def _joined(parts: Sequence[pa.Table], uri: str) -> pa.Table:
+    """Return the rows of one release in one table."""
+    try:
+        return pa.concat_tables(parts, promote_options="permissive")
+    except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
+        why = f"{uri}: a column of one release has several types ({error}): was it hashed once?"
+        raise UserError(f"{why} Put it back into `log.hashed`, or remove those days") from error
 
 
 def _segment(
@@ -150,8 +169,9 @@ def read_labels(
     wanted = contract.model_copy(update={"columns": {n: contract.columns[n] for n in names}})
     try:
         frame = ask_source(labels, since, as_of)
-    except (SourceError, ValueError) as error:  # such as a file or an answer cut short
-        return none, [Check(name=labels, outcome=Outcome.INCONCLUSIVE, sentence=str(error))]
+    except (SourceError, ValueError, LookupError) as error:  # such as an answer cut short
+        said = str(error) if isinstance(error, SourceError) else f"sources.labels: {error!r}"
+        return none, [Check(name=labels, outcome=Outcome.INCONCLUSIVE, sentence=said)]
     if isinstance(frame, pd.DataFrame) and {*names} <= {*frame} and not len(frame):
         return none, []  # whose types a source may not know
     try:

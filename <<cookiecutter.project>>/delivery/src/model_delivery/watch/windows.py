@@ -194,7 +194,10 @@ def judge_drifts(project: Project, served: Candidate, paths: Sequence[Path]) -> 
         own = {s: value for s, value in found[DRIFT].items() if s.startswith(f"`{SCORE}`")}
         other = {said: value for said, value in found[DRIFT].items() if said not in own}
         drifts = zip(DRIFTS, (other, own or silent), strict=True)  # without features of one
-        checks.append([judge_findings(n, getattr(limits, n), said) for n, said in drifts if said])
+        spread = request["periods"]
+        checks.append(
+            [judge_findings(n, getattr(limits, n), said, spread) for n, said in drifts if said]
+        )
     return checks
 
 
