@@ -37,12 +37,12 @@ from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.launch import NotReadyError, Running, end, free_port, identity, processes
 from model_delivery.cli import main, stages
 from model_delivery.contract.settings import Delivery, RolloutLimits
-from model_delivery.files import SUMS, seal, sha256_file
+from model_delivery.files import SUMS, seal, sha256_file, write_json
 from model_delivery.project import Project
 from model_delivery.protocols import UserError
 from model_delivery.registry import Event, event_log
 from model_delivery.releases import champion, judged, recall, register, resolve, restore
-from model_delivery.report.verdict import Check, Outcome, Verdict
+from model_delivery.report.verdict import Check, Outcome, Report, Verdict
 from model_delivery.rollout import canary, host, target
 from model_delivery.rollout.canary import Answer, Traffic, compare
 from model_delivery.rollout.host import rehearsal
@@ -474,6 +474,30 @@ def test_settings_of_the_last_deploy_hold_until_the_next(
         standing("production")
 
 
+def test_new_settings_of_log_or_variables_reach_the_service_that_runs(
+    project: Project, a: Candidate
+) -> None:
+    """Or it would go on logging what is private by now, though the deploy is green."""
+    (old,) = Target(project, "production").services()
+    assert deploy(project, a).decisive.name == "served"
+    assert Target(project, "production").services() == [old]
+    for change in ("variables: [REGION]", "log: {private: [late]}"):
+        project = configured(project, "keep_releases", f"{change}\nkeep_releases")
+        assert deploy(project, a).decisive.name == "served"
+        (new,) = Target(project, "production").services()
+        assert (new.digest, new.launch != old.launch) == (a.digest, True)
+        assert new.answers(Target(project, "production").url)
+        old = new
+
+
+def test_what_was_stopped_serves_again_before_a_canary(project: Project, a: Candidate) -> None:
+    host.stop(Target(project, "production"))
+    project = configured(project, "canary: []", f"canary: [{STEPS}]")
+    verdict = deploy(project, make_candidate(project, "b", against=a))
+    assert (verdict.outcome, verdict.decisive.name) == (Outcome.INCONCLUSIVE, "requests")  # of none
+    assert served(project) == a.digest
+
+
 HOLDER = """
 import sys, time
 from pathlib import Path
@@ -838,6 +862,25 @@ def test_new_verdicts_are_recorded_and_a_key_finds_them(
     assert (project.work / "candidates" / "keys" / "another key").read_text() == candidate.digest
 
 
+def test_the_report_on_a_recorded_release_is_of_that_whatever_lies_here(
+    project: Project, a: Candidate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = {"changed_files": 0, "branch": None}
+    write_json(a.folder / "lineage.json", a.lineage | facts)
+    verdict = find_snapshot(project, "s").verdict("data")
+    assert verdict is not None
+    Candidate(a.folder).save(verdict)
+    for name, content in {"candidate": a.digest, "snapshot": "t", "refused.json": "{"}.items():
+        (project.work / name).write_text(content)
+    vars(project)["about"] = {"name": "small"}
+    shown = list[Report]()
+    monkeypatch.setattr(stages, "write_pages", lambda _, report: shown.append(report) or "")
+    monkeypatch.setattr(stages, "limits_hash", lambda *_: "limits")
+    stages.write_report(stages.Run(project, release="v1.1.0"))
+    assert shown[0].subject == a.digest
+    assert [len(verdict.checks) for verdict in shown[0].verdicts] == [1] * 6, "five gates, rollout"
+
+
 def test_rows_judged_by_other_limits_go_along_with_the_bytes(project: Project) -> None:
     """A tag takes their verdict from there, and refuses one by limits that are not those of now."""
     candidate = make_candidate(project, "a")
@@ -1097,7 +1140,7 @@ def test_the_state_says_where_clients_go_before_they_do(
 
     def killed(place: Target, move: Event) -> Running | None:
         switch(place, move)
-        if not seen:  # as if the supervisor ended here: the state is what it will be found by
+        if place.state().trying and not seen:  # as if the supervisor ended here: so it is found
             state, found = place.state(), place.status()
             seen.append((state.trying and state.trying.digest, state.weight))
             seen.append((found["state"], found["rollout"], list(found["arms"].values())))

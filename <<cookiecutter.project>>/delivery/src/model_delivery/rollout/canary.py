@@ -127,9 +127,7 @@ def watch(
 def compare(limits: RolloutLimits, own: list[Answer], old: list[Answer]) -> list[Check]:
     """Judge one arm's failures, latency and scores beside the other's."""
     fewest, counts = min(len(own), len(old)), f"{len(own)} answers, {len(old)} of the champion"
-    few = (
-        "; send more (`make traffic`), lower `min_requests`, or set `canary: []` to switch at once"
-    )
+    few = "; send more (`make traffic`), lower `min_requests`, or switch at once by `canary: []`"
     enough, most = fewest >= limits.min_requests, f"≥ {limits.min_requests}"
     outcome = Outcome.PASS if enough else Outcome.INCONCLUSIVE
     said = counts if enough else counts + few
@@ -164,8 +162,7 @@ def _answers(project: Project, arm: Arm, rows: list[JsonRow]) -> tuple[Floats, l
     if isinstance(arm, Running):
         return _ask(arm, rows)
     given = columns_of(rows, project.contract).items()
-    kinds = {np.dtype("O"): pa.string()}
-    columns = {name: pa.array(values, kinds.get(values.dtype)) for name, values in given}
+    columns = {n: pa.array(v, pa.string() if v.dtype == object else None) for n, v in given}
     try:
         with Scorer(project, arm, project.work / "logs" / "shadow.log") as scorer:
             return scorer.score(columns), []

@@ -40,11 +40,8 @@ def deploy(target: Target, goal: Event, trigger: Trigger = "local") -> Verdict:
         target.save(target.state(), shared=target.state().shared or shared(target.project))
         target.tell()  # gates judge beside the champion that the log knows
         target.check_ready()
-        if target.state().trying:  # by a supervisor that was killed
-            _converge(target)
         current = target.state().current
-        facts: dict[str, Any] = {"verdicts": goal.verdicts, "trigger": trigger}
-        facts |= {"because": goal.because}
+        facts = dict[str, Any](verdicts=goal.verdicts, trigger=trigger, because=goal.because)
         if current and current.digest == goal.digest:
             if current.commit != goal.commit:
                 same = _event(target, goal, type="verdict", **facts)
@@ -57,6 +54,7 @@ def deploy(target: Target, goal: Event, trigger: Trigger = "local") -> Verdict:
             admit(target, goal, trigger)
             target.keep_settings()
             with _undone(target):
+                _converge(target)  # it was stopped, has other settings, or a supervisor was killed
                 verdict = _try(target, _event(target, goal, type="promoted", **facts))
                 if verdict.outcome in canary.GOOD:
                     _settle(target, _event(target, goal, type="promoted", **facts))  # of now

@@ -57,12 +57,12 @@ class Caddy:
         below a hexadecimal threshold. It ends at a time, in seconds since 1970, by itself: a
         supervisor may be killed.
         """
-        self.check_port()
-        if not self.listens():
+        if down := not self.listens():
+            free_port(self.port)
             self.stop()
         share = f"{challenger or service} {round(weight * 0x10000):04x} {until:.0f}"
         write_atomic(self.folder / "route", f"{release} {service} {share}")
-        if not self.listens():
+        if down:
             self._start()
 
     def drain(self, services: set[str]) -> None:

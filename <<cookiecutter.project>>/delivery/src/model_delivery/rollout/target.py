@@ -39,8 +39,6 @@ REHEARSED = (
     "nothing serves here; `ml doctor --github` lists environments, reviewers and rules to set up; "
     "to serve, give a runner's label to the repository's variable DEPLOY_RUNNER_"
 )
-
-
 SETTINGS = "settings.json"
 
 
@@ -151,12 +149,10 @@ class Target:
 
     def tell(self) -> None:
         """Tell the registry's log what it was not told; where it cannot be told, a later time."""
-        state = self.state()
-        # In a rehearsal the log is the truth, and may refuse it.
-        if state.rehearsed or (state.shared and not shared(self.project)):
-            return
-        with suppress(UserError, OSError):
-            self.tell_now()
+        state = self.state()  # in a rehearsal the log is the truth, and may refuse it
+        if not state.rehearsed and (shared(self.project) or not state.shared):
+            with suppress(UserError, OSError):
+                self.tell_now()
 
     def tell_now(self) -> None:
         """Tell the log what it was not told; a UserError says why it did not take it."""
@@ -193,21 +189,25 @@ class Target:
         return release / "ship"
 
     def serve(self, move: Event) -> Running:
-        """Return a healthy service of a release, checked: the one that runs, else a new one."""
+        """Return a healthy service of a release, checked: the one that runs, else a new one.
+
+        One that runs by other settings of log or variables is none: it may log what is now private.
+        """
+        settings, key = self.project.delivery, log_key()
+        kept = settings.log.model_copy(update={"folder": self.log})
+        wanted = {"log": kept.model_dump(), "variables": settings.variables}
         for service in self.services():
-            if service.digest == move.digest and service.answers():
+            own = read_json(path) if (path := service.home / SETTINGS).exists() else None
+            if service.digest == move.digest and own == wanted and service.answers():
                 return service
-        ship = self.install(move)
-        log = self.folder / "services" / f"{move.digest[:12]}.log"
-        limit = self.project.delivery.start_timeout_seconds
-        kept, key = self.project.delivery.log.model_copy(update={"folder": self.log}), log_key()
+        ship, log = self.install(move), self.folder / "services" / f"{move.digest[:12]}.log"
         if kept.hashed and not key:  # as in a rollback from elsewhere, which this must not keep
             logging.getLogger(__name__).warning("%s not set: not logged: %s", KEY, kept.hashed)
             kept = kept.model_copy(update={"private": [*kept.private, *kept.hashed], "hashed": []})
-        variables = {MODEL_LOG: kept.model_dump_json(), KEY: key}
-        options: dict[str, Any] = {"timeout": limit, "release": move.release}
-        options["variables"] = {} if self.state().rehearsed else variables
-        service = start(self.project, ship, log, **options)
+        logged = {} if self.state().rehearsed else {MODEL_LOG: kept.model_dump_json(), KEY: key}
+        about = dict[str, Any](release=move.release, variables=logged)
+        service = start(self.project, ship, log, timeout=settings.start_timeout_seconds, **about)
+        write_json(service.home / SETTINGS, wanted)
         write_json(service.home / "service.json", asdict(service))
         return service
 
