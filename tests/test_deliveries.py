@@ -340,11 +340,14 @@ def test_rehearsed_a_tag_is_published_and_production_claims_to_serve_nothing(
     hosted: World,
 ) -> None:
     before, attested = hosted.events, hosted.github.statements
+    hosted.github.draft("v1.0.0", "Our first one")  # whose page made the tag
     run = hosted.push("refs/tags/v1.0.0")
     expect(run, candidate="success", production="success", release="success")
     assert hosted.since(before) == [("promoted", "production", True)]
     assert hosted.github.statements == attested  # the repository is private
-    assert "v1.0.0" in hosted.github.releases
+    published = hosted.github.releases["v1.0.0"]
+    assert published["notes"] == "Our first one"
+    assert {"report.html", "report.md", "card.md", "SHA256SUMS"} <= {*published["assets"]}
     summary = run.jobs["production"].summary
     assert "nothing serves here" in summary
     assert "serving" not in summary

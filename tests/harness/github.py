@@ -80,6 +80,13 @@ class FakeGitHub:
             for tag, release in self._state("releases", {}).items()
         }
 
+    def draft(self, tag: str, notes: str) -> None:
+        """Make the release of a tag without files, as people do in the web page."""
+        made = {"title": tag, "notes": notes, "latest": True, "prerelease": False}
+        self.assets(tag).mkdir(parents=True)
+        releases = self._state("releases", {}) | {tag: made}
+        (self.folder / "releases.json").write_text(json.dumps(releases))
+
     def assets(self, tag: str) -> Path:
         """Return the folder with the assets of a release."""
         return self.folder / "releases" / tag
