@@ -367,6 +367,7 @@ def change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
         ("data", "missing: 0.03", "missing: 0.01", ""),
         ("data", "category }", "category, outside: 0.2 }", "`columns.dest.outside` max 0 → 0.2"),
         ("data", "most: 0.06", "most: 0.5", "`exclude.cancelled.most` max 0.06 → 0.5"),
+        ("data", "exclude: {", "exclude: { cold: { most: 1 },", "`exclude.cold.most` max 0 → 1"),
         ("data", "min: -30", "min: -40", ""),  # the range of a request, and no share
     ],
 )
@@ -592,6 +593,9 @@ def test_a_job_s_summary_has_what_an_environment_serves(
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", "")
     terminal.show_status(found, True)
     assert len(page.read_text().splitlines()) == 3
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(page))
+    terminal.show_error(UserError("it ended:\n# with a heading"))
+    assert page.read_text().endswith("    it ended:\n    # with a heading\n")
 
 
 def test_a_written_file_has_the_rights_that_the_umask_leaves(tmp_path: Path) -> None:

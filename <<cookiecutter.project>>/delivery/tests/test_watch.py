@@ -484,6 +484,15 @@ def test_the_log_of_an_environment_lies_where_the_setting_says(
     assert place.log == expected.format(root=host_project.root)
 
 
+def test_a_relative_home_is_the_projects_wherever_a_command_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ML_HOME", "shared")
+    assert Project(tmp_path).work == tmp_path / "shared"
+    monkeypatch.setenv("ML_HOME", "")
+    assert Project(tmp_path).work == tmp_path / ".ml"
+
+
 def test_checkouts_that_share_what_serves_share_its_log(
     host_project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1225,6 +1234,10 @@ def test_an_empty_log_is_silence_and_an_object_store_is_a_log(
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError("the key expired")
 
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(store), "cat_file", refuse)
+        with pytest.raises(UserError, match=r"w-1\.jsonl: this part .* \(PermissionError: the key"):
+            world.decide()
     monkeypatch.setattr(type(store), "find", refuse)
     wrong = r"memory://logs/production: .* cannot be listed \(PermissionError: the key expired\)"
     with pytest.raises(UserError, match=wrong):
@@ -2270,13 +2283,15 @@ def test_code_that_is_in_no_commit_is_not_lost_unasked(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retraining, "_ship", lambda *_: 20)
-    other = SimpleNamespace(lineage={"code": "of what was edited"})
+    other = SimpleNamespace(lineage={"code": "of what was edited", "changed_files": 1})
     monkeypatch.setattr(retraining, "champion_of", lambda _: other)
     with pytest.raises(UserError, match=r"v1\+a: its commit lacks some of the code"):
         ask(project)
     assert ask(project, force=True).code == 20
     [worktree] = project.work.glob("worktrees/*")
     other.lineage["code"] = inputs_hash(it := Project(worktree), training_code(it))
+    assert ask(project).code == 20
+    other.lineage |= {"code": "of an earlier commit that gave the same bytes", "changed_files": 0}
     assert ask(project).code == 20
     del other.lineage["code"]  # of a release by an older version
     assert ask(project).code == 20

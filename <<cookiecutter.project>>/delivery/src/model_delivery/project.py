@@ -33,7 +33,7 @@ class Project:
     @property
     def work(self) -> Path:
         """The folder of all that is made; ML_HOME, where several checkouts share what serves."""
-        return Path(os.environ.get("ML_HOME") or self.root / ".ml")
+        return self.root / (os.environ.get("ML_HOME") or ".ml")
 
     @property
     def package(self) -> str:

@@ -16,8 +16,6 @@ from pydantic import BaseModel, ConfigDict
 Columns = Mapping[str, NDArray[Any]]
 """A table as column arrays of equal length: float64, int64, object (str or None), datetime64."""
 Floats = NDArray[np.float64]
-
-
 WAITS = (2, 8)
 """Seconds before a source that is down is asked again."""
 MISTAKES = ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError

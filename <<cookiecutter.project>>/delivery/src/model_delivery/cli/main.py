@@ -294,7 +294,5 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        tty.progress.print("[bold red]error[/] " if error.code else "", end="")
-        tty.progress.print(str(error), markup=False, soft_wrap=True)
-        tty.job("GITHUB_STEP_SUMMARY", f"    {error}")
+        tty.show_error(error)
         sys.exit(error.code)

@@ -237,7 +237,8 @@ def _verdict(
 def write_report(run: Run) -> tuple[Path, Path]:
     """Write `report.html`, `report.md` and, for programs, `report.json`; return the first two."""
     folder, broken = run.project.work / "report", (run.project.work / REFUSED).exists()
-    verdicts, facts = ([gate(run, "data")], {}) if broken else _found(run.project)
+    alone = broken and not run.release  # of a recorded one, what lies here is of other data
+    verdicts, facts = ([gate(run, "data")], {}) if alone else _found(run.project, run.release)
     subject = facts.pop("subject", verdicts[-1].subject)
     left = [name for name in GATES if name not in {verdict.gate for verdict in verdicts}]
     if all(allows_promotion(verdict.outcome, run.event) for verdict in verdicts):
@@ -253,12 +254,15 @@ def write_report(run: Run) -> tuple[Path, Path]:
     return folder / "report.html", folder / "report.md"
 
 
-def _found(project: Project) -> tuple[list[Verdict], dict[str, Any]]:
-    """Return the verdicts on the snapshot and on the candidate trained on it, and their facts."""
+def _found(project: Project, release: str) -> tuple[list[Verdict], dict[str, Any]]:
+    """Return the verdicts on the snapshot and on the candidate trained on it, and their facts.
+
+    A release that was asked for was made elsewhere, whatever snapshot is here.
+    """
     candidate = current_candidate(project) if (project.work / candidates.CURRENT).exists() else None
     manifest, name = candidate.lineage["data"] if candidate else {}, ""
     found = [candidate.verdict("data")] if candidate else []
-    if (project.work / data.CURRENT).exists() or not candidate:
+    if ((project.work / data.CURRENT).exists() and not release) or not candidate:
         snapshot = data.current_snapshot(project)
         manifest, name, found = snapshot.manifest, snapshot.name, [snapshot.verdict("data")]
     facts: dict[str, Any] = {"data": manifest | {"snapshot": name or "fetched"}}

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from model_delivery.contract.settings import EnvironmentName
 from model_delivery.gates import Gate
+from model_delivery.protocols import UserError
 from model_delivery.report.render import clean, value_of
 from model_delivery.report.verdict import Check, Outcome, Trigger, Verdict, decide, exit_code
 from model_delivery.watch import retrain
@@ -103,6 +104,13 @@ def show(value: Any, as_json: bool, text: str) -> None:
         sys.stdout.flush()
     else:
         results.print(text, soft_wrap=True, markup=False)
+
+
+def show_error(error: UserError) -> None:
+    """Print what the user can mend, also in a job's summary."""
+    progress.print("[bold red]error[/] " if error.code else "", end="")
+    progress.print(str(error), markup=False, soft_wrap=True)
+    job("GITHUB_STEP_SUMMARY", indent(str(error), "    "))
 
 
 def show_status(found: dict[str, Any], as_json: bool) -> int:

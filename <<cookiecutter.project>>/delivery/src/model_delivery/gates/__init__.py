@@ -132,12 +132,11 @@ def judge_findings(
     unknown = [said for said, value in known.items() if not math.isfinite(value)]
     worst = max if limit.max is not None else min
     said = next(iter(unknown), None) or worst(known, key=lambda said: known[said], default="")
-    check = judge(name, limit, known.get(said), "; ".join(filter(None, [said, *sparse])))
-    few = "drift" in name.lower() and len(spread) < FEWEST_PERIODS
-    if not few or check.outcome not in (Outcome.RETRAIN, Outcome.STOP):
-        return check
-    why = f"{check.sentence}; only {len(spread)} training periods tell what is usual"
-    return check.model_copy(update={"outcome": Outcome.WARN, "sentence": why})
+    text = "; ".join(filter(None, [said, *sparse]))
+    if "drift" in name.lower() and len(spread) < FEWEST_PERIODS:
+        limit = limit.model_copy(update={"outcome": "warn"})
+        text += f"; only {len(spread)} training periods tell what is usual"
+    return judge(name, limit, known.get(said), text)
 
 
 def limits_hash(project: Project, gate: str) -> str:
@@ -160,6 +159,8 @@ def lowered_limits(project: Project) -> list[str]:
         try:
             old = read(yaml.safe_load(git(project, "show", f"{base}:./{path}") or ""))
             new = read(yaml.safe_load((project.root / path).read_text("utf-8")))
+            rules = (name for name in new if name.startswith("exclude."))  # a new one lets rows go
+            old = {name: {"max": 0.0} for name in rules} | old
             kept = {name: old[name] for name in old if re.match(limits, name)}
             looser = {name: _loosened(limit, new.get(name)) for name, limit in kept.items()}
         except Exception:  # the base may hold anything, also a file of another version

@@ -138,10 +138,14 @@ def _worktree(project: Project, champion: Event) -> Path:
 
 
 def _check_whole(project: Project, name: str, committed: Project) -> None:
-    """Raise a UserError where the champion was trained by code that its commit does not have."""
+    """Raise a UserError where the champion was trained by code that its commit does not have.
+
+    Code of another commit that gave the same bytes, as with a newer development tool, is in one.
+    """
     known = None  # of a release by an older version, or without its bytes, as `ml ship` says then
     with suppress(UserError):
-        known = (old := champion_of(project)) and old.lineage.get("code")
+        if (old := champion_of(project)) and old.lineage.get("changed_files"):
+            known = old.lineage.get("code")
     if known not in (None, inputs_hash(committed, training_code(committed))):
         why = f"{name}: its commit lacks some of the code that it was trained by"
         raise UserError(f"{why}; commit it and `ml ship`, or lose it by `--force`")

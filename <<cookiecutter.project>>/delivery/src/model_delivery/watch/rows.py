@@ -61,11 +61,11 @@ def read_log(
     for path, about in sorted(paths.items()):
         with suppress(FileNotFoundError):  # its day was too old, and was just removed
             if path.endswith(".dropped") and path.split("/")[-2] >= str(span[0]):
-                found["dropped"] += sum(map(int, store.cat_file(path).split()))
+                found["dropped"] += sum(map(int, _read(store, path).split()))
             if path.endswith((".jsonl", ".parquet")):
                 size, low, high = spans[path] = known.get(path, [-1, "", ""])
                 if size != about["size"] or (low < str(end) and high >= str(first)):
-                    notes, rows = _segment(project, store.cat_file(path), path, found)
+                    notes, rows = _segment(project, _read(store, path), path, found)
                     if len(at := notes["at"].to_numpy()):  # one without rows is looked at again
                         spans[path] = [about["size"], str(at.min()), str(at.max())]
                     if (inside := (at >= first) & (at < end)).any():
@@ -94,6 +94,16 @@ def _listed(uri: str) -> tuple[Any, dict[str, Any]]:
     except Exception as error:  # each kind of store has its own
         why = f"{type(error).__name__}: {error}"
         raise UserError(f"{uri}: the prediction log cannot be listed ({why})") from error
+
+
+def _read(store: Any, path: str) -> bytes:
+    try:
+        return bytes(store.cat_file(path))
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path}: this part of the log cannot be read ({why})") from error
 
 
 def _joined(parts: Sequence[pa.Table], uri: str) -> pa.Table:
