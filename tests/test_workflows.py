@@ -248,7 +248,7 @@ def test_a_fork_without_the_data_s_credentials_is_judged_on_drawn_rows(
     propose: Propose, green: tuple[Case, Run]
 ) -> None:
     case = propose(NEEDY)
-    run = case.run(PullRequest(fork=True), taken={"test": green[1]})  # no test reads NEEDS
+    run = case.run(PullRequest(fork=True), taken={"test": green[1]})  # which skips what asks it
     expect(run, comment="skipped")
     first = run.jobs["candidate"].summary.splitlines()[0]
     assert first.startswith("⚠️ **This change may be merged, with ")

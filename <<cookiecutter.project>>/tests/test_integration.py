@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import urllib.request
 from hashlib import sha256
@@ -32,12 +33,12 @@ def small(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project
     for name in ("src", "delivery", "pyproject.toml", "uv.lock", "README.md"):
         (root / name).symlink_to(project.root / name)
     data = root / "config" / "data.yaml"
-    data.write_text(data.read_text().replace("as_of: 2013-08-01", "as_of: 2013-03-01"))
+    data.write_text(re.sub(r"(?m)^as_of: \S+", "as_of: 2013-03-01", data.read_text()))
     return Project(root)
 
 
 @pytest.fixture(scope="module")
-def snapshot(small: Project) -> Snapshot:
+def snapshot(small: Project, source: None) -> Snapshot:
     return take_snapshot(small, None)
 
 

@@ -36,7 +36,7 @@ from model_delivery.contract.limits import (
     LoadLimits,
     ModelLimits,
 )
-from model_delivery.contract.settings import DataContract
+from model_delivery.contract.settings import Column, DataContract
 from model_delivery.gates import ask, deepchecks, judge, judge_findings, load, request_of
 from model_delivery.gates.data import (
     check_data,
@@ -297,6 +297,16 @@ def test_prove_names_the_defect_that_no_limit_notices(world: World) -> None:
     assert unnoticed == {"`size` is in another unit (times 1.8)"}
 
 
+def test_an_integer_without_a_largest_is_a_key_of_drawn_rows(contract: DataContract) -> None:
+    columns = contract.columns | {"count": Column(type="integer", min=1)}
+    keyed = contract.model_copy(update={"key": ["count"], "columns": columns})
+    frame = snapshots.draw(keyed, date(2013, 8, 1), 4_000)
+    assert len(frame) == 4_000
+    assert frame["count"].min() == 1
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    assert red(check_structure(table, keyed) + check_content(table, keyed)) == set()
+
+
 @pytest.mark.parametrize("key", [["at"], ["count"], ["kind", "_flag"]])
 def test_drawn_rows_keep_any_contract_and_can_be_learned(
     contract: DataContract, key: list[str]
@@ -314,6 +324,14 @@ def test_drawn_rows_keep_any_contract_and_can_be_learned(
         assert 0.1 < frame["json"].isna().mean() < 0.5
         assert 0.2 < frame["late"].mean() < 0.6
         assert roc_auc_score(frame["late"], frame["amount"]) > 0.6
+
+
+def test_a_categorical_of_pandas_is_a_category(world: World, contract: DataContract) -> None:
+    vars(world.project)["contract"] = contract
+    frame = snapshots.draw(contract, date(2013, 8, 1), 100)
+    table = snapshots._checked(world.project, date(2013, 8, 1), frame.astype({"kind": "category"}))
+    assert table.column("kind").to_pylist() == frame["kind"].tolist()
+    assert table.schema.field("kind").type == pa.string()
 
 
 def test_on_drawn_rows_a_broken_limit_warns_and_a_broken_contract_stops(world: World) -> None:
@@ -352,7 +370,9 @@ def test_rows_are_drawn_where_a_pull_request_lacks_a_variable_and_nowhere_else(
             if value is not None:
                 patch.setenv("WAREHOUSE", value)
             assert stages.extract(fork).manifest["sample"] is True
-            assert "drawn from the data contract" in capsys.readouterr().err
+            told = capsys.readouterr().err
+            assert "drawn from the data contract" in told
+            assert ("as extracted before for 2013-08-01" in told) == (value == "")
             assert stages.extract(replace(push, sample=True)).manifest["sample"] is True
             with pytest.raises(UserError, match=r"the variable WAREHOUSE: set it, or .*--sample"):
                 stages.extract(push)
@@ -383,8 +403,14 @@ def test_the_test_window_is_a_calendar_month_or_the_last_fifth(
     first: str, as_of: str, start: str
 ) -> None:
     times = np.array([first, as_of], "datetime64[us]")
+    times[1] -= np.timedelta64(1, "h")
     found = snapshots.test_start(times, date.fromisoformat(as_of))
     assert (found, found.dtype) == (np.datetime64(start, "us"), np.dtype("datetime64[us]"))
+
+
+def test_where_labels_come_late_the_test_window_is_the_last_month_that_has_some() -> None:
+    times = np.array(["2013-01-01", "2013-06-20T15:00"], "datetime64[us]")
+    assert snapshots.test_start(times, date(2013, 8, 1)) == np.datetime64("2013-05-21")
 
 
 def month(number: int, grid: float = 0.9) -> Floats:

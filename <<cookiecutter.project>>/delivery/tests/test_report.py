@@ -367,6 +367,8 @@ def change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
         ("data", "missing: 0.03", "missing: 0.01", ""),
         ("data", "category }", "category, outside: 0.2 }", "`columns.dest.outside` max 0 → 0.2"),
         ("data", "most: 0.06", "most: 0.5", "`exclude.cancelled.most` max 0.06 → 0.5"),
+        ("data", "temp:", "warmth:", ""),  # a column that is gone lets nothing through
+        ("data", CONTRACT_BEFORE, "columns: { one: { type: number, missing: 1 } }", ""),
         ("data", "exclude: {", "exclude: { cold: { most: 1 },", "`exclude.cold.most` max 0 → 1"),
         ("data", "min: -30", "min: -40", ""),  # the range of a request, and no share
     ],

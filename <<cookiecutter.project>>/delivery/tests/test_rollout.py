@@ -490,6 +490,14 @@ def test_new_settings_of_log_or_variables_reach_the_service_that_runs(
         old = new
 
 
+def test_where_the_port_is_taken_nothing_is_started(project: Project, a: Candidate) -> None:
+    host.stop(place := Target(project, "production"))
+    with socket.create_server(("127.0.0.1", place.settings.port)):
+        with pytest.raises(UserError, match="another program; stop it, or choose another: `port`"):
+            host.start(place)
+        assert (processes(project.work), state(project)) == ([], "stopped")
+
+
 def test_what_was_stopped_serves_again_before_a_canary(project: Project, a: Candidate) -> None:
     host.stop(Target(project, "production"))
     project = configured(project, "canary: []", f"canary: [{STEPS}]")

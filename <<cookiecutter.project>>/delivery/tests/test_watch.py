@@ -2484,6 +2484,22 @@ def test_a_source_that_is_down_is_asked_three_times_and_a_mistake_once(
         with pytest.raises(type(error)):
             ask_source("extract", 7)
         assert calls == [7]
+    errors[:] = [FileNotFoundError(2, "No such file", "loans.csv")]
+    with pytest.raises(UserError, match=r"sources.extract: .*'loans.csv'; .* name data by a varia"):
+        ask_source("extract", 7)
+
+
+@pytest.mark.parametrize("name", ["extract", "labels", "newest"])
+def test_a_variable_that_the_source_needs_is_named_whatever_asks_it(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WAREHOUSE", raising=False)
+    sources = SimpleNamespace(NEEDS=("WAREHOUSE",), **{name: lambda: os.environ["WAREHOUSE"]})
+    monkeypatch.setattr(protocols, "user_module", lambda _: sources)
+    with pytest.raises(UserError, match=r"sources\.py needs the variable WAREHOUSE: set it"):
+        ask_source(name)
+    monkeypatch.setenv("WAREHOUSE", "address")
+    assert ask_source(name) == "address"
 
 
 @pytest.mark.parametrize(
@@ -2521,7 +2537,7 @@ def test_a_later_day_without_a_later_row_is_no_new_data(
         spans = {"spans": {"test": ["2013-07-01T00:00:00", data or end]}}
         write_json(folder / "manifest.json", spans)
         write_json(folder / "lineage.json", {"data": spans, "changed_files": 0})
-    monkeypatch.setattr(stages, "needed_variables", tuple)
+    monkeypatch.setattr(stages, "unset_variables", list)
     monkeypatch.setattr(stages.data, "take_snapshot", lambda *_: snapshot)
     monkeypatch.setattr(releases, "champion", lambda _: old)
     shutil.copytree(HERE.root / "config", tmp_path / "config")

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import importlib
+import os
 import time
 from collections.abc import Mapping
 from importlib.metadata import entry_points
@@ -83,9 +84,20 @@ def user_package() -> str:
 
 
 def needed_variables() -> tuple[str, ...]:
-    """Return which variables of the environment the user's `sources.extract` needs: `NEEDS`."""
+    """Return which variables of the environment the user's `sources.py` needs: `NEEDS`."""
     found = getattr(user_module("sources"), "NEEDS", ())
     return (found,) if isinstance(found, str) else tuple(found)
+
+
+def unset_variables() -> list[str]:
+    """Return which of them are not set; on GitHub a secret that a job may not have is empty."""
+    return [name for name in needed_variables() if not os.environ.get(name)]
+
+
+def check_variables() -> None:
+    """Raise a UserError that names the first variable which the source needs and has not."""
+    for name in unset_variables():
+        raise UserError(f"sources.py needs the variable {name}: set it, or use `ml ship --sample`")
 
 
 def ask_source(name: str, *arguments: Any) -> Any:
@@ -94,10 +106,14 @@ def ask_source(name: str, *arguments: Any) -> Any:
     Databases and services have errors of their own, so the mistakes are what is listed. A
     SourceError has the last error.
     """
+    check_variables()
     ask = getattr(user_module("sources"), name)
     for wait in (*WAITS, None):
         try:
             return ask(*arguments)
+        except FileNotFoundError as error:
+            hint = "where `ml retrain` works is only what is committed: name data by a variable"
+            raise UserError(f"sources.{name}: {error}; {hint}, see NEEDS") from error
         except (UserError, *MISTAKES, MemoryError, TypeError, ValueError):
             raise
         except Exception as error:

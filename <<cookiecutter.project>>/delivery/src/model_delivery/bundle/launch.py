@@ -253,7 +253,7 @@ def free_port(port: int = 0) -> int:
     for place in [port] if port else own:
         with suppress(OSError), socket.create_server((HOST, place)):
             return place
-    how = "stop it, or choose another (--port, or `port` in config/delivery.yaml)"
+    how = "stop it, or choose another: `port` in config/delivery.yaml, --port of `ml serve`"
     raise UserError(f"port {port} is in use by another program; {how}")
 
 

@@ -76,6 +76,7 @@ READERS: dict[str, Callable[[Any], dict[str, Any]]] = {
 PAST: dict[str, list[pd.Series]] = defaultdict(list)
 """By check, the drifts between training periods: the same for each file of test rows."""
 OPTIONS: dict[str, dict[str, Any]] = {
+    "FeatureLabelCorrelation": {"random_state": 0},  # else each run draws and splits other rows
     "SimpleModelComparison": {"strategy": "tree", "scorers": ["roc_auc"]},
     # The search grows with the square of the features: all of them take a minute.
     "WeakSegmentsPerformance": {"n_top_features": 4, "alternative_scorer": {"roc_auc": "roc_auc"}},

@@ -13,7 +13,7 @@ from model_delivery.bundle.launch import run
 from model_delivery.contract.settings import EnvironmentName
 from model_delivery.files import write_atomic
 from model_delivery.project import Project
-from model_delivery.protocols import UserError, needed_variables, user_module
+from model_delivery.protocols import UserError, check_variables, needed_variables, user_module
 from model_delivery.rollout.target import Target
 
 HERE: Final = "repos/{owner}/{repo}"  # gh fills in the names, from the remote `origin`
@@ -50,6 +50,7 @@ def diagnose(project: Project) -> list[Finding]:
         "config": _tried(project.check_config, "four files, no mistake"),
         "schedules": _tried(lambda: check_schedules(project), "as config/delivery.yaml says"),
         "code": _tried(lambda: [*map(user_module, names)], "can be imported"),
+        "variables": _tried(check_variables, "what sources.py needs is set"),
         "disk": (free >= 3, f"{free} GB free", more),
         # Not the bound method: to find the proxy reads the configuration, which may be broken.
         "port": _tried(lambda: target.proxy.check_port(), "free, or ours"),  # noqa: PLW0108

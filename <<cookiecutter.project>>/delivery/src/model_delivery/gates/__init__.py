@@ -159,13 +159,14 @@ def lowered_limits(project: Project) -> list[str]:
         try:
             old = read(yaml.safe_load(git(project, "show", f"{base}:./{path}") or ""))
             new = read(yaml.safe_load((project.root / path).read_text("utf-8")))
-            rules = (name for name in new if name.startswith("exclude."))  # a new one lets rows go
-            old = {name: {"max": 0.0} for name in rules} | old
             kept = {name: old[name] for name in old if re.match(limits, name)}
+            if file == "data":  # a column that is gone lets nothing through; a new rule takes rows
+                both = (name for name in new if name in old or name.startswith("exclude."))
+                kept = {name: old.get(name, {"max": 0.0}) for name in both}
             looser = {name: _loosened(limit, new.get(name)) for name, limit in kept.items()}
         except Exception:  # the base may hold anything, also a file of another version
-            kept = looser = {}
-        if not any(isinstance(limit, dict) for limit in kept.values()):
+            old = looser = {}
+        if not any(isinstance(limit, dict) for limit in old.values()):
             looser = {path: "was not compared: no limits can be read on the branch this goes to"}
         told += [f"`{name}` {how}" for name, how in looser.items() if how]
     return told

@@ -114,7 +114,6 @@ def rollback(target: Target, release: str | None) -> Event:
         state = target.state()
         if state.current is None:
             raise UserError(f"{target.name}: nothing deployed, nothing to roll back")
-        target.proxy.check_port()
         stays = state.trying or state.current.type == "rolled_back"
         before = state.current.digest if stays else state.current.previous
         if faulty:  # what serves may have come back itself
@@ -276,6 +275,7 @@ def _switch(target: Target, move: Event) -> Running | None:
     if target.batch:
         target.install(move)
         return None
+    target.proxy.check_port()  # before anything is started for it
     service = target.serve(move)
     for _ in range(2):  # a proxy that hangs is replaced
         target.proxy.route(move.release, service.address)

@@ -1,8 +1,9 @@
 """A snapshot: the rows known at one day, split by time, named by their content."""
 
 import datetime as dt
+import math
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -80,13 +81,17 @@ def find_snapshot(project: Project, name: str) -> Snapshot:
 
 
 def take_snapshot(
-    project: Project, as_of: dt.date | None, force: bool = False, sample: bool = False
+    project: Project,
+    as_of: dt.date | None,
+    force: bool = False,
+    sample: bool = False,
+    tell: Callable[[str], object] = lambda _: None,
 ) -> Snapshot:
     """Extract the rows known before `as_of`, take out what the contract excludes, and split.
 
     A `sample` is drawn from the contract instead. An extraction with the same code, contract and
-    day is not repeated unless `force` is set. Without rows to train or to test on a UserError, with
-    a BrokenStructureError nothing is written.
+    day is not repeated unless `force` is set, and `tell` is told so. Without rows to train or to
+    test on a UserError, with a BrokenStructureError nothing is written.
     """
     day = as_of or project.contract.as_of
     inputs = f"src/{project.package}", "delivery/src", "config/data.yaml", "uv.lock"
@@ -97,6 +102,8 @@ def take_snapshot(
         frame = draw(project.contract, day, rows) if rows else ask_source("extract", day)
         known = _write(project, day, _checked(project, day, frame), sample)
         files.write_atomic(done, known.name)
+    else:
+        tell(f"as extracted before for {day} by this code; `ml data --force` asks the source again")
     files.write_atomic(project.work / CURRENT, known.name)
     return known
 
@@ -150,6 +157,9 @@ def draw(contract: DataContract, day: dt.date, rows: int) -> pd.DataFrame:
     known = [str(name) for name in frame if name not in (contract.time, *contract.key)]
     for name in (name for name in known if columns[name].pattern):  # else all would differ
         frame[name] = random.choice(frame[name][:SAMPLE_VALUES], rows)
+    for name in contract.key:
+        if (spec := columns[name]).type == "integer" and spec.max is None:  # few numbers are drawn
+            frame[name] = math.ceil(spec.min or 0) + np.arange(rows)
     evidence = sum(frame[name].rank(pct=True) - 0.5 for name in known[:3])
     frame[contract.target] = random.random(rows) < 1 / (1 + np.exp(1 - 6 * evidence))
     for name in contract.of_type("number", "category"):
@@ -166,6 +176,10 @@ def _checked(project: Project, day: dt.date, frame: pd.DataFrame) -> pa.Table:
         why = "; ".join(map(str, error.args))
         mixed = judge_rule("types", [f"no table, or columns stand twice or mix types ({why})"])
         raise BrokenStructureError([mixed]) from error
+    for place, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type):  # a categorical of pandas
+            plain = table.column(place).cast(field.type.value_type)
+            table = table.set_column(place, field.name, plain)
     checks = check_structure(table, project.contract)
     if all(check.outcome is Outcome.PASS for check in checks):
         for row in np.flatnonzero(~(frame[time] < pd.Timestamp(day)))[:1]:
@@ -216,9 +230,11 @@ def _write(project: Project, day: dt.date, table: pa.Table, sample: bool) -> Sna
 def test_start(times: Times, as_of: dt.date) -> np.datetime64:
     """Return where the test window begins: a calendar month before `as_of`.
 
-    Where all rows together span fewer than four months it is the last fifth of the span.
+    Where labels come late, and the newest days have none, it is the month before those. Where all
+    rows together span fewer than four months it is the last fifth of the span.
     """
-    first, end = pd.Timestamp(times.min()), pd.Timestamp(as_of)
+    first, last = pd.Timestamp(times.min()), pd.Timestamp(times.max())
+    end = min(pd.Timestamp(as_of), last.normalize() + pd.Timedelta(days=1))
     short = first.normalize() > end - pd.DateOffset(months=FEWEST_PERIODS)
     start = end - (end - first) / 5 if short else end - pd.DateOffset(months=1)
     return np.datetime64(start.floor("us").isoformat(), "us")
