@@ -268,7 +268,9 @@ def on_postgresql(viewer: Viewer, folder: Path) -> Iterator[Server]:
 @contextmanager
 def on_sqlite(project: BakedProject) -> Iterator[Server]:
     """Start the UI of `ml history`, which answers once this yields; end it as Ctrl-C does."""
-    command = [str(project.path / ".venv" / "bin" / "ml"), "history", "--ui", "--json"]
+    # A shell starts what is in the background deaf to Ctrl-C, and so all that it starts.
+    command = ["env", "--default-signal=INT", str(project.path / ".venv" / "bin" / "ml")]
+    command += ["history", "--ui", "--json"]
     more: dict[str, Any] = {"stdout": subprocess.PIPE, "text": True}
     ui = subprocess.Popen(command, cwd=project.path, env=environment(), **more)
     try:
