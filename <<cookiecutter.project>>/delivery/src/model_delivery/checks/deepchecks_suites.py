@@ -38,12 +38,13 @@ import pandas as pd  # noqa: E402
 from deepchecks.tabular import Dataset, SingleDatasetCheck, checks  # noqa: E402 - reads them
 
 Request = dict[str, Any]
+Findings = dict[str, float | None]
 ROWS = {"train": 20_000, "test": 8_000}
 """Sampled rows; more change the values little and cost time in proportion."""
 FEWEST_ROWS = 100
 """A training period with fewer sampled rows says nothing of the spread."""
 FEWEST_VALUES = 10
-"""Of a column with fewer values Deepchecks measures no drift."""
+"""Of a column with fewer values no drift is measured."""
 SMALLEST_DRIFT = 0.05
 """A period's drift below this counts as this: two samples of one month differ by about 0.02."""
 
@@ -76,6 +77,7 @@ READERS: dict[str, Callable[[Any], dict[str, Any]]] = {
 PAST: dict[str, list[pd.Series]] = defaultdict(list)
 """By check, the drifts between training periods: the same for each file of test rows."""
 OPTIONS: dict[str, dict[str, Any]] = {
+    "FeatureDrift": {"min_samples": FEWEST_VALUES},
     "FeatureLabelCorrelation": {"random_state": 0},  # else each run draws and splits other rows
     "SimpleModelComparison": {"strategy": "tree", "scorers": ["roc_auc"]},
     # The search grows with the square of the features: all of them take a minute.
@@ -118,9 +120,7 @@ def measure(request: Request, name: str, before: pd.DataFrame, after: pd.DataFra
     return pd.to_numeric(pd.Series(found, dtype=object), errors="coerce").astype(float)
 
 
-def find(
-    request: Request, name: str, train: pd.DataFrame, test: pd.DataFrame
-) -> dict[str, float | None]:
+def find(request: Request, name: str, train: pd.DataFrame, test: pd.DataFrame) -> Findings:
     """Return all that a check measures on the test rows, by what is said of it.
 
     A drift is relative to the largest of a training period from the others: real data has seasons,
@@ -137,7 +137,7 @@ def find(
                 PAST[name].append(measure(request, name, train[~own], train[own]))
     except Exception as error:
         return {f"did not run: {type(error).__name__}: {str(error).strip():.200}": math.nan}
-    findings, usual = dict[str, float | None](), 1.0
+    findings, usual = Findings(), 1.0
     for about, value in found.items():
         counts = [rows[about].count() for rows in (train, test) if about in rows]
         if drift and min(counts, default=FEWEST_VALUES) < FEWEST_VALUES:

@@ -5,7 +5,7 @@ with parts of the training span as long as a window.
 """
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,7 +122,7 @@ def judge_windows(
                 good = all(check.outcome in (Outcome.PASS, Outcome.WARN) for check in checks[1:])
                 new += [len(found)] if readable(known) and good else []
             found.append(known)
-        drifts = [*judge_drifts(project, served, [paths[place] for place in new])]
+        drifts = judge_drifts(project, served, [paths[place] for place in new])
     for place, checks in zip(new, drifts, strict=True):
         found[place] = found[place].model_copy(update={"checks": found[place].checks + checks})
     fewest = project.gates.monitor.requests.min
@@ -180,9 +180,7 @@ def logged_part(project: Project, slack: float = 0.0) -> DataContract:
     return contract.model_copy(update={"columns": kept, "key": key})
 
 
-def judge_drifts(
-    project: Project, served: Candidate, paths: Sequence[Path]
-) -> Iterator[list[Check]]:
+def judge_drifts(project: Project, served: Candidate, paths: Sequence[Path]) -> list[list[Check]]:
     """Judge the drift of features and predictions in files of rows; Deepchecks is asked once."""
     limits, kept = project.gates.monitor, logged_part(project).columns
     request = request_of(project, "data", served, limits.window_days) | {"label": None}
@@ -190,13 +188,14 @@ def judge_drifts(
     for kind in ("numeric", "categorical"):
         request[kind] = [name for name in request[kind] if name in kept]
     request["numeric"].append(SCORE)  # a drift is measured alike, whatever drifts
-    spread = request["periods"]
+    checks, spread = list[list[Check]](), request["periods"]
     for found in ask(project.work / "deepchecks", request) if paths else []:
         silent = {said: value for said, value in found[DRIFT].items() if said[0] != "`"}
         own = {s: value for s, value in found[DRIFT].items() if s.startswith(f"`{SCORE}`")}
         other = {said: value for said, value in found[DRIFT].items() if said not in own}
         drifts = zip(DRIFTS, (other, own or silent), strict=True)  # without features of one
-        yield [judge_findings(n, getattr(limits, n), it, spread) for n, it in drifts if it]
+        checks.append([judge_findings(n, getattr(limits, n), it, spread) for n, it in drifts if it])
+    return checks
 
 
 def combined(
