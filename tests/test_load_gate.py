@@ -31,7 +31,7 @@ def stopped(found: dict[str, Any]) -> set[str]:
         ("slow", {"qps_to_twin"}),
         ("failing", {"error_share"}),
         pytest.param("other-release", {"error_share"}, marks=pytest.mark.exhaustive),
-        pytest.param("synchronous", {"qps_to_champion"}, marks=pytest.mark.exhaustive),
+        pytest.param("blocking", {"qps_to_champion"}, marks=pytest.mark.exhaustive),
     ],
 )
 def test_a_faulty_service_is_stopped(trained: BakedProject, fault: str, checks: set[str]) -> None:

@@ -118,6 +118,12 @@ def test_a_good_year_reaches_every_bar() -> None:
     assert short(year()) == []
 
 
+def test_it_may_take_longer_where_that_is_said() -> None:
+    late = year() | {"minutes": 17.0}
+    assert short(late) == ["time"]
+    assert all(figure.reached for figure in figures(late, minutes=20))
+
+
 @pytest.mark.parametrize("name", MISSED)
 def test_each_bar_can_be_missed(name: str) -> None:
     change, expected = MISSED[name]
@@ -206,4 +212,5 @@ def test_memory_is_that_of_processes_in_the_folder(tmp_path: Path) -> None:
 
 @pytest.mark.exhaustive
 def test_the_year_replayed_reaches_its_bars(tmp_path: Path) -> None:
-    assert main(["--folder", str(tmp_path / "replay")]) == 0
+    """Beside other tests it takes longer than alone, as `make replay` judges it."""
+    assert main(["--folder", str(tmp_path / "replay"), "--minutes", "inf"]) == 0

@@ -20,7 +20,8 @@ from model_delivery.gates.load import check_load
 from model_delivery.project import Project, find_project
 
 SCORE = r"(def score\(.*?\"\"\".*?\"\"\"\n)"
-"""The head of the user's method, up to the end of its docstring."""
+ANSWER = r"(async def predict\(.*?\"\"\".*?\"\"\"\n)"
+"""The heads of the user's method and of the machinery's, up to the end of its docstring."""
 MACHINERY = "model_delivery/serving.py"
 FAULTS = {
     "slow": ("*/service.py", SCORE, r"\1        __import__('time').sleep(0.005)\n"),
@@ -29,7 +30,7 @@ FAULTS = {
         SCORE,
         r"\1        1 // (__import__('random').random() > 0.02)\n",
     ),
-    "synchronous": (MACHINERY, "async def predict", "def predict"),
+    "blocking": (MACHINERY, ANSWER, r"\1            __import__('time').sleep(0.005)\n"),
     "other-release": (MACHINERY, r"release=digest\[:12\]", "release='somebodyels'"),
 }
 
@@ -69,7 +70,7 @@ def main(fault: str) -> None:
     project = find_project()
     good = current_candidate(project)
     candidate = good if fault == "none" else faulty(project, good, fault)
-    champion = good if fault == "synchronous" else None
+    champion = good if fault == "blocking" else None
     verdict = check_load(project, candidate, champion)
     sys.stdout.write(verdict.model_dump_json() + "\n")
 

@@ -1,6 +1,6 @@
 """Replay the year 2013 month by month in one project of its own; see docs/replay.md.
 
-python -m tests.replay [--folder demo/replay]
+python -m tests.replay [--folder demo/replay] [--minutes 12]
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.baking import ROOT, environment
-from tests.bench.figures import Figure, table
+from tests.bench.figures import table
 from tests.replay import settings
 from tests.replay.asking import Asking
-from tests.replay.judge import figures
+from tests.replay.judge import MINUTES, figures
 from tests.replay.memory import Memory
 from tests.replay.page import page, picture
 from tools import demo
@@ -175,13 +175,13 @@ def stop(project: Path) -> None:
         subprocess.run(command, cwd=project, env=environment(), capture_output=True, check=False)
 
 
-def show(folder: Path, found: dict[str, Any]) -> list[Figure]:
-    """Write the page and its picture; return the figures."""
-    judged = figures(found)
+def show(folder: Path, found: dict[str, Any], minutes: float) -> bool:
+    """Write the page and its picture; return whether all bars were reached."""
+    judged = figures(found, minutes)
     html = folder / "replay.html"
     html.write_text(page(found, judged), encoding="utf-8")
     sys.stdout.write(f"{table(judged)}\n\n{html}\n{picture(html)}\n")
-    return judged
+    return all(figure.reached for figure in judged)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -189,11 +189,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.replay", description=__doc__)
     parser.add_argument("--folder", type=Path, default=ROOT / "demo" / "replay")
     parser.add_argument("--page", action="store_true", help="draw replay.json again, and no more")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="that it may take")
     options = parser.parse_args(arguments)
     replay = Replay(options.folder.resolve())
     if options.page:
         found = json.loads((replay.folder / "replay.json").read_text())
-        return 0 if all(figure.reached for figure in show(replay.folder, found)) else 1
+        return 0 if show(replay.folder, found, options.minutes) else 1
     try:
         with Memory(replay.folder) as memory:
             replay.prepare()
@@ -206,7 +207,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     finally:
         stop(replay.project)
-    return 0 if all(figure.reached for figure in show(replay.folder, found)) else 1
+    return 0 if show(replay.folder, found, options.minutes) else 1
 
 
 if __name__ == "__main__":

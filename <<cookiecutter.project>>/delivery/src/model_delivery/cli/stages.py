@@ -97,9 +97,11 @@ def extract(run: Run) -> data.Snapshot:
 
 
 def fetch(run: Run) -> Candidate:
-    """Make the release that was asked for the current candidate."""
+    """Make the release that was asked for the current candidate; of its rows nothing is here."""
     with step(f"fetch {run.release}"):
         candidate = releases.restore(run.project, releases.resolve(run.project, run.release))
+        for other in (data.CURRENT, REFUSED):
+            (run.project.work / other).unlink(missing_ok=True)
         write_atomic(run.project.work / candidates.CURRENT, candidate.digest)
         return candidate
 
@@ -234,8 +236,7 @@ def _verdict(
 def write_report(run: Run) -> tuple[Path, Path]:
     """Write `report.html`, `report.md` and, for programs, `report.json`; return the first two."""
     folder, broken = run.project.work / "report", (run.project.work / REFUSED).exists()
-    alone = broken and not run.release  # of a recorded one, what lies here is of other data
-    verdicts, facts = ([gate(run, "data")], {}) if alone else _found(run.project, run.release)
+    verdicts, facts = ([gate(run, "data")], {}) if broken else _found(run.project)
     subject = facts.pop("subject", verdicts[-1].subject)
     left = [name for name in GATES if name not in {verdict.gate for verdict in verdicts}]
     if all(allows_promotion(verdict.outcome, run.event) for verdict in verdicts):
@@ -251,15 +252,12 @@ def write_report(run: Run) -> tuple[Path, Path]:
     return folder / "report.html", folder / "report.md"
 
 
-def _found(project: Project, release: str) -> tuple[list[Verdict], dict[str, Any]]:
-    """Return the verdicts on the snapshot and on the candidate trained on it, and their facts.
-
-    A release that was asked for was made elsewhere, whatever snapshot is here.
-    """
+def _found(project: Project) -> tuple[list[Verdict], dict[str, Any]]:
+    """Return the verdicts on the snapshot and on the candidate trained on it, and their facts."""
     candidate = current_candidate(project) if (project.work / candidates.CURRENT).exists() else None
     manifest, name = candidate.lineage["data"] if candidate else {}, ""
     found = [candidate.verdict("data")] if candidate else []
-    if ((project.work / data.CURRENT).exists() and not release) or not candidate:
+    if (project.work / data.CURRENT).exists() or not candidate:
         snapshot = data.current_snapshot(project)
         manifest, name, found = snapshot.manifest, snapshot.name, [snapshot.verdict("data")]
     facts: dict[str, Any] = {"data": manifest | {"snapshot": name or "fetched"}}

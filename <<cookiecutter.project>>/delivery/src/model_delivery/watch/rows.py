@@ -61,7 +61,9 @@ def read_log(
     for path, about in sorted(paths.items()):
         with suppress(FileNotFoundError):  # its day was too old, and was just removed
             if path.endswith(".dropped") and path.split("/")[-2] >= str(span[0]):
-                found["dropped"] += sum(map(int, _read(store, path).split()))
+                counts = _read(store, path).split()
+                found["dropped"] += sum(int(count) for count in counts if count.isdigit())
+                found["unreadable"] += not all(map(bytes.isdigit, counts))
             if path.endswith((".jsonl", ".parquet")):
                 size, low, high = spans[path] = known.get(path, [-1, "", ""])
                 if size != about["size"] or (low < str(end) and high >= str(first)):
@@ -80,8 +82,7 @@ def read_log(
     mine, at = kept & (whole["digest"] == digest).to_numpy(), whole["at"].to_numpy()
     found |= {"repeated": int(again.sum()), "of other releases": int((kept & ~mine).sum())}
     masks = np.split(mine, np.cumsum([len(notes) for notes, _ in read])[:-1])
-    parts = [rows.filter(pa.array(mask)) for (_, rows), mask in zip(read, masks, strict=True)]
-    own = _joined([part for part in parts if len(part)] or parts[:1], uri)
+    own = _joined([rows.filter(mask) for (_, rows), mask in zip(read, masks, strict=True)], uri)
     order = np.argsort(at[mine], kind="stable")
     return Logged(own.take(order), at[mine][order], at[kept], found)
 
@@ -109,7 +110,8 @@ def _read(store: Any, path: str) -> bytes:
 def _joined(parts: Sequence[pa.Table], uri: str) -> pa.Table:
     """Return the rows of one release in one table."""
     try:
-        return pa.concat_tables(parts, promote_options="permissive")
+        some = [part for part in parts if len(part)] or parts[:1]
+        return pa.concat_tables(some, promote_options="permissive")
     except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
         why = f"{uri}: a column of one release has several types ({error}): was it hashed once?"
         raise UserError(f"{why} Put it back into `log.hashed`, or remove those days") from error
