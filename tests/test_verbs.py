@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import socket
@@ -41,17 +42,19 @@ import json, numpy as np, pandas as pd
 from pathlib import Path
 from model_delivery.gates import ask
 
-def write(name, values):
-    places, random = np.arange(4000), np.random.default_rng(0)
+def write(values):
+    name, places, random = f"{values}.parquet", np.arange(4000), np.random.default_rng(0)
     at = pd.Timestamp("2013-01-01") + pd.to_timedelta(places // 40, "D")
     sparse = np.where(places < values, random.random(4000), np.nan)
     pd.DataFrame({"at": at, "full": random.random(4000), "sparse": sparse}).to_parquet(name)
     return str(Path(name).resolve())
 
-asked = {"suite": "data", "checks": ["FeatureDrift"], "train": write("train.parquet", 400)}
-asked |= {"tests": [write(f"{values}.parquet", values) for values in (9, 10)], "periods": []}
+asked = {"suite": "data", "checks": ["FeatureDrift"], "tests": [write(9), write(10)]}
 asked |= {"numeric": ["full", "sparse"], "categorical": [], "label": None, "time": "at"}
-print(json.dumps([found["FeatureDrift"] for found in ask(Path.cwd(), asked)]))
+halves = [["2013-01-01", "2013-02-20"], ["2013-02-20", "2013-04-11"]]
+for values, periods in ((400, []), (9, []), (400, halves)):
+    found = ask(Path.cwd(), asked | {"train": write(values), "periods": periods})
+    print(json.dumps([each["FeatureDrift"] for each in found]))
 """
 
 
@@ -131,11 +134,15 @@ def test_deepchecks_leaves_out_a_column_of_few_values_and_says_so(
     done = subprocess.run(
         [python, "-c", SPARSE], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    few, enough = json.loads(done.stdout)
-    assert few["`sparse`: too few values to compare"] is None
-    assert sorted(name[:8] for name in few) == ["`full`: ", "`sparse`"]
-    assert few.keys() != enough.keys()
-    assert None not in enough.values()
+    usual, sparse, once = map(json.loads, done.stdout.splitlines())
+    gone, there = ([*found.values()] for found in usual)
+    assert len(gone) == len(there) == 2
+    assert sum(map(math.isnan, gone)) == 1, "training has them: they are missed, and no pass"
+    assert not any(map(math.isnan, there))
+    for found in (*sparse, *once):  # few in training, too, or in no two of its periods
+        assert sorted(name[:8] for name in found) == ["`full`: ", "`sparse`"]
+        assert found["`sparse`: too few values to compare"] is None
+        assert math.isfinite(next(value for value in found.values() if value is not None))
 
 
 def test_a_package_that_changed_after_its_gate_stops_and_is_mended(project: BakedProject) -> None:

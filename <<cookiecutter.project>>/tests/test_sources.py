@@ -14,6 +14,7 @@ from model_delivery.protocols import UserError
 from <<cookiecutter.package>> import sources
 from <<cookiecutter.package>>.features import Features
 
+pytestmark = pytest.mark.usefixtures("source")
 KNOWN_ONLY_LATER = ("dep_time", "dep_delay", "arr_time", "arr_delay", "sched_arr", "air_time")
 
 

@@ -413,6 +413,13 @@ def test_where_labels_come_late_the_test_window_is_the_last_month_that_has_some(
     assert snapshots.test_start(times, date(2013, 8, 1)) == np.datetime64("2013-05-21")
 
 
+def test_a_source_that_is_behind_is_no_late_label(world: World) -> None:
+    rows = pa.concat_tables([world.train, world.test])
+    snapshots._write(world.project, date(2013, 8, 31), rows, sample=True)
+    with pytest.raises(UserError, match="no row of the month before; newest: 2013-07-31"):
+        snapshots._write(world.project, date(2013, 9, 2), rows, sample=True)
+
+
 def month(number: int, grid: float = 0.9) -> Floats:
     """Return temperatures in °F of a month, warmer and narrower towards summer."""
     warm = 30 + 8 * number + np.random.default_rng(number).normal(0, 9 - number / 2, 3000)
@@ -525,8 +532,11 @@ def test_the_request_follows_the_contract(contract: DataContract, tmp_path: Path
     request = request_of(project, "data", Snapshot(tmp_path))
     assert request["categorical"] == ["kind", "model code"]
     assert request["numeric"] == ["amount", "json", "_flag"]  # `count` is of the key: a name
-    assert request["periods"][:2] == [["2013-01-01", "2013-02-01"], ["2013-02-01", "2013-03-01"]]
     assert request["checks"] == ["FeatureDrift"]
+    assert request["periods"] == [], "of 31 rows each, none tells what is usual"
+    pq.write_table(pa.table({contract.time: times.repeat(4)}), tmp_path / "train.parquet")
+    request = request_of(project, "data", Snapshot(tmp_path))
+    assert [start for start, _ in request["periods"]] == [f"2013-0{n}-01" for n in range(1, 5)]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 from xml.etree import ElementTree
 
@@ -905,14 +906,21 @@ def test_each_thing_that_is_missing_on_github_is_named(doctor: Doctor) -> None:
     assert "trunk" in found["default branch"][1]
 
 
-def test_a_workflow_that_hands_no_secret_on_is_named(doctor: Doctor, tmp_path: Path) -> None:
+@pytest.mark.parametrize("has", [(), ("labels",), ("newest",)])
+def test_a_workflow_that_hands_no_secret_on_is_named(
+    doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has: tuple[str, ...]
+) -> None:
+    sources = SimpleNamespace(**dict.fromkeys(has))
+    monkeypatch.setattr("model_delivery.cli.doctor.user_module", lambda _: sources)
     workflows = tmp_path / ".github" / "workflows"
     (workflows / "deliver.yml").unlink()  # of who has another way
-    (workflows / "retrain.yml").write_text("${{ secrets.OTHER }}\n")
+    for name in ("deploy", "retrain"):
+        (workflows / f"{name}.yml").write_text("${{ secrets.OTHER }}\n")
     done = doctor(WHOLE)
     assert done.exit_code == 2
     bad = {subject: told for subject, (ok, told) in said(done).items() if not ok}
-    assert bad == {"retrain.yml": "hands no SOURCE_KEY on; the README beside it says where"}
+    said_of = "hands no SOURCE_KEY on; the README beside it says where"
+    assert bad == dict.fromkeys(["retrain.yml", *["deploy.yml"] * len(has)], said_of)
 
 
 def test_what_a_plan_does_not_enforce_is_said(doctor: Doctor) -> None:

@@ -506,6 +506,29 @@ def test_what_was_stopped_serves_again_before_a_canary(project: Project, a: Cand
     assert served(project) == a.digest
 
 
+def test_a_rollback_while_the_champion_is_started_anew_keeps_it(
+    project: Project, a: Candidate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends what is coming: else it would go back to the release before the champion."""
+    b = make_candidate(project, "b", against=a)
+    deploy(project, b)
+    host.stop(place := Target(project, "production"))
+    c, switch = make_candidate(project, "c", against=b), host._switch
+
+    def killed(*arguments: Any) -> Running | None:
+        os._exit(9)
+
+    monkeypatch.setattr(host, "_switch", killed)
+    rollout = in_child(10_000, die, lambda: deploy(project, c))
+    assert os.waitstatus_to_exitcode(os.waitpid(rollout, 0)[1]) == 9
+    monkeypatch.setattr(host, "_switch", switch)
+    before, after = place.state(), host.rollback(place, None)
+    assert before.trying is not None
+    assert (before.trying.digest, before.weight) == (c.digest, 0.0)
+    assert (after.digest, after.previous, served(project)) == (b.digest, c.digest, b.digest)
+    assert place.state().trying is None
+
+
 HOLDER = """
 import sys, time
 from pathlib import Path
@@ -1154,7 +1177,7 @@ def test_the_state_says_where_clients_go_before_they_do(
 
     def killed(place: Target, move: Event) -> Running | None:
         switch(place, move)
-        if place.state().trying and not seen:  # as if the supervisor ended here: so it is found
+        if place.state().weight and not seen:  # as if the supervisor ended here: so it is found
             state, found = place.state(), place.status()
             seen.append((state.trying and state.trying.digest, state.weight))
             seen.append((found["state"], found["rollout"], list(found["arms"].values())))

@@ -42,7 +42,7 @@ import yaml
 from fsspec.implementations.local import LocalFileSystem
 from model_delivery import files, protocols, registry, releases
 from model_delivery.bundle import launch
-from model_delivery.bundle.candidate import Candidate, candidate_folder
+from model_delivery.bundle.candidate import Candidate, candidate_folder, uncommitted
 from model_delivery.bundle.launch import Running
 from model_delivery.cli import main, stages
 from model_delivery.cli.doctor import check_schedules
@@ -466,6 +466,17 @@ def test_an_environment_hands_its_log_to_its_services_and_a_rehearsal_none(
     host.start(Target(keyless, "production"))  # what was deployed is served, and hides what it must
     to = json.loads(given[-1][MODEL_LOG])
     assert (to["private"], to["hashed"], given[-1]["ML_LOG_KEY"]) == (["kind"], [], "")
+    count = len(given)
+    host.start(Target(keyless, "production"))
+    assert len(given) == count, "without the key it is as good as it can be"
+    monkeypatch.setenv("ML_LOG_KEY", "secret")
+    for _ in range(2):
+        host.start(Target(keyless, "production"))
+        to = json.loads(given[-1][MODEL_LOG])
+        assert (to["private"], to["hashed"], len(given)) == ([], ["kind"], count + 1)
+    monkeypatch.delenv("ML_LOG_KEY")
+    host.start(Target(keyless, "production"))
+    assert len(given) == count + 1, "the one that runs has the key"
 
 
 @pytest.mark.parametrize(
@@ -1372,9 +1383,27 @@ def test_a_source_that_is_down_is_asked_three_times_and_never_ok(world: World) -
         decision, checks = world.decide()
         assert (decision, checks["labels"].outcome) == ("watch", INCONCLUSIVE)
         assert re.match(f"sources.labels: .*{why}", checks["labels"].sentence)
-    del world.sources.labels
+    world.sources.labels = lambda *_: Path("labels-2013-11.parquet").read_bytes()
+    decision, checks = world.decide()
+    assert (decision, checks["labels"].outcome) == ("watch", INCONCLUSIVE)
+    assert "labels-2013-11.parquet" in checks["labels"].sentence
+    world.sources.NEEDS = ("NOT_SET_HERE",)
+    decision, checks = world.decide()
+    assert (decision, checks["labels"].outcome) == ("watch", INCONCLUSIVE)
+    assert checks["labels"].sentence.startswith("sources.py needs the variable NOT_SET_HERE")
+    del world.sources.labels, world.sources.NEEDS
     decision, checks = world.decide()
     assert (decision, checks["labels"].outcome) == ("watch", WARN)
+
+
+def test_a_categorical_of_pandas_is_a_key_of_labels_too(world: World) -> None:
+    keyed = CONTRACT.model_copy(update={"key": ["at", "kind"]})
+    vars(world.project)["contract"] = keyed
+    labels = world.frame[["at", "kind", "late"]]
+    world.sources.labels = lambda *_: labels.astype({"kind": "category"})
+    found, checks = read_labels(world.project, START, AS_OF)
+    assert [check.outcome for check in checks] == [PASS] * len(checks)
+    assert (len(checks) > 0, len(found)) == (True, len(labels))
 
 
 def late(frame: pd.DataFrame, days: int) -> Any:
@@ -2278,6 +2307,20 @@ def test_without_a_champion_or_a_repository_there_is_nothing_to_train_again(
     tell(project, event(type="promoted", environment="production", commit="d" * 40))
     with pytest.raises(UserError, match="is not in this clone"):
         ask(project)
+
+
+def test_what_git_ignores_of_the_code_is_in_no_commit(project: Project) -> None:
+    folder = project.root / training_code(project)[0]
+    for place in (folder, folder / "__pycache__", folder / ".cache"):
+        place.mkdir(parents=True)
+        (place / "it.py").touch()
+    git(project.root, "add", str(folder / "it.py"))
+    git(project.root, "commit", "--quiet", "-m", "code")
+    before = uncommitted(project)
+    assert not [line for line in before if "it.py" in line]
+    (project.root / ".gitignore").write_text("*.ml\n")
+    (folder / "lookup.ml").touch()
+    assert uncommitted(project) == [*before, f"!! {folder.relative_to(project.root)}/lookup.ml"]
 
 
 def test_code_that_is_in_no_commit_is_not_lost_unasked(

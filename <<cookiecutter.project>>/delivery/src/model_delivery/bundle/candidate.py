@@ -118,9 +118,10 @@ def training_key(project: Project, snapshot: Snapshot) -> str:
 
 
 def uncommitted(project: Project) -> list[str]:
-    """Return what git says is in no commit of what training depends on, a file a line."""
-    found = git(project, "status", "--short", "--", *snapshots.training_code(project))
-    return (found or "").splitlines()
+    """Return what git says is in no commit, or ignores, of what training depends on."""
+    code = snapshots.training_code(project)
+    found = git(project, "status", "--short", "--ignored", "--", *code) or ""
+    return [line for line in found.splitlines() if "/__pycache__" not in line and "/." not in line]
 
 
 def key_record(project: Project, key: str) -> Path:
@@ -225,11 +226,10 @@ def pack(folder: Path) -> bytes:
     """Return an archive that `bentoml import` reads: the same bytes for the same files."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:xz", preset=1) as archive:
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():
-                member = tarfile.TarInfo(path.relative_to(folder).as_posix())
-                member.size = path.stat().st_size
-                archive.addfile(member, io.BytesIO(path.read_bytes()))
+        for path in sorted(filter(Path.is_file, folder.rglob("*"))):
+            member = tarfile.TarInfo(path.relative_to(folder).as_posix())
+            member.size = path.stat().st_size
+            archive.addfile(member, io.BytesIO(path.read_bytes()))
     return packed.getvalue()
 
 

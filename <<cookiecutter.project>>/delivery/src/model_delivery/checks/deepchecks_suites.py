@@ -125,8 +125,8 @@ def find(request: Request, name: str, train: pd.DataFrame, test: pd.DataFrame) -
 
     A drift is relative to the largest of a training period from the others: real data has seasons,
     and the library's own fixed thresholds fail on every honest July. Whatever the library raises
-    is said beside not-a-number: the other checks still run. A column of few values has None: how
-    many may be missing is for the contract to say.
+    is said beside not-a-number: the other checks still run. A column that training gives few
+    values of has None; one that only the test rows lack is no number, and so never a pass.
     """
     drift, times = name.endswith("Drift"), train[request["time"]]
     try:
@@ -139,13 +139,14 @@ def find(request: Request, name: str, train: pd.DataFrame, test: pd.DataFrame) -
         return {f"did not run: {type(error).__name__}: {str(error).strip():.200}": math.nan}
     findings, usual = Findings(), 1.0
     for about, value in found.items():
-        counts = [rows[about].count() for rows in (train, test) if about in rows]
-        if drift and min(counts, default=FEWEST_VALUES) < FEWEST_VALUES:
+        past = [old[about] for old in PAST[name] if np.isfinite(old[about])]
+        known = train[about].count() if about in train else len(train)
+        usually = known * min(1, len(test) / len(train))
+        if drift and (usually < FEWEST_VALUES or (PAST[name] and not past)):
             findings[f"`{about}`: too few values to compare"] = None
             continue
         said = f"`{about}`: {value:.3f}" if about in train else f"{about}: {value:.3f}"
         if drift:
-            past = [old[about] for old in PAST[name] if np.isfinite(old[about])]
             usual = max([SMALLEST_DRIFT, *past])
             said += f", {usual:.3f} between training periods"
         findings[said] = value / usual

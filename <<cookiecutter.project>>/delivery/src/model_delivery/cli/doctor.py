@@ -142,7 +142,8 @@ def _names(project: Project, _: object) -> Iterator[Finding]:
         for name in names:
             said = "set" if name in have else f"not set: {reason}; `gh {kind} set {name}`"
             yield Finding(name, name in have or kind == "variable", said)
-    for file in ("deliver.yml", "retrain.yml"):
+    watched = any(hasattr(user_module("sources"), name) for name in ("labels", "newest"))
+    for file in ("deliver.yml", "retrain.yml", *["deploy.yml"] * watched):
         path = project.root / ".github" / "workflows" / file
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         for name in (name for name in needs if text and f"secrets.{name}" not in text):

@@ -211,8 +211,7 @@ def predict(
     """Score a file of rows by what an environment has accepted, and log it as a service does."""
     with tty.step("predict"):
         done = batch.predict(Target(find_project(), by), source, goal, tty.say)
-    text = f"{done['rows']:,} rows scored by {done['digest'][:12]}: {goal}"
-    tty.show(done, as_json, text)
+    tty.show(done, as_json, f"{done['rows']:,} rows scored by {done['digest'][:12]}: {goal}")
 
 
 @app.command()

@@ -172,7 +172,11 @@ def gate(run: Run, name: str) -> Verdict:
     project = run.project
     if name == "data":
         if run.release:
-            return _recorded(project, current_candidate(project))
+            known = current_candidate(project).verdict(name)
+            if known is None or known.limits != limits_hash(project, name):
+                why = "gate data: config/data.yaml or gates.yaml changed since its rows were judged"
+                raise UserError(f"{why}; deliver main again, and tag what staging has then")
+            return known
         if (run.project.work / REFUSED).exists():
             return Verdict.model_validate_json((run.project.work / REFUSED).read_bytes())
         snapshot = data.current_snapshot(project)
@@ -190,15 +194,6 @@ def gate(run: Run, name: str) -> Verdict:
         "load": lambda: check_load(project, candidate, old),
     }
     return _verdict(run, name, candidate, gates[name], against)
-
-
-def _recorded(project: Project, candidate: Candidate) -> Verdict:
-    """Return the verdict on the rows of a candidate that was made elsewhere."""
-    known = candidate.verdict("data")
-    if known is None or known.limits != limits_hash(project, "data"):
-        why = "config/data.yaml or gates.yaml changed since its rows were judged"
-        raise UserError(f"gate data: {why}; deliver main again, and tag what staging has then")
-    return known
 
 
 def _verdict(

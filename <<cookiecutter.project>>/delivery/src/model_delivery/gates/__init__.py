@@ -31,6 +31,8 @@ COMPARED = ("model", "load")
 """The gates that judge beside the champion."""
 PROGRAM = Path(__file__).parents[1] / "checks" / "deepchecks_suites.py"
 RUN_SECONDS = 300
+SAMPLED, FEWEST_ROWS = 20_000, 100
+"""Training rows that the program draws; those of them by which a period tells what is usual."""
 
 
 def judge(name: str, limit: Limit, value: float | Estimate | None, sentence: str) -> Check:
@@ -85,12 +87,18 @@ def request_of(project: Project, suite: str, rows: Judged, days: int = 0) -> dic
     # Integers of the key are names of rows, such as an order's number, and not features.
     names = [name for name in contract.key if contract.columns[name].type != "number"]
     times = rows.rows("train", [contract.time]).column(0).to_numpy()
+    drawn = min(1, SAMPLED / len(times))
+    spread = [
+        [str(start), str(end)]
+        for start, end in periods(times, days)
+        if ((times >= start) & (times < end)).sum() * drawn >= FEWEST_ROWS
+    ]
     return {
         "suite": suite,
         "checks": list(getattr(project.gates.deepchecks, suite)),
         "train": str(rows.path("train")),
         "tests": [str(rows.path("test"))],
-        "periods": [[str(start), str(end)] for start, end in periods(times, days)],
+        "periods": spread,
         "numeric": [name for name in numbers if name not in names],
         "categorical": contract.of_type("category"),
         "label": contract.target,

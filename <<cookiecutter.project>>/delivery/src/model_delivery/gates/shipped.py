@@ -102,8 +102,7 @@ def check_api(project: Project, candidate: Candidate) -> Verdict:
     model = user_module("model").Model.load(folder)
     scores = model.predict(features.transform(columns_of(rows, contract)))
     with start(project, candidate.ship, project.work / "logs" / "api.log") as service:
-        checks = judge_service(service, contract.inputs, rows, scores)
-    return Verdict(gate="api", checks=checks)
+        return Verdict(gate="api", checks=judge_service(service, contract.inputs, rows, scores))
 
 
 def judge_service(

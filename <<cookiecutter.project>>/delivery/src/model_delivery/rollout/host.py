@@ -53,9 +53,11 @@ def deploy(target: Target, goal: Event, trigger: Trigger = "local") -> Verdict:
         else:
             admit(target, goal, trigger)
             target.keep_settings()
+            move = _event(target, goal, type="promoted", **facts)
             with _undone(target):
-                _converge(target)  # it was stopped, has other settings, or a supervisor was killed
-                verdict = _try(target, _event(target, goal, type="promoted", **facts))
+                target.save(target.state(), trying=move, weight=0.0)  # `ml rollback` ends this one
+                _converge(target, move)  # stopped, of other settings, or a supervisor was killed
+                verdict = _try(target, move)
                 if verdict.outcome in canary.GOOD:
                     _settle(target, _event(target, goal, type="promoted", **facts))  # of now
                 elif current:
@@ -259,14 +261,14 @@ def _undone(target: Target) -> Iterator[None]:
         raise
 
 
-def _converge(target: Target) -> None:
-    """Make the machine serve what the state says and nothing else."""
+def _converge(target: Target, coming: Event | None = None) -> None:
+    """Make the machine serve what the state says and nothing else, before what is coming."""
     state = target.state()
     service = _switch(target, state.current) if state.current else None
     if service:
         target.proxy.drain({old.address for old in target.services() if old != service})
     target.clear(kept=service)
-    if state.trying:
+    if state.trying != coming:
         target.save(state, trying=None, weight=0.0)
 
 

@@ -196,28 +196,28 @@ class Target:
         settings, key = self.project.delivery, log_key()
         kept = settings.log.model_copy(update={"folder": self.log})
         wanted = {"log": kept.model_dump(), "variables": settings.variables}
+        if kept.hashed and not key:  # as in a rollback from elsewhere, which this must not keep
+            kept = kept.model_copy(update={"private": [*kept.private, *kept.hashed], "hashed": []})
+        actual = wanted | {"log": kept.model_dump()}
         for service in self.services():
             own = read_json(path) if (path := service.home / SETTINGS).exists() else None
-            if service.digest == move.digest and own == wanted and service.answers():
+            if service.digest == move.digest and own in (actual, wanted) and service.answers():
                 return service
         ship, log = self.install(move), self.folder / "services" / f"{move.digest[:12]}.log"
-        if kept.hashed and not key:  # as in a rollback from elsewhere, which this must not keep
-            logging.getLogger(__name__).warning("%s not set: not logged: %s", KEY, kept.hashed)
-            kept = kept.model_copy(update={"private": [*kept.private, *kept.hashed], "hashed": []})
+        if actual != wanted:
+            hidden = settings.log.hashed
+            logging.getLogger(__name__).warning("%s not set: not logged: %s", KEY, hidden)
         logged = {} if self.state().rehearsed else {MODEL_LOG: kept.model_dump_json(), KEY: key}
         about = dict[str, Any](release=move.release, variables=logged)
         service = start(self.project, ship, log, timeout=settings.start_timeout_seconds, **about)
-        write_json(service.home / SETTINGS, wanted)
+        write_json(service.home / SETTINGS, actual)
         write_json(service.home / "service.json", asdict(service))
         return service
 
     def clear(self, kept: Running | None = None) -> None:
-        """Stop all services but one, half started ones too; uninstall what is not to be kept.
-
-        Without one to keep, the proxy leads nowhere, and is stopped before.
-        """
+        """Stop all services but one, half started ones too; uninstall what is not to be kept."""
         if kept is None:
-            self.proxy.stop()
+            self.proxy.stop()  # first: it would lead nowhere
         for home in self.folder.glob("services/*-*"):
             if kept is None or home != kept.home:
                 end(home)

@@ -194,6 +194,9 @@ def _checked(project: Project, day: dt.date, frame: pd.DataFrame) -> pa.Table:
 def _write(project: Project, day: dt.date, table: pa.Table, sample: bool) -> Snapshot:
     """Take out rows, each counted under the first rule that names it; split, and write."""
     contract, time, excluded, extracted = project.contract, project.contract.time, {}, len(table)
+    newest = table.column(time).to_numpy().max() if extracted else pd.NaT
+    if newest < pd.Timestamp(day) - pd.DateOffset(months=1):
+        raise UserError(f"sources.extract({day}): no row of the month before; newest: {newest}")
     for rule, spec in contract.exclude.items():
         kept = table.filter(pc.is_valid(table.column(spec.column)))
         excluded[rule], table = len(table) - len(kept), kept

@@ -23,7 +23,7 @@ from fsspec.core import url_to_fs
 from model_delivery.contract.settings import DataContract
 from model_delivery.files import read_json, write_json
 from model_delivery.project import Project
-from model_delivery.protocols import Floats, SourceError, UserError, ask_source, user_module
+from model_delivery.protocols import Floats, UserError, ask_source, user_module
 from model_delivery.report.verdict import Check, Outcome
 from model_delivery.training.check import ARROW, check_structure, judge_rule
 from model_delivery.training.scores import SCORE
@@ -125,8 +125,12 @@ def _segment(
     types = {n: _TYPES[spec.type] for n, spec in contract.inputs.items()}
     types |= dict.fromkeys(hashed, pa.string())
     try:
-        parquet = path.endswith(".parquet")
-        table = _whole(content) if parquet else _parsed(content, path, types)
+        if path.endswith(".parquet"):
+            table = pq.read_table(io.BytesIO(content), page_checksum_verification=True)
+            if not {*dict(_KEPT), "columns"} <= {*table.column_names}:
+                raise pa.ArrowInvalid("no segment of the log")
+        else:
+            table = _parsed(content, path, types)
     except (pa.ArrowInvalid, OSError):  # truncated or damaged, by a disk or by hand
         table = _parsed(b"", path, types)
         found["unreadable"] += 1
@@ -141,14 +145,6 @@ def _segment(
         at = pc.coalesce(rows.column(contract.time), at)  # an unknown time is that of the answer
     notes = table.select([*_NOTES]).to_pandas().assign(at=at.to_numpy())
     return notes, rows.append_column(SCORE, table.column(SCORE))
-
-
-def _whole(content: bytes) -> pa.Table:
-    """Return the rows of a batch's segment; ArrowInvalid or OSError where it is damaged."""
-    table = pq.read_table(io.BytesIO(content), page_checksum_verification=True)
-    if not {*dict(_KEPT), "columns"} <= {*table.column_names}:
-        raise pa.ArrowInvalid("no segment of the log")
-    return table
 
 
 def _parsed(content: bytes, path: str, types: dict[str, pa.DataType]) -> pa.Table:
@@ -181,12 +177,13 @@ def read_labels(
     wanted = contract.model_copy(update={"columns": {n: contract.columns[n] for n in names}})
     try:
         frame = ask_source(labels, since, as_of)
-    except (SourceError, ValueError, LookupError) as error:  # such as an answer cut short
-        said = str(error) if isinstance(error, SourceError) else f"sources.labels: {error!r}"
+    except (UserError, ValueError, LookupError) as error:  # such as an answer cut short
+        said = str(error) if isinstance(error, UserError) else f"sources.labels: {error!r}"
         return none, [Check(name=labels, outcome=Outcome.INCONCLUSIVE, sentence=said)]
     if isinstance(frame, pd.DataFrame) and {*names} <= {*frame} and not len(frame):
         return none, []  # whose types a source may not know
     try:
+        frame = frame.astype(dict.fromkeys(frame.select_dtypes("category"), object))
         found = check_structure(pa.Table.from_pandas(frame, preserve_index=False), wanted)[:2]
     except (ValueError, TypeError, AttributeError) as error:
         found = [judge_rule("types", [f"no table of {', '.join(names)} ({error})"])]

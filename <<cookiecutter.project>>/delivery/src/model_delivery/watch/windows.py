@@ -155,18 +155,14 @@ def judge_rows(project: Project, train: pa.Table, window: Window) -> list[Check]
     scores, few = window.rows.column(SCORE).to_numpy(), int(limits.requests.min)
     low, high = float(np.min(scores)), float(np.max(scores))
     said = f"scores of {len(rows):,} rows from {low:.4f} to {high:.4f}"
-    if stuck := _constant(window.rows, few):
+    frame = window.rows.to_pandas()
+    asked = frame.drop_duplicates([n for n in frame if n != SCORE], keep="last").tail(few)
+    stuck = len(asked) >= few and asked[SCORE].nunique() == 1  # a repeated row may have one
+    if stuck:
         said += f"; the newest {few} different rows all got the same one"
     checks += check_content(rows, loose)[:2]  # a row may be asked for twice
     checks.append(judge_scale(contract, limits.scale, train, rows, limits.window_days))
     return [*checks, fixed("predictions", low >= 0 and high <= 1 and not stuck, said)]
-
-
-def _constant(rows: pa.Table, few: int) -> bool:
-    """Return whether the newest rows that differ all have one score; a repeated row may."""
-    frame = rows.to_pandas()
-    asked = frame.drop_duplicates([n for n in frame if n != SCORE], keep="last").tail(few)
-    return len(asked) >= few and asked[SCORE].nunique() == 1
 
 
 def logged_part(project: Project, slack: float = 0.0) -> DataContract:
