@@ -40,7 +40,7 @@ def project(
 SPARSE = """
 import json, numpy as np, pandas as pd
 from pathlib import Path
-from model_delivery.gates import ask
+from model_delivery.gates import FEWEST_ROWS, SAMPLED, ask
 
 def write(values):
     name, places, random = f"{values}.parquet", np.arange(4000), np.random.default_rng(0)
@@ -51,6 +51,7 @@ def write(values):
 
 asked = {"suite": "data", "checks": ["FeatureDrift"], "tests": [write(9), write(10)]}
 asked |= {"numeric": ["full", "sparse"], "categorical": [], "label": None, "time": "at"}
+asked |= {"sampled": SAMPLED, "fewest_rows": FEWEST_ROWS}
 halves = [["2013-01-01", "2013-02-20"], ["2013-02-20", "2013-04-11"]]
 for values, periods in ((400, []), (9, []), (400, halves)):
     found = ask(Path.cwd(), asked | {"train": write(values), "periods": periods})

@@ -14,8 +14,8 @@
 
 Deepchecks 0.19 needs older numpy and scikit-learn than the project and is AGPL-3.0: it lives in
 the environment that the block above describes, and talks in files. REQUEST names a suite, parquet
-files to compare with one of training rows, columns and checks; ANSWER holds for each file by check
-a number for each sentence, mostly one a column. Who asked compares them with `config/gates.yaml`.
+files to compare with one of training rows, rows to draw, columns and checks; ANSWER holds for each
+file by check a number for each sentence. Who asked compares them with `config/gates.yaml`.
 """
 
 import json
@@ -39,10 +39,6 @@ from deepchecks.tabular import Dataset, SingleDatasetCheck, checks  # noqa: E402
 
 Request = dict[str, Any]
 Findings = dict[str, float | None]
-ROWS = {"train": 20_000, "test": 8_000}
-"""Sampled rows; more change the values little and cost time in proportion."""
-FEWEST_ROWS = 100
-"""A training period with fewer sampled rows says nothing of the spread."""
 FEWEST_VALUES = 10
 """Of a column with fewer values no drift is measured."""
 SMALLEST_DRIFT = 0.05
@@ -88,7 +84,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def read_rows(request: Request, part: str, path: str) -> pd.DataFrame:
     """Return sampled rows of a file in their order, with the label, if any, as 0 or 1."""
     rows = pd.read_parquet(path)
-    rows = rows.sample(min(ROWS[part], len(rows)), random_state=0).sort_index()
+    rows = rows.sample(min(request["sampled"][part], len(rows)), random_state=0).sort_index()
     kinds = dict.fromkeys(filter(None, [request["label"]]), int)
     return rows.astype(kinds | dict.fromkeys(request["categorical"], object))
 
@@ -133,20 +129,20 @@ def find(request: Request, name: str, train: pd.DataFrame, test: pd.DataFrame) -
         found = measure(request, name, train, test)
         for start, end in request["periods"] if drift and name not in PAST else []:
             own = (times >= start) & (times < end)
-            if min(own.sum(), (~own).sum()) >= FEWEST_ROWS:
+            if min(own.sum(), (~own).sum()) >= request["fewest_rows"]:
                 PAST[name].append(measure(request, name, train[~own], train[own]))
     except Exception as error:
         return {f"did not run: {type(error).__name__}: {str(error).strip():.200}": math.nan}
     findings, usual = Findings(), 1.0
     for about, value in found.items():
-        past = [old[about] for old in PAST[name] if np.isfinite(old[about])]
-        known = train[about].count() if about in train else len(train)
-        usually = known * min(1, len(test) / len(train))
-        if drift and (usually < FEWEST_VALUES or (PAST[name] and not past)):
-            findings[f"`{about}`: too few values to compare"] = None
-            continue
         said = f"`{about}`: {value:.3f}" if about in train else f"{about}: {value:.3f}"
         if drift:
+            past = [old[about] for old in PAST[name] if np.isfinite(old[about])]
+            known = train[about].count() if about in train else len(train)
+            usually = known * min(1, len(test) / len(train))
+            if usually < FEWEST_VALUES or (PAST[name] and not past):
+                findings[f"`{about}`: too few values to compare"] = None
+                continue
             usual = max([SMALLEST_DRIFT, *past])
             said += f", {usual:.3f} between training periods"
         findings[said] = value / usual

@@ -31,8 +31,10 @@ COMPARED = ("model", "load")
 """The gates that judge beside the champion."""
 PROGRAM = Path(__file__).parents[1] / "checks" / "deepchecks_suites.py"
 RUN_SECONDS = 300
-SAMPLED, FEWEST_ROWS = 20_000, 100
-"""Training rows that the program draws; those of them by which a period tells what is usual."""
+SAMPLED = {"train": 20_000, "test": 8_000}
+"""Rows that the program draws; more change the values little and cost time in proportion."""
+FEWEST_ROWS = 100
+"""A training period with fewer drawn rows does not tell what is usual."""
 
 
 def judge(name: str, limit: Limit, value: float | Estimate | None, sentence: str) -> Check:
@@ -87,7 +89,7 @@ def request_of(project: Project, suite: str, rows: Judged, days: int = 0) -> dic
     # Integers of the key are names of rows, such as an order's number, and not features.
     names = [name for name in contract.key if contract.columns[name].type != "number"]
     times = rows.rows("train", [contract.time]).column(0).to_numpy()
-    drawn = min(1, SAMPLED / len(times))
+    drawn = min(1, SAMPLED["train"] / len(times))
     spread = [
         [str(start), str(end)]
         for start, end in periods(times, days)
@@ -98,7 +100,9 @@ def request_of(project: Project, suite: str, rows: Judged, days: int = 0) -> dic
         "checks": list(getattr(project.gates.deepchecks, suite)),
         "train": str(rows.path("train")),
         "tests": [str(rows.path("test"))],
+        "sampled": SAMPLED,
         "periods": spread,
+        "fewest_rows": FEWEST_ROWS,
         "numeric": [name for name in numbers if name not in names],
         "categorical": contract.of_type("category"),
         "label": contract.target,

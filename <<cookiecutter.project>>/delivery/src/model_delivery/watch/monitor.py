@@ -236,9 +236,8 @@ def _counted(target: Target, digest: str) -> dict[str, list[int]]:
         with suppress(ValueError):  # torn, by a machine that went down
             answer = json.loads(line)
             at = dt.datetime.fromtimestamp(answer["ts"], dt.UTC)
-            [signed] = answer["resp_headers"].get(
-                "X-Model-Digest", [digest if at >= serves else ""]
-            )
+            unsigned = [digest if at >= serves else ""]
+            [signed] = answer["resp_headers"].get("X-Model-Digest", unsigned)
             if known["until"] < answer["ts"] <= now.timestamp() and first <= str(at.date()):
                 count = days.setdefault(f"{signed} {at.date()}", [0, 0, 0])
                 kind, until = answer["status"] // 100, max(until, answer["ts"])
