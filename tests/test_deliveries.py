@@ -435,7 +435,7 @@ def test_data_older_than_the_champions_is_refused(hosted: World) -> None:
     before = hosted.events
     git(hosted.project, "checkout", "--quiet", "--detach", older)
     run = hosted.push("refs/tags/v8.0.0")
-    expect(run, candidate="success", production="failure")
-    assert "its data ends 2013-08-01, before that of" in run.jobs["production"].log
-    assert "ml ship --as-of 2013-09-01" in run.jobs["production"].log
+    expect(run, candidate="failure")
+    assert "its data ends 2013-08-01, before that of" in run.jobs["candidate"].log
+    assert f"gh run list --workflow deliver.yml --commit {older}" in run.jobs["candidate"].log
     assert [e for e in hosted.events if e["environment"] == "production"][-1] == before[-1]

@@ -206,7 +206,7 @@ def test_production_that_was_stopped_starts_by_the_command_that_status_names(
 
 
 def test_traffic_asks_production(project: BakedProject) -> None:
-    log = project.path / ".ml" / "production" / "proxy" / "access.log"
+    log = project.path / ".ml" / "production" / "access.log"
     before, deadline = len(log.read_text().splitlines()), time.monotonic() + 60
     command, here = ["make", "traffic", f"PORT={production_port(project)}"], project.path
     with subprocess.Popen(command, cwd=here, env=environment(), start_new_session=True) as traffic:

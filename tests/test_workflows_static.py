@@ -334,6 +334,39 @@ def test_linters_find_nothing(tree: Tree) -> None:
             tool("shellcheck", "--shell", "bash", "-", cwd=folder, given=step["run"])
 
 
+DECLARED = "secrets: { WAREHOUSE: { required: false } }"
+HANDED = 'secrets: { WAREHOUSE: "${{ secrets.WAREHOUSE }}" }'
+GIVEN = "WAREHOUSE: ${{ secrets.WAREHOUSE }}"
+
+
+def test_a_secret_that_is_handed_on_as_the_page_says_passes_the_audit(
+    baked: BakedProject, tmp_path: Path
+) -> None:
+    """A user adds these lines; what the audit refused would hold up every pull request after."""
+    shutil.copytree(baked.path / ".github", tmp_path / ".github")
+    workflows = tmp_path / ".github" / "workflows"
+    page = (workflows / "README.md").read_text()
+    for line in (DECLARED, HANDED, GIVEN):
+        assert f"`{line}`" in page or f"{{ {line} }}" in page
+    for name in ("retrain", "deploy"):
+        file = workflows / f"{name}.yml"
+        text = file.read_text().replace("  workflow_call:\n", f"  workflow_call:\n    {DECLARED}\n")
+        given = "          GH_TOKEN: ${{ github.token }}\n"
+        assert text.count(given) == 1
+        file.write_text(text.replace(given, f"{given}          {GIVEN}\n"))
+    monitor = (workflows / "monitor.yml").read_text()
+    for called in ("retrain.yml", "deploy.yml\n    with: { verb: monitor"):
+        line = f"    uses: ./.github/workflows/{called}"
+        assert monitor.count(line) == 1
+        monitor = monitor.replace(line, f"    {HANDED}\n{line}")
+    (workflows / "monitor.yml").write_text(monitor)
+    test_linters_find_nothing(Tree(tmp_path))
+    inherited = monitor.replace(HANDED, "secrets: inherit", 1)
+    (workflows / "monitor.yml").write_text(inherited)
+    with pytest.raises(AssertionError, match="secrets-inherit"):
+        test_linters_find_nothing(Tree(tmp_path))
+
+
 def test_act_reads_every_workflow(baked: BakedProject, tmp_path: Path) -> None:
     shutil.copytree(baked.path / ".github", tmp_path / ".github")
     for file in Tree(tmp_path).files:  # what GitHub knows since May 2026, and act not yet

@@ -624,6 +624,15 @@ def test_a_release_has_one_name_and_is_registered_once(project: Project) -> None
     assert len(event_log(project).events()) == 3
 
 
+def test_a_name_is_not_given_twice_where_a_tag_had_it_first(project: Project) -> None:
+    b = [register(project, make_candidate(project, name), {}, "local") for name in "ab"][1]
+    tagged = b.model_dump() | {"type": "promoted", "environment": "production", "id": "tagged"}
+    add(event_log(project), **tagged | {"release": "v2.0.0+data.20130801.2"})
+    vars(project)["about"] = project.about | {"version": "2.0.0"}
+    event = register(project, make_candidate(project, "c"), {}, "local")
+    assert event.release == "v2.0.0+data.20130801.3"
+
+
 def test_the_champion_is_the_last_move_and_comes_back_from_its_blob(project: Project) -> None:
     assert champion(project) is None
     for name in "ab":

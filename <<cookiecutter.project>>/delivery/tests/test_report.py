@@ -842,7 +842,7 @@ def doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Doctor:
     (tmp_path / "config" / "data.yaml").touch()
     (github / "workflows" / "ci.yml").write_text("on:\n  pull_request:\n")
     (github / "workflows" / "weekly.yml").write_text("on:\n  schedule:\n    - cron: 0 0 * * 1\n")
-    for name in ("deliver", "retrain"):
+    for name in ("deliver", "retrain", "monitor"):
         (github / "workflows" / f"{name}.yml").write_text("${{ secrets.SOURCE_KEY }}\n")
     rulesets = [{"name": "one", "target": "tag"}, {"name": "two", "target": "branch"}]
     (github / "rulesets.json").write_text(json.dumps(rulesets))
@@ -914,13 +914,13 @@ def test_a_workflow_that_hands_no_secret_on_is_named(
     monkeypatch.setattr("model_delivery.cli.doctor.user_module", lambda _: sources)
     workflows = tmp_path / ".github" / "workflows"
     (workflows / "deliver.yml").unlink()  # of who has another way
-    for name in ("deploy", "retrain"):
+    for name in ("deploy", "retrain", "monitor"):
         (workflows / f"{name}.yml").write_text("${{ secrets.OTHER }}\n")
     done = doctor(WHOLE)
     assert done.exit_code == 2
     bad = {subject: told for subject, (ok, told) in said(done).items() if not ok}
     said_of = "hands no SOURCE_KEY on; the README beside it says where"
-    assert bad == dict.fromkeys(["retrain.yml", *["deploy.yml"] * len(has)], said_of)
+    assert bad == dict.fromkeys(["retrain.yml", "monitor.yml", *["deploy.yml"] * len(has)], said_of)
 
 
 def test_what_a_plan_does_not_enforce_is_said(doctor: Doctor) -> None:

@@ -644,6 +644,9 @@ def test_start_serves_again_what_the_state_says(project: Project) -> None:
     a = make_candidate(project, "a")
     deploy(project, a)
     (before,) = Target(project, "production").services()
+    answers = Target(project, "production").proxy.answers
+    with answers.open("a") as stream:
+        stream.write("told before\n")
     assert start() == "serving"
     assert Target(project, "production").services() == [before]  # what is well is left alone
     for folder in ("proxy", "services", "."):  # the last as a reboot: nothing runs
@@ -656,6 +659,7 @@ def test_start_serves_again_what_the_state_says(project: Project) -> None:
         assert start() == "serving"
         assert served(project) == a.digest
     host.stop(Target(project, "production"))
+    assert "told before\n" in answers.read_text(), "of a proxy that is gone, monitoring reads it"
     found = Target(project, "production").status()
     assert found["problem"] == "nothing runs; run `ml deploy --start --to production`"
     assert start() == "serving"
@@ -849,6 +853,12 @@ def test_a_tag_without_a_pass_in_staging_says_what_helps(
     with pytest.raises(UserError, match=r"was rolled back in staging \(by hand\)"):
         resolve(project, "v2")
     assert resolve(project, "v1").digest == a.digest  # what was gone back to is as good as before
+    newer = recorded(project, make_candidate(project, "c", as_of="2013-09-01")).model_dump()
+    newer |= {"type": "promoted", "environment": "production", "id": "newer"}
+    test_registry.add(event_log(project), **newer)  # as by a retraining
+    start = test_registry.git(project.root, "rev-parse", "v1")
+    with pytest.raises(UserError, match=rf"2013-08-01, before that of .*2013-09-01.*{start}"):
+        resolve(project, "v1")
     test_registry.git(project.root, "checkout", "--quiet", "v1")
     with pytest.raises(UserError, match=r"v2: its commit .* is not on the branch here; merge it"):
         resolve(project, "v2")
@@ -953,6 +963,7 @@ def test_a_rehearsal_starts_the_accepted_release_and_leaves_nothing(project: Pro
         assert identity(place.url) is not None
         assert place.proxy.port != place.settings.port  # whoever holds that is not disturbed
     assert (state(project), processes(project.work)) == ("rehearsed", [])
+    assert not place.proxy.answers.exists(), "drawn rows are nobody's requests"
     b = make_candidate(project, "b", against=a)
     with rehearsal(place):
         assert (identity(place.url) or ("",))[0] == a.digest

@@ -679,6 +679,17 @@ def test_the_log_has_the_rows_as_a_service_logs_them(
     assert dt.datetime.fromisoformat(done["time"]).utcoffset() == dt.timedelta(0)
 
 
+def test_a_runner_that_is_gone_afterwards_says_what_goes_with_it(
+    target: Target, table: pa.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for runner, most in (("self-hosted", 0), ("github-hosted", 2)):
+        monkeypatch.setenv("RUNNER_ENVIRONMENT", runner)
+        lines = list[str]()
+        batch.predict(target, written(table), "scores.parquet", lines.append)
+        lost = [line.partition(": gone with this machine")[0] for line in lines if "gone" in line]
+        assert lost == ["scores.parquet", target.log][:most]
+
+
 def test_the_same_rows_by_the_same_release_count_once(
     home: Project, target: Target, ship: Path, table: pa.Table
 ) -> None:
@@ -1547,6 +1558,9 @@ def test_what_is_watched_and_what_there_is_to_go_back_to(
     moves = [state.moves[0].model_copy(update={"type": "rolled_back"}), state.moves[1]]
     world.target.save(state, moves=moves)
     assert digests() == [A, None], "what it came back from is no way back"
+    failed = [moves[0].model_copy(update={"previous": "c" * 64}), moves[1]]
+    world.target.save(state, moves=failed)
+    assert digests() == [A, B], "what a canary took back was never served"
     world.target.save(state, trying=state.moves[0])
     assert digests() == [A, None], "a rollout is under way"
     world.target.save(state, moves=state.moves[:1])

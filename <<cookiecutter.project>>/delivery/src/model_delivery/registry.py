@@ -175,6 +175,12 @@ def _checked(stored: dict[str, bytes]) -> tuple[list[Event], str]:
     return events, after
 
 
+def way_back(moves: Sequence[Event]) -> Event | None:
+    """Return the move before the first, newest one whose release was not taken back."""
+    bad = {move.previous for move in moves if move.type == "rolled_back"}  # also by what serves
+    return next((move for move in moves[1:] if move.digest not in bad), None)
+
+
 def newest(events: Sequence[Event], **fields: str) -> Event | None:
     """Return the last event whose fields have these values, if there is one."""
     found = (e for e in reversed(events) if all(getattr(e, k) == v for k, v in fields.items()))

@@ -91,8 +91,9 @@ def register(
                 return known
             facts.update(type="verdict", release=known.release, blob=known.blob)
         else:
-            taken = {e.release for e in events if e.release.rpartition(".")[0] == prefix}
-            name = known.release if known else f"{prefix}.{len(taken) + 1}"
+            named = (e.release.rpartition(".") for e in events)
+            taken = [int(number) for rest, _, number in named if rest == prefix]
+            name = known.release if known else f"{prefix}.{max(taken, default=0) + 1}"
             blob = blobs.put(digest, candidate.folder)
             facts.update(type="registered", release=name, blob=blob)
         return Event(digest=digest, commit=commit, trigger=trigger, **facts)
@@ -180,7 +181,8 @@ def staged(project: Project, tag: str, commit: str) -> Event:
     passed = newest(good, environment="staging", commit=commit)
     again = "run deliver.yml of that commit again: `gh run list --workflow deliver.yml "
     again += f"--commit {commit}` names the run, `gh run rerun ID` starts it; where there is none, "
-    again += "tag the commit that was pushed last. On this machine: `ml deploy --to staging`"
+    again += "tag the commit that was pushed last. On this machine: `ml ship --until load` and "
+    again += "`ml deploy --to staging`. Then deliver the tag again"
     if passed is None:
         raise UserError(f"{tag}: nothing passed staging at its commit {commit[:12]}; {again}")
     told = [e for e in events if e.environment == "staging"]  # good is `digest`, bad `previous`
@@ -189,5 +191,9 @@ def staged(project: Project, tag: str, commit: str) -> Event:
         why = f"rolled back in staging ({ends[-1].reason or 'by hand'})"
         mend = f"bring it back there by rollback.yml with the release {passed.release}"
         raise UserError(f"{tag}: {passed.release} was {why}; {mend}")
+    accepted = newest(events, environment="production")
+    if accepted and passed.as_of < accepted.as_of:  # of a retraining since
+        than = f"that of {accepted.release} in production ({accepted.as_of})"
+        raise UserError(f"{tag}: its data ends {passed.as_of}, before {than}; {again}")
     goal, data = recorded(events, passed.digest) or passed, passed.release.partition("+")[2]
     return goal.model_copy(update={"commit": commit, "release": f"{tag}+{data}"})

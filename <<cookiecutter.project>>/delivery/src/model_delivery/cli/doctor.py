@@ -140,10 +140,10 @@ def _names(project: Project, _: object) -> Iterator[Finding]:
         answer = gh(project, "api", f"{HERE}/actions/{kind}s?per_page=100")
         have = {each["name"] for each in answer[f"{kind}s"]}
         for name in names:
-            said = "set" if name in have else f"not set: {reason}; `gh {kind} set {name}`"
+            said = "set" if name in have else f"not set here: {reason}; `gh {kind} set {name}`"
             yield Finding(name, name in have or kind == "variable", said)
     watched = any(hasattr(user_module("sources"), name) for name in ("labels", "newest"))
-    for file in ("deliver.yml", "retrain.yml", *["deploy.yml"] * watched):
+    for file in ("deliver.yml", "retrain.yml", "monitor.yml", *["deploy.yml"] * watched):
         path = project.root / ".github" / "workflows" / file
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         for name in (name for name in needs if text and f"secrets.{name}" not in text):

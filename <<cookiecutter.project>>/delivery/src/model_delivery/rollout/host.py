@@ -21,7 +21,7 @@ from model_delivery.contract.request import draw_rows
 from model_delivery.gates import COMPARED, GATES, limits_hash
 from model_delivery.gates.load import CANDIDATE, judge_targets
 from model_delivery.protocols import UserError
-from model_delivery.registry import Event, event_log, newest, shared
+from model_delivery.registry import Event, event_log, newest, shared, way_back
 from model_delivery.releases import stored
 from model_delivery.report.render import told, value_of
 from model_delivery.report.verdict import Check, Outcome, Trigger, Verdict, allows_promotion, fixed
@@ -118,10 +118,9 @@ def rollback(target: Target, release: str | None) -> Event:
             raise UserError(f"{target.name}: nothing deployed, nothing to roll back")
         stays = state.trying or state.current.type == "rolled_back"
         before = state.current.digest if stays else state.current.previous
-        if faulty:  # what serves may have come back itself
-            bad = {move.previous for move in state.moves if move.type == "rolled_back"}
-            before = next((m.digest for m in state.moves[1:] if m.digest not in bad), None)
-            release = None
+        if faulty:
+            back, release = way_back(state.moves), None
+            before = back.digest if back else None
         wanted = release or (before or "none")[:12]
         found = [move for move in state.moves if wanted in (move.release, move.digest[:12])]
         if not found:
@@ -179,7 +178,9 @@ def rehearsal(target: Target) -> Iterator[None]:
         done.set()
         if clients.is_alive():
             clients.join()
+        end(target.supervisor)  # it is at work yet where this was interrupted
         stop(target)
+        target.proxy.answers.unlink(missing_ok=True)  # nobody's answers, to be counted by nobody
     target.tell_now()
 
 

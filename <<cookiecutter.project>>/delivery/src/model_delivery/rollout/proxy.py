@@ -29,7 +29,7 @@ _DRAIN_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Caddy:
-    """One Caddy for one environment; everything about it lies in `folder`."""
+    """One Caddy for one environment; `folder` is its home while it runs, and is gone afterwards."""
 
     folder: Path
     port: int
@@ -37,7 +37,7 @@ class Caddy:
     @property
     def answers(self) -> Path:
         """The log of what clients were answered, a JSON object a line."""
-        return self.folder / "access.log"
+        return self.folder.with_name("access.log")
 
     def listens(self) -> bool:
         """Return whether this proxy runs and holds the port."""

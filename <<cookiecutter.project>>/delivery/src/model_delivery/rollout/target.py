@@ -5,7 +5,7 @@ settings.json config/delivery.yaml as of the last deploy, by which it is served
 rollouts/    what supervisors said, and supervisor/, home of the one at work
 releases/    installed releases by digest, checked before each start
 services/    a log of each running service, and a home with its record
-proxy/       the proxy before them
+proxy/       the proxy before them; access.log, beside it, is what clients were answered
 predictions/ the log of what it answered, unless config/delivery.yaml puts that elsewhere
 lock         held while a command changes any of it
 """

@@ -140,6 +140,9 @@ def predict(target: Target, source: str, goal: str, say: Callable[[str], None]) 
         raise UserError(f"{source}, {goal}: rows are in .parquet or .csv, scores go to .parquet")
     target.project.check_log()  # a name with a slip would keep nothing private
     log_key(target.project.delivery.log)
+    hosted = os.environ.get("RUNNER_ENVIRONMENT") == "github-hosted"
+    for place in (place for place in (goal, target.log) if hosted and "://" not in place):
+        say(f"{place}: gone with this machine afterwards, unless a step keeps it; name a URI")
     ship, digest = _release(target)
     with _told(source), fsspec.open(source, "rb") as stream:
         content = hashlib.file_digest(stream, "sha256").hexdigest()

@@ -25,6 +25,7 @@ from model_delivery.gates import judge, limits_hash
 from model_delivery.gates.model import Scored, segments
 from model_delivery.project import Project
 from model_delivery.protocols import UserError, first_unknown_day
+from model_delivery.registry import way_back
 from model_delivery.releases import champion, run_page
 from model_delivery.report.render import told, write_pages
 from model_delivery.report.verdict import Chart, Check, Outcome, Report, Table, Verdict, finite
@@ -99,9 +100,8 @@ def watched(target: Target) -> tuple[Candidate | None, Candidate | None]:
     """Return what an environment serves, and what `ml rollback` would go back to, or None."""
     state, home = target.state(), target.folder / "releases"
     if (current := state.current) and not state.rehearsed:
-        before = current.previous if current.type == "promoted" and not state.trying else None
-        back = before in {move.digest for move in state.moves[1:]}
-        return Candidate(home / current.digest), Candidate(home / f"{before}") if back else None
+        back = None if state.trying else way_back(state.moves)
+        return Candidate(home / current.digest), Candidate(home / back.digest) if back else None
     # Files are scored by what the registry has as accepted, and a shared log read, anywhere.
     shared = target.batch or "://" in target.project.delivery.log.folder
     return champion(target.project, target.name) if shared else None, None
