@@ -96,7 +96,7 @@ def deploying(scene: Scene) -> subprocess.Popen[str]:
 
 def wait_until_tried(scene: Scene, digest: str, clients: bool = False) -> float:
     """Wait until a release is about to start, or clients are led to it; return when that was."""
-    for _ in range(600):
+    for _ in range(1800):  # before it begins nothing is promised, and a machine may be busy
         state = scene.state()
         if (state["trying"] or {}).get("digest") == digest and (state["weight"] or not clients):
             return time.time()
