@@ -1158,7 +1158,7 @@ def test_what_a_bad_release_may_cost_is_said_with_its_numbers() -> None:
     step = canary.Step(weight=0.05, seconds=30)
     said = canary.damage(Delivery.model_construct(rollout=LIMITS), [step])
     cost = "5% × 100 requests/s × 60 s = 300 requests at that rate"
-    assert said == f"at most {cost}, then it is rolled back"
+    assert said == f"a bad release costs at most {cost} before it is taken back"
 
 
 def test_what_it_may_cost_is_said_before_anything_is_started(

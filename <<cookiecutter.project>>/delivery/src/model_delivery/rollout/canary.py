@@ -153,7 +153,7 @@ def damage(settings: Delivery, steps: list[Step]) -> str:
     for step in steps:
         cost = f"{step.weight:.0%} × {rate:g} requests/s × {step.deadline:g} s"
         most = f"{step.most(rate):.0f} requests at that rate"
-        lines.append(f"at most {cost} = {most}, then it is rolled back")
+        lines.append(f"a bad release costs at most {cost} = {most} before it is taken back")
     return "\n".join(lines) or "no canary: all clients at once"
 
 
