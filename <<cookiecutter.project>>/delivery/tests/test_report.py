@@ -145,7 +145,7 @@ def huge() -> Report:
     shown = [Table(title=f"Segments {i}", columns=["c"] * 20, rows=wide) for i in range(2)]
     long: dict[str, Any] = {f"s{i}": [float(j) for j in range(300)] for i in range(9)}
     drawn = Chart(title="c", x=[float(j) for j in range(300)], series={**long})
-    gates = [verdict(f"gate {i}", *many, tables=shown, charts=[drawn] * 3) for i in range(2)]
+    gates = [verdict(f"gate {i}", *many, tables=shown, charts=[drawn] * 14) for i in range(2)]
     return report(*gates, notes=[HOSTILE * 99] * 3_000)
 
 

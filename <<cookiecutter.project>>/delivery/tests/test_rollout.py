@@ -1123,7 +1123,7 @@ def test_each_metric_fails_alone_and_only_when_it_is_sure(
 def test_equal_releases_hardly_ever_fail() -> None:
     """Looked at every second, from the first answer on, half of the rollouts with failures."""
     stopped = 0
-    for n in range(50):
+    for n in range(100):
         own, old = (arm(size + n, failing=0.03 * (n % 2)) for size in (100, 900))
         looks = [compare(LIMITS, own[: 5 * t], old[: 45 * t]) for t in range(1, 21)]
         stopped += any(check.outcome is STOP for checks in looks for check in checks)

@@ -122,6 +122,11 @@ def delivering(project: Project) -> str | None:
     return os.environ.get("GITHUB_SHA") or git(project, "rev-parse", "HEAD")
 
 
+def hosted() -> bool:
+    """Return whether this is a runner of GitHub's, which is gone afterwards."""
+    return os.environ.get("RUNNER_ENVIRONMENT") == "github-hosted"
+
+
 def run_page() -> str:
     """Return the address of the workflow run that this is a job of; empty elsewhere."""
     known = [os.environ.get(f"GITHUB_{name}") for name in ("SERVER_URL", "REPOSITORY", "RUN_ID")]

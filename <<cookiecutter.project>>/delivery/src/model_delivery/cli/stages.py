@@ -172,7 +172,7 @@ def gate(run: Run, name: str) -> Verdict:
     project = run.project
     if name == "data":
         if run.release:
-            return _recorded(project, name)
+            return _recorded(project)
         if (run.project.work / REFUSED).exists():
             return Verdict.model_validate_json((run.project.work / REFUSED).read_bytes())
         snapshot = data.current_snapshot(project)
@@ -192,11 +192,11 @@ def gate(run: Run, name: str) -> Verdict:
     return _verdict(run, name, candidate, gates[name], against)
 
 
-def _recorded(project: Project, name: str) -> Verdict:
-    """Return the verdict that a recorded release brought along; its rows are not here."""
-    known = current_candidate(project).verdict(name)
-    if known is None or known.limits != limits_hash(project, name):
-        why = f"gate {name}: config/data.yaml or gates.yaml changed since its rows were judged"
+def _recorded(project: Project) -> Verdict:
+    """Return the verdict on its data that a release brought along; its rows are not here."""
+    known = current_candidate(project).verdict("data")
+    if known is None or known.limits != limits_hash(project, "data"):
+        why = "gate data: config/data.yaml or gates.yaml changed since its rows were judged"
         raise UserError(f"{why}; deliver main again, and tag what staging has then")
     return known
 

@@ -21,6 +21,7 @@ from rich.text import Text
 from model_delivery.contract.settings import EnvironmentName
 from model_delivery.gates import Gate
 from model_delivery.protocols import UserError
+from model_delivery.releases import hosted
 from model_delivery.report.render import clean, value_of
 from model_delivery.report.verdict import Check, Outcome, Trigger, Verdict, decide, exit_code
 from model_delivery.watch import retrain
@@ -58,7 +59,7 @@ _GOAL = "A git tag, or a recorded release; default: the current candidate."
 Goal = Annotated[str, typer.Argument(help=_GOAL)]
 Named = Annotated[str, typer.Option("--release", help=_GOAL)]
 _TRY = "Serve only as long as it takes; default on a runner of GitHub's, which is gone afterwards."
-HOSTED = os.environ.get("RUNNER_ENVIRONMENT") == "github-hosted"
+HOSTED = hosted()
 Rehearse = Annotated[bool, typer.Option("--rehearse", help=_TRY)]
 _NEWEST = "First day not known yet; default: `sources.newest()` if there is one, else today."
 Newest = Annotated[dt.datetime | None, typer.Option("--as-of", help=_NEWEST, formats=["%Y-%m-%d"])]

@@ -32,7 +32,7 @@ from pyarrow.csv import ConvertOptions, ReadOptions, open_csv
 from model_delivery.bundle.launch import Scorer
 from model_delivery.files import read_json, sha256_json, temporary_folder
 from model_delivery.protocols import UserError
-from model_delivery.releases import champion
+from model_delivery.releases import champion, hosted
 from model_delivery.rollout.target import Target
 from model_delivery.training.check import check_rows
 from model_delivery.watch.log import keyed_hash, log_key, prune
@@ -140,9 +140,9 @@ def predict(target: Target, source: str, goal: str, say: Callable[[str], None]) 
         raise UserError(f"{source}, {goal}: rows are in .parquet or .csv, scores go to .parquet")
     target.project.check_log()  # a name with a slip would keep nothing private
     log_key(target.project.delivery.log)
-    hosted = os.environ.get("RUNNER_ENVIRONMENT") == "github-hosted"
-    for place in (place for place in (goal, target.log) if hosted and "://" not in place):
-        say(f"{place}: gone with this machine afterwards, unless a step keeps it; name a URI")
+    for place in (goal, target.log):
+        if hosted() and "://" not in place:
+            say(f"{place}: gone with this machine afterwards, unless a step keeps it; name a URI")
     ship, digest = _release(target)
     with _told(source), fsspec.open(source, "rb") as stream:
         content = hashlib.file_digest(stream, "sha256").hexdigest()
