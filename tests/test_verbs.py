@@ -11,8 +11,9 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import yaml
@@ -205,18 +206,37 @@ def test_production_that_was_stopped_starts_by_the_command_that_status_names(
     assert served(project) == before
 
 
+@contextmanager
+def traffic(project: BakedProject, *options: str) -> Iterator[IO[str]]:
+    """Let `make traffic` ask during a block, which reads what it says."""
+    command, here = ["make", "traffic", *options], project.path
+    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "text": True, "start_new_session": True}
+    with subprocess.Popen(command, cwd=here, env=environment(), **streams) as asking:
+        assert asking.stdout is not None
+        try:
+            yield asking.stdout
+        finally:
+            os.killpg(asking.pid, signal.SIGTERM)
+
+
 def test_traffic_asks_production(project: BakedProject) -> None:
     log = project.path / ".ml" / "production" / "access.log"
     before, deadline = len(log.read_text().splitlines()), time.monotonic() + 60
-    command, here = ["make", "traffic", f"PORT={production_port(project)}"], project.path
-    with subprocess.Popen(command, cwd=here, env=environment(), start_new_session=True) as traffic:
+    with traffic(project):
         while len(new := log.read_text().splitlines()[before:]) < 20:
             if time.monotonic() > deadline:
                 break
             time.sleep(0.2)
-        os.killpg(traffic.pid, signal.SIGTERM)
     assert len(new) >= 20
     assert {json.loads(line)["status"] for line in new[:20]} == {200}
+
+
+def test_traffic_that_nobody_answers_says_so(project: BakedProject) -> None:
+    port = free_port()
+    with traffic(project, f"PORT={port}") as said:
+        assert said.readline() == f"asking http://127.0.0.1:{port}/predict until Ctrl-C\n"
+        for _ in range(2):  # it goes on: production may be on its way
+            assert "refused: see `ml status`; PORT=... asks another" in said.readline()
 
 
 def test_two_signals_at_once_leave_no_service_behind(project: BakedProject) -> None:

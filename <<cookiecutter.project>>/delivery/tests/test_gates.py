@@ -5,11 +5,14 @@ The load gate's services are small stand-ins, each with its own fault.
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -23,7 +26,7 @@ import pyarrow.parquet as pq
 import pytest
 from model_delivery import gates, protocols
 from model_delivery.bundle.candidate import Candidate
-from model_delivery.bundle.launch import Running, free_port, identity
+from model_delivery.bundle.launch import Running, free_port, identity, program_python, run
 from model_delivery.cli import stages
 from model_delivery.cli.main import app
 from model_delivery.contract.limits import (
@@ -54,7 +57,6 @@ from model_delivery.training import scores as metrics
 from model_delivery.training import snapshot as snapshots
 from model_delivery.training.check import check_content, check_structure
 from model_delivery.training.snapshot import Snapshot
-from sklearn.metrics import log_loss, roc_auc_score
 from typer.testing import CliRunner
 
 PASS, WARN, RETRAIN, INCONCLUSIVE, STOP, CRASH = Outcome
@@ -323,7 +325,8 @@ def test_drawn_rows_keep_any_contract_and_can_be_learned(
         assert 0.1 < (frame["at"] >= start).mean() < 0.2
         assert 0.1 < frame["json"].isna().mean() < 0.5
         assert 0.2 < frame["late"].mean() < 0.6
-        assert roc_auc_score(frame["late"], frame["amount"]) > 0.6
+        late, amount = (frame[name].to_numpy().astype(float) for name in ("late", "amount"))
+        assert metrics.roc_auc(late, amount, np.ones(len(frame))) > 0.6
 
 
 def test_a_categorical_of_pandas_is_a_category(world: World, contract: DataContract) -> None:
@@ -380,9 +383,9 @@ def test_rows_are_drawn_where_a_pull_request_lacks_a_variable_and_nowhere_else(
     with pytest.raises(UserError, match=r"the variable WAREHOUSE: set it"):
         stages.extract(push)
     monkeypatch.setenv("WAREHOUSE", "address")
-    for run in (fork, push):
+    for started in (fork, push):
         with pytest.raises(UserError, match="real rows before 2013-08-01"):
-            stages.extract(run)
+            stages.extract(started)
 
 
 def test_ship_says_at_once_that_drawn_rows_are_never_deployed() -> None:
@@ -437,14 +440,26 @@ def test_a_season_keeps_the_scale_and_a_unit_does_not(grid: float) -> None:
     assert np.isnan(scale_ratio(months[:1], july))
 
 
-def test_metrics_equal_those_of_scikit_learn() -> None:
+# In the environment of Deepchecks, for LightGBM imports scikit-learn, in seconds, where it is.
+KNOWN = """
+import json, sys
+from sklearn import metrics
+rows = json.loads(sys.argv[1])
+print(json.dumps([[getattr(metrics, name)(y, p, sample_weight=w)
+                   for name in ("roc_auc_score", "log_loss")] for y, p, w in rows]))
+"""
+
+
+def test_metrics_equal_those_of_scikit_learn(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     labels, weights = (random.random(500) < 0.3).astype(float), random.integers(0, 4, 500) * 1.0
-    for scores in (random.random(500), random.integers(1, 5, 500) / 5):  # without ties, with many
-        for own, known in ((metrics.roc_auc, roc_auc_score), (metrics.log_loss, log_loss)):
-            expected = pytest.approx(known(labels, scores, sample_weight=weights))
-            assert own(labels, scores, weights) == expected
-        assert np.isnan(metrics.roc_auc(labels * 0, scores, weights))
+    without_ties, with_many = random.random(500), random.integers(1, 5, 500) / 5
+    rows = [(labels, scores, weights) for scores in (without_ties, with_many)]
+    asked = json.dumps([[values.tolist() for values in row] for row in rows])
+    known = run([program_python(gates.PROGRAM, tmp_path), "-c", KNOWN, asked], tmp_path)
+    own = [[metrics.roc_auc(*row), metrics.log_loss(*row)] for row in rows]
+    np.testing.assert_allclose(own, json.loads(known), rtol=1e-6)
+    assert np.isnan(metrics.roc_auc(labels * 0, without_ties, weights))
     assert metrics.calibration_error(labels, np.full(500, labels.mean()), np.ones(500)) < 1e-12
 
 
@@ -661,6 +676,43 @@ def fakes() -> Iterator[dict[str, Running]]:
     for process in processes:
         process.kill()
         process.wait()
+
+
+class Spy(AbstractContextManager["Spy"]):
+    """A service that only knows whether it was ended."""
+
+    ended = False
+
+    def __exit__(self, *_: object) -> None:
+        self.ended = True
+
+
+@pytest.mark.parametrize("fault", ["", "never ready"])
+def test_services_under_load_start_together_and_none_outlives_the_gate(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    (tmp_path / "ship").mkdir()
+    (tmp_path / "ship" / "request.json").touch()
+    beside, spies = threading.Barrier(3, timeout=20), list[Spy]()
+
+    def start(*_: Any, noop: bool) -> Spy:
+        beside.wait()  # for all three
+        if noop and fault:
+            raise UserError(fault)
+        spies.append(Spy())
+        return spies[-1]
+
+    def judge(_: Project, targets: dict[str, Spy]) -> list[str]:
+        assert not any(spy.ended for spy in spies)
+        return [*targets]
+
+    monkeypatch.setattr(load, "start", start)
+    monkeypatch.setattr(load, "judge_targets", judge)
+    releases = Candidate(tmp_path), Candidate(tmp_path)
+    with pytest.raises(UserError, match=fault) if fault else nullcontext():
+        found: Any = load.check_load(project, *releases)
+        assert found == ["candidate", "twin", "champion"]
+    assert [spy.ended for spy in spies] == [True] * (2 if fault else 3)
 
 
 def loaded(fakes: dict[str, Running]) -> list[Round]:

@@ -18,7 +18,14 @@ from pathlib import Path
 
 import pytest
 from model_delivery.bundle.candidate import Candidate, candidate_folder
-from model_delivery.files import read_json, seal, sha256_file, temporary_folder, write_atomic
+from model_delivery.files import (
+    read_json,
+    seal,
+    settle,
+    sha256_file,
+    temporary_folder,
+    write_atomic,
+)
 from model_delivery.project import Project
 from model_delivery.protocols import UserError
 from model_delivery.registry import (
@@ -675,6 +682,15 @@ def test_an_exclusive_file_is_never_replaced(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         write_atomic(tmp_path / "name", "second", exclusive=True)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("name", "first")]
+
+
+def test_of_two_who_settle_the_same_folder_one_does(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        write_atomic(tmp_path / name / "who", name)
+        settle(tmp_path / name, tmp_path / "made")
+    assert (tmp_path / "made" / "who").read_text() == "first"
+    with pytest.raises(FileNotFoundError):
+        settle(tmp_path / "first", tmp_path / "elsewhere")
 
 
 def test_a_file_that_is_not_utf8_is_named(tmp_path: Path) -> None:

@@ -55,9 +55,12 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
 
 def settle(folder: Path, destination: Path) -> None:
     """Make a finished folder `destination`, in one step, unless it is there with this content."""
-    if not destination.exists():
-        folder.chmod(0o755)
+    folder.chmod(0o755)
+    try:
         folder.rename(destination)
+    except OSError:
+        if not destination.exists():
+            raise
 
 
 def write_atomic(path: Path, content: str | bytes, exclusive: bool = False) -> None:

@@ -7,6 +7,7 @@ service without its model) and to the champion are sharp: the machine's noise fa
 import json
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -47,16 +48,20 @@ MEASURES = (
 
 def check_load(project: Project, candidate: Candidate, champion: Candidate | None) -> Verdict:
     """Judge how fast a candidate's service answers, and how reliably."""
-    releases, targets = {CANDIDATE: candidate, TWIN: candidate}, dict[str, Running]()
+    releases = {CANDIDATE: candidate, TWIN: candidate}
     forms = {sha256_file(one.ship / "request.json") for one in (candidate, champion) if one}
     if champion and len(forms) == 1:
         releases[CHAMPION] = champion
-    with ExitStack() as stack:
-        for name, one in releases.items():
-            log = project.work / "logs" / f"load-{name}.log"
-            service = start(project, one.ship, log, noop=name == TWIN)
-            targets[name] = stack.enter_context(service)
-        return judge_targets(project, targets)
+    services = ExitStack()
+
+    def begin(name: str) -> Running:
+        log = project.work / "logs" / f"load-{name}.log"
+        service = start(project, releases[name].ship, log, noop=name == TWIN)
+        return services.enter_context(service)
+
+    # The pool ends first: what comes up while another start fails is ended with the others.
+    with services, ThreadPoolExecutor() as pool:
+        return judge_targets(project, dict(zip(releases, pool.map(begin, releases), strict=True)))
 
 
 def judge_targets(project: Project, targets: dict[str, Running]) -> Verdict:
