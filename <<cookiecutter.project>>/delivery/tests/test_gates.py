@@ -291,6 +291,12 @@ def test_scores_known_by_heart_are_a_gap(world: World) -> None:
     assert red(score_checks(world.project, candidate, sound)[0]) == {"overfit_gap"}
 
 
+def test_rows_alone_can_be_broken_to_prove_a_gate() -> None:
+    refused = CliRunner().invoke(app, ["check", "--prove", "model"])
+    assert isinstance(refused.exception, UserError)
+    assert "which gate model does not judge" in str(refused.exception)
+
+
 def test_prove_names_the_defect_that_no_limit_notices(world: World) -> None:
     assert red(prove(world.project, world.snapshot).checks) == set()
     loose = DataLimits(rows=AT_LEAST_1, scale=Ceiling(max=99, outcome="stop"))
