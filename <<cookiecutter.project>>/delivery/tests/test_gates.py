@@ -40,6 +40,7 @@ from model_delivery.contract.limits import (
     ModelLimits,
 )
 from model_delivery.contract.settings import Column, DataContract
+from model_delivery.files import write_json
 from model_delivery.gates import ask, deepchecks, judge, judge_findings, load, request_of
 from model_delivery.gates.data import (
     check_data,
@@ -52,11 +53,12 @@ from model_delivery.gates.load import Round, judge_rounds, judge_targets, run_ro
 from model_delivery.gates.model import check_model, read_scored, score_checks
 from model_delivery.project import Project, find_project
 from model_delivery.protocols import Floats, UserError
-from model_delivery.report.verdict import Check, Outcome, Trigger, Verdict, exit_code
+from model_delivery.report.verdict import Check, Outcome, Table, Trigger, Verdict, exit_code
 from model_delivery.training import scores as metrics
 from model_delivery.training import snapshot as snapshots
 from model_delivery.training.check import check_content, check_structure
 from model_delivery.training.snapshot import Snapshot
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
 PASS, WARN, RETRAIN, INCONCLUSIVE, STOP, CRASH = Outcome
@@ -83,6 +85,15 @@ GATES = Gates.model_construct(
     model=ModelLimits.model_validate(STOPPING | {"segment_rows": 300}),
     deepchecks=DeepchecksLimits(data={}, model={}),
 )
+
+
+@pytest.mark.parametrize("bound", [{"roc_auc": {"min": -0.7}}, {"roc_auc": {"min": 70}},
+                                   {"overfit_gap": {"max": -0.1}}])  # fmt: skip
+def test_a_limit_of_the_wrong_sign_or_scale_is_refused(bound: dict[str, Any]) -> None:
+    ((name, limit),) = bound.items()
+    changed = {name: limit | {"outcome": "stop"}}
+    with pytest.raises(ValidationError, match=name):
+        ModelLimits.model_validate(STOPPING | {"segment_rows": 300} | changed)
 
 
 @pytest.mark.parametrize(
@@ -295,6 +306,31 @@ def test_rows_alone_can_be_broken_to_prove_a_gate() -> None:
     refused = CliRunner().invoke(app, ["check", "--prove", "model"])
     assert isinstance(refused.exception, UserError)
     assert "which gate model does not judge" in str(refused.exception)
+
+
+@pytest.mark.parametrize(("outcome", "asked"), [("warn", True), ("retrain", True), ("stop", False)])
+def test_deepchecks_run_unless_our_own_checks_stop(
+    world: World, monkeypatch: pytest.MonkeyPatch, outcome: str, asked: bool
+) -> None:
+    found = Check(name="NewCategoryTrainTest", outcome=STOP, sentence="a leak")
+    table = Table(title="Drift", columns=[], rows=[])
+    monkeypatch.setattr(gates.data, "deepchecks", lambda *_: ([found], table))
+    most = Ceiling.model_validate({"max": 1e-9, "outcome": outcome})
+    strict = GATES.data.model_copy(update={"scale": most})
+    vars(world.project)["gates"] = GATES.model_copy(update={"data": strict})
+    verdict = check_data(world.project, world.snapshot)
+    assert outcomes(verdict.checks)["scale"] is Outcome(outcome)
+    assert (found in verdict.checks) == asked
+
+
+def test_a_champion_whose_column_is_gone_is_a_warning_that_names_it(world: World) -> None:
+    candidate = Candidate(world.project.root / "candidate")
+    write_json(candidate.ship / "request.json", {"kind": {}, "wind": {}})
+    scored = read_scored(world.project, candidate, candidate)
+    check = next(
+        c for c in score_checks(world.project, candidate, scored)[0] if c.name == "champion"
+    )
+    assert (check.outcome, "it needs wind, not in" in check.sentence) == (WARN, True)
 
 
 def test_prove_names_the_defect_that_no_limit_notices(world: World) -> None:
@@ -695,16 +731,18 @@ class Spy(AbstractContextManager["Spy"]):
 
 @pytest.mark.parametrize("fault", ["", "never ready"])
 def test_services_under_load_start_together_and_none_outlives_the_gate(
-    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     (tmp_path / "ship").mkdir()
     (tmp_path / "ship" / "request.json").touch()
-    beside, spies = threading.Barrier(3, timeout=20), list[Spy]()
+    beside, ended, spies = threading.Barrier(3, timeout=20), threading.Event(), list[Spy]()
+    vars(project := Project(tmp_path)).update(delivery=PROJECT.delivery)
 
-    def start(*_: Any, noop: bool) -> Spy:
+    def start(_: Project, ship: Path, log: Path, timeout: float, noop: bool) -> Spy:
         beside.wait()  # for all three
-        if noop and fault:
+        if fault and log.stem == "load-candidate":
             raise UserError(fault)
+        assert not fault or ended.wait(timeout)  # it does not come up by itself
         spies.append(Spy())
         return spies[-1]
 
@@ -713,6 +751,8 @@ def test_services_under_load_start_together_and_none_outlives_the_gate(
         return [*targets]
 
     monkeypatch.setattr(load, "start", start)
+    monkeypatch.setattr(load, "end", lambda home, patience: ended.set())
+    (project.work / "logs" / "load-candidate-1").mkdir(parents=True)
     monkeypatch.setattr(load, "judge_targets", judge)
     releases = Candidate(tmp_path), Candidate(tmp_path)
     with pytest.raises(UserError, match=fault) if fault else nullcontext():

@@ -31,7 +31,7 @@ import psutil
 import pytest
 import test_registry
 import typer
-from model_delivery import history
+from model_delivery import files, history, releases
 from model_delivery.bundle import candidate as candidates
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.launch import NotReadyError, Running, end, free_port, identity, processes
@@ -129,7 +129,8 @@ def fake_start(
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
     monkeypatch.setattr(target, "start", fake_start)
-    monkeypatch.setattr(host, "limits_hash", lambda *_: "limits")
+    for module in (host, releases):
+        monkeypatch.setattr(module, "limits_hash", lambda *_: "limits")
     made = make_project(tmp_path / "project")
     yield made
     host.stop(Target(made, "production"))
@@ -169,7 +170,7 @@ def make_candidate(
     **outcomes: str,
 ) -> Candidate:
     candidate = test_registry.make_candidate(project, name, as_of, fault=fault)
-    for gate in host.GATES:
+    for gate in releases.GATES:
         outcome = Outcome(outcomes.get(gate, "pass"))
         compared = against.digest if against and gate in ("model", "load") else None
         judged = find_snapshot(project, "s") if gate == "data" else candidate
@@ -324,7 +325,7 @@ def test_a_verdict_that_misses_or_is_on_something_else_does_not_count(project: P
     (candidate.package / "card.md").write_text("changed after the gate")
     with pytest.raises(UserError, match=r"package/card.md: not as packaged; run `ml package`"):
         deploy(project, candidate)
-    for gate in reversed(host.GATES):
+    for gate in reversed(releases.GATES):
         judged = find_snapshot(project, "s") if gate == "data" else candidate
         (judged.folder / "verdicts" / f"{gate}.json").unlink()
         with pytest.raises(UserError, match=f"gate {gate}: no verdict.*`ml check {gate}`"):
@@ -506,6 +507,69 @@ def test_what_was_stopped_serves_again_before_a_canary(project: Project, a: Cand
     assert served(project) == a.digest
 
 
+def test_a_champion_that_comes_up_no_more_holds_up_no_delivery(
+    project: Project, a: Candidate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: Project, ship: Path, *rest: Any, **more: Any) -> Running:
+        if sha256_file(ship / SUMS) == a.digest:
+            raise NotReadyError("cannot load the model")
+        return fake_start(_, ship, *rest, **more)
+
+    monkeypatch.setattr(target, "start", broken)
+    b = make_candidate(project, "b", against=a)
+    before = project
+    project = configured(project, "canary: []", f"canary: [{STEPS}]")
+    project = configured(project, "keep_releases: 2", "keep_releases: 2\nvariables: [NEW]")
+    with pytest.raises(UserError, match="which serves, does not come up by these settings; keep"):
+        deploy(project, b)
+    assert served(project) == a.digest
+    rollback(before)  # `ml rollback` goes by the settings of the last deploy
+    assert (Target(project, "production").state().trying, served(project)) == (None, a.digest)
+    host.stop(Target(project, "production"))
+    assert deploy(project, b).outcome is PASS  # there are no clients to compare it by
+    assert served(project) == b.digest
+
+
+def test_a_job_goes_on_from_what_was_deployed_by_hand(
+    project: Project, a: Candidate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Jobs share a log that was not told of it, and judge beside the champion of that one."""
+    other = make_candidate(project, "other")
+    for path in (project.work / "registry").glob("events/*"):
+        path.unlink()
+    for module in (host, releases, target):
+        monkeypatch.setattr(module, "shared", lambda _: True)
+    with pytest.raises(UserError, match="beside another champion than is served"):
+        deploy(project, make_candidate(project, "c", against=other))
+    deploy(project, a)
+    told = [(event.type, event.digest) for event in moves(project)]
+    assert told == [("promoted", a.digest)]
+    deploy(project, a)
+    assert len(moves(project)) == 1
+    b = make_candidate(project, "b", against=a)
+    deploy(project, b)
+    monkeypatch.setattr(host, "shared", lambda _: False)
+    with pytest.raises(UserError, match="workflows deliver to production on this machine: push"):
+        deploy(project, make_candidate(project, "d", against=b))
+    assert served(project) == b.digest
+
+
+def test_what_the_shared_log_does_not_know_is_no_champion_of_it(
+    project: Project, a: Candidate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in (project.work / "registry").glob("events/*"):
+        path.unlink()
+    for module in (host, releases, target):
+        monkeypatch.setattr(module, "shared", lambda _: True)
+    deploy(project, b := make_candidate(project, "b"))
+    assert (served(project), [event.previous for event in moves(project)]) == (b.digest, [a.digest])
+
+
+def moves(project: Project) -> list[Event]:
+    """Return what the log knows of production."""
+    return [event for event in event_log(project).events() if event.environment == "production"]
+
+
 def test_a_rollback_while_the_champion_is_started_anew_keeps_it(
     project: Project, a: Candidate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -608,9 +672,14 @@ def test_a_tampered_release_is_not_started(project: Project, a: Candidate) -> No
     deploy(project, b)
     installed = project.work / "production" / "releases" / a.digest
     (installed / "ship" / "model" / "model.txt").write_text("tampered")
-    with pytest.raises(UserError, match=r"model/model\.txt: does not belong"):
+    blob = project.work / "registry" / "blobs" / f"{a.digest}.tar.xz"
+    blob.rename(kept := project.work / "kept")
+    with pytest.raises(UserError, match=f"{a.digest}.*: missing or tampered with"):
         rollback(project)
     assert (served(project), state(project)) == (b.digest, "serving")
+    kept.rename(blob)  # it is installed anew
+    rollback(project)
+    assert (served(project), files.changed_files(installed / "ship", a.digest)) == (a.digest, [])
 
 
 def test_stop_keeps_the_state_even_on_a_full_disk(project: Project, a: Candidate) -> None:
@@ -883,6 +952,22 @@ def test_what_is_served_already_passes_at_a_later_commit_too(
     host.stop(Target(project, "staging"))
 
 
+def test_a_delivery_of_what_a_retraining_made_has_a_commit_of_its_own(
+    tagged: tuple[Project, Candidate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else no tag of a later commit, as one of docs alone, could ever pass staging."""
+    project, _ = tagged
+    made = make_candidate(project, "retrained")
+    said = judged(project, made, "retraining")
+    first = register(project, made, said, "retraining")
+    assert register(project, made, said, "retraining").id == first.id
+    monkeypatch.setenv("GITHUB_SHA", commit := committed(project, "docs"))
+    assert register(project, made, said, "delivery").id != first.id
+    goal = resolve(project, made.digest)
+    assert (goal.commit, goal.release, goal.trigger) == (commit, first.release, "delivery")
+    assert register(project, made, said, "retraining").trigger == "delivery"
+
+
 def test_new_verdicts_are_recorded_and_a_key_finds_them(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1062,9 +1147,11 @@ from pathlib import Path
 import test_rollout
 from model_delivery.bundle.candidate import Candidate, candidate_folder
 from model_delivery.project import Project
+from model_delivery import releases
 from model_delivery.rollout import host, target
 
-target.start, host.limits_hash = test_rollout.fake_start, lambda *_: "limits"
+target.start = test_rollout.fake_start
+host.limits_hash = releases.limits_hash = lambda *_: "limits"
 project = Project(Path(sys.argv[1]))
 test_rollout.deploy(project, Candidate(candidate_folder(project, sys.argv[2])))
 """

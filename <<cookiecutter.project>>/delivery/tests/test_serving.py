@@ -941,7 +941,7 @@ def tamper_sealed(package: Path) -> None:
 PACKAGE_FAULTS: dict[str, tuple[Edit, set[str]]] = {
     "a tampered byte": (tamper_unsealed, {"checksums"}),
     "a file too many": (lambda package: (package / "more").write_text(""), {"checksums"}),
-    "no Bento": (shutil.rmtree, {"checksums"}),
+    "no Bento": (lambda package: next(package.glob("*.bento")).unlink(), {"checksums"}),
     "a tampered byte under new checksums": (tamper_sealed, {"digest"}),
 }
 
@@ -951,6 +951,12 @@ def test_the_package_is_looked_into(fault: str, project: Project, copy: Candidat
     edit, expected = PACKAGE_FAULTS[fault]
     edit(copy.package)
     assert red(project, copy) == expected
+
+
+def test_what_is_not_packaged_yet_is_no_damage(project: Project, copy: Candidate) -> None:
+    shutil.rmtree(copy.package)
+    with pytest.raises(UserError, match=f"{copy.short} is not packaged yet; run `ml package`"):
+        check_package(project, copy)
 
 
 def test_size_has_a_limit(project: Project, copy: Candidate) -> None:

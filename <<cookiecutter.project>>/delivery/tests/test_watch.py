@@ -539,7 +539,8 @@ def home(
     tmp_path: Path, contract: DataContract, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Project]:
     monkeypatch.setattr(launch, "service_environment", lambda *_: Path(sys.executable))
-    monkeypatch.setattr(host, "limits_hash", lambda *_: "limits")
+    for module in (host, releases):
+        monkeypatch.setattr(module, "limits_hash", lambda *_: "limits")
     monkeypatch.setattr(batch, "ROWS", 16)
     monkeypatch.setattr(batch, "ROUND", 2)
     monkeypatch.chdir(tmp_path)
@@ -906,11 +907,14 @@ def test_target_batch_is_deployed_to_and_rolled_back_without_anything_that_runs(
     assert predict(target, written(table))["digest"] == b.digest
     weight = target.folder / "releases" / a.digest / "ship" / "model" / "weight.txt"
     weight.write_text("0.02")
-    with pytest.raises(UserError, match=r"weight\.txt: does not belong to"):
+    blobs = home.work / "registry" / "blobs"
+    blobs.rename(kept := home.work / "kept")
+    with pytest.raises(UserError, match="missing or tampered with"):
         host.rollback(target, None)
     assert predict(target, "rows.parquet")["digest"] == b.digest
-    weight.write_text("0.01")
+    kept.rename(blobs)
     assert host.rollback(target, None).digest == a.digest
+    assert weight.read_text() == "0.01"
     host.stop(target)
     host.start(target)
     assert status(home)["state"] == "batch"

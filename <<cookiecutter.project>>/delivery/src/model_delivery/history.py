@@ -16,7 +16,7 @@ import pandas as pd
 
 from model_delivery.bundle.launch import HOST, free_port, program_python, run, spawn
 from model_delivery.project import Project
-from model_delivery.protocols import UserError
+from model_delivery.protocols import UserError, without_tokens
 from model_delivery.registry import Event, event_log, newest
 from model_delivery.releases import find, recorded
 from model_delivery.report.render import clean, number
@@ -74,11 +74,10 @@ def replay(project: Project, store: str) -> str:
     with (folder / "lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)  # of two the later one has read the longer log
         events = [event.model_dump(mode="json") for event in event_log(project).events()]
-        # Nothing that is installed for it gets a token of the job's.
-        env = {k: v for k, v in os.environ.items() if "TOKEN" not in k or "MLFLOW" in k}
+        env = without_tokens() | {SERVER: store}
         try:
             command = [python, str(_VIEW), project.about["name"]]
-            run(command, folder, env=env | {SERVER: store}, input=json.dumps(events), timeout=300)
+            run(command, folder, env=env, input=json.dumps(events), timeout=300)
         except UserError as error:  # a traceback, perhaps with a password in an address
             why = str(error).replace(store.rstrip("/"), "the server").splitlines()[-1][:200]
             raise UserError(f"MLflow does not show the newest events: {why}") from None

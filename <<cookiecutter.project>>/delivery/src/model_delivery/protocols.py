@@ -134,6 +134,11 @@ def first_unknown_day() -> dt.date:
     return day
 
 
+def without_tokens() -> dict[str, str]:
+    """Return this process's variables without a job's tokens, for packages that no lock names."""
+    return {k: v for k, v in os.environ.items() if "TOKEN" not in k or "MLFLOW" in k}
+
+
 def user_module(name: str) -> ModuleType:
     """Import one of the user's modules: sources, features, model or service.
 

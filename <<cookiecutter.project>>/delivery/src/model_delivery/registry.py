@@ -5,8 +5,10 @@ or edited is named. Taking the next number is a compare-and-set.
 """
 
 import getpass
+import logging
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -216,8 +218,8 @@ class DirectoryBlobs:
         return files.sha256_file(self._path(digest))
 
     def get(self, digest: str, checksum: str, destination: Path) -> None:
-        """Make `destination`, unless it is there, what was stored, attested, and nothing else."""
-        if destination.exists():
+        """Make `destination`, unless it is that, what was stored, attested, and nothing else."""
+        if destination.exists() and not files.changed_files(destination / "ship", digest):
             return
         path = self._path(digest)
         if not DirectoryBlobs.has(self, digest, checksum) and not self.has(digest, checksum):
@@ -230,6 +232,9 @@ class DirectoryBlobs:
         with files.temporary_folder(destination.parent) as folder:
             unpack(path, folder)
             files.verify(folder / "ship", digest)
+            if destination.exists():
+                logging.getLogger(__name__).warning("%s was changed, and is made anew", destination)
+                shutil.rmtree(destination)
             files.settle(folder, destination)
 
     def _path(self, digest: str) -> Path:

@@ -8,11 +8,11 @@ from typing import Any
 from model_delivery.bundle import candidate as candidates
 from model_delivery.bundle.candidate import Candidate, git, load_candidate
 from model_delivery.files import changed_files, write_atomic
-from model_delivery.gates import COMPARED, GATES
+from model_delivery.gates import COMPARED, GATES, limits_hash
 from model_delivery.project import Project
 from model_delivery.protocols import UserError
-from model_delivery.registry import Event, blob_store, event_log, newest
-from model_delivery.report.verdict import Trigger, Verdict, allows_promotion, finite
+from model_delivery.registry import Event, blob_store, event_log, newest, shared
+from model_delivery.report.verdict import Outcome, Trigger, Verdict, allows_promotion, finite
 from model_delivery.training.snapshot import Snapshot, find_snapshot
 
 JUDGED = ("verdicts", "limits", "against", "key")
@@ -68,6 +68,40 @@ def judged(project: Project, candidate: Candidate, trigger: Trigger) -> dict[str
     return said
 
 
+def admit(
+    project: Project, place: str, current: Event | None, goal: Event, trigger: Trigger
+) -> None:
+    """Raise a UserError that names what speaks against a release beside the one that serves.
+
+    On a machine that serves nothing yet, or in a job what the log does not know, that is the one
+    which the log has as accepted.
+    """
+    name, production = f"{goal.release} ({goal.digest[:12]})", place == "production"
+    back = current and (current.type, current.previous) == ("rolled_back", goal.digest)
+    if current and back and not current.reason:  # by hand, after it had served
+        again = "train another candidate, or name its release in `ml rollback`"
+        raise UserError(f"{name} was rolled back at {current.time}: {again}")
+    if current is None or shared(project):
+        moves = [event for event in event_log(project).events() if event.environment == place]
+    known = current and (not shared(project) or any(e.digest == current.digest for e in moves))
+    beside = current if known else newest(moves)
+    old = current or beside
+    if production and old and goal.as_of < old.as_of:  # staging may have seen a failed retraining
+        than = f"that of {old.release} ({old.as_of}); run `ml ship --as-of {old.as_of}`"
+        raise UserError(f"{name}: its data ends {goal.as_of}, before {than}")
+    for gate in GATES:
+        if goal.limits.get(gate) != limits_hash(project, gate):
+            why = "config/gates.yaml or data.yaml changed after its verdict"
+            raise UserError(f"gate {gate}: {why}; run `ml check {gate}`")
+        outcome = goal.verdicts.get(gate, Outcome.CRASH)
+        if not allows_promotion(outcome, trigger):
+            raise UserError(f"gate {gate} says {outcome} of {name}: nothing was deployed")
+    if production and (beside and beside.digest) not in (goal.against, goal.digest):
+        names = " and ".join(COMPARED)
+        why = "they judged beside another champion than is served"
+        raise UserError(f"gates {names}: {why}; run `ml ship`, or the workflow again")
+
+
 def register(
     project: Project, candidate: Candidate, said: Mapping[str, Verdict], trigger: str, key: str = ""
 ) -> Event:
@@ -87,7 +121,9 @@ def register(
         # Of other limits of the data, which go along with the bytes, these are stored anew.
         same = known and known.limits.get("data") == facts["limits"].get("data")
         if known and same and blobs.has(digest, known.blob):
-            if all(getattr(known, name) == facts[name] for name in JUDGED):
+            # What a retraining recorded keeps its commit, and a tag is looked for by its own.
+            own = trigger == "retraining" or known.trigger != "retraining"
+            if own and all(getattr(known, name) == facts[name] for name in JUDGED):
                 return known
             facts.update(type="verdict", release=known.release, blob=known.blob)
         else:
@@ -185,9 +221,9 @@ def staged(project: Project, tag: str, commit: str) -> Event:
     good = [event for event in events if event.type in ("promoted", "verdict")]
     passed = newest(good, environment="staging", commit=commit)
     again = "run deliver.yml of that commit again: `gh run list --workflow deliver.yml "
-    again += f"--commit {commit}` names the run, `gh run rerun ID` starts it; where there is none, "
-    again += "tag the commit that was pushed last. On this machine: `ml ship --until load` and "
-    again += "`ml deploy --to staging`. Then deliver the tag again"
+    again += f"--commit {commit}` names the run, `gh run rerun ID` starts it, for 30 days; where "
+    again += "there is none, push a commit, which may be empty, and tag that. On this machine: "
+    again += "`ml ship --until load` and `ml deploy --to staging`. Then deliver the tag again"
     if passed is None:
         raise UserError(f"{tag}: nothing passed staging at its commit {commit[:12]}; {again}")
     told = [e for e in events if e.environment == "staging"]  # good is `digest`, bad `previous`

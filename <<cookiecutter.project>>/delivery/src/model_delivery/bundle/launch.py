@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from model_delivery.files import settle, sha256_json, temporary_folder, verify
 from model_delivery.project import Project
-from model_delivery.protocols import Floats, UserError
+from model_delivery.protocols import Floats, UserError, without_tokens
 from model_delivery.serving import LAUNCH, NOOP, REFUSAL, RELEASE, STREAM, TWIN_MARK
 
 HOST = "127.0.0.1"
@@ -86,11 +86,11 @@ def program_python(program: Path, cwd: Path) -> str:
 
     It is made on first use, from uv's cache if it can be, else from the index.
     """
-    script = ["--script", str(program)]
+    script, env = ["--script", str(program)], without_tokens()
     try:
-        run(["uv", "sync", "--offline", *script], cwd)
+        run(["uv", "sync", "--offline", *script], cwd, env=env)
     except UserError:
-        run(["uv", "sync", *script], cwd, timeout=600)
+        run(["uv", "sync", *script], cwd, env=env, timeout=600)
     return run(["uv", "python", "find", *script], cwd).strip()
 
 

@@ -123,8 +123,9 @@ def train(run: Run) -> Candidate:
         snapshot = data.current_snapshot(project)
         run.key = releases.recall(project, snapshot)
         candidate = candidates.make_candidate(project, snapshot, run.event, run.force)
-    if changed := candidates.uncommitted(project):
-        say(f"in no commit, so `ml retrain` will refuse it: {', '.join(changed):.200}")
+    changed = ", ".join(candidates.uncommitted(project))
+    if changed or not releases.delivering(project):
+        say(f"in no commit, so `ml retrain` will refuse it: {changed or 'all of it':.200}")
     return candidate
 
 
@@ -164,6 +165,8 @@ def deploy(run: Run) -> Verdict:
         mirror(run.project)
         raise
     mirror(run.project)
+    if target.state().current and not (run.rehearse or target.batch):
+        say(f"{run.environment} answers at {target.url}/predict")
     return verdict
 
 

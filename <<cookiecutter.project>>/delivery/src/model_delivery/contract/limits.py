@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from model_delivery.protocols import Strict
 
@@ -36,10 +36,16 @@ class Floor(Limit):
     min: float
 
 
-class Ceiling(Limit):
-    """A limit from above: the value must not be more."""
+class ShareFloor(Floor):
+    """A limit from below of what lies between 0 and 1."""
 
-    max: float
+    min: Share
+
+
+class Ceiling(Limit):
+    """A limit from above, of what is never negative: the value must not be more."""
+
+    max: NonNegativeFloat
 
 
 class DataLimits(Strict):
@@ -52,11 +58,11 @@ class DataLimits(Strict):
 class ModelLimits(Strict):
     """Limits of the gate `model`."""
 
-    roc_auc: Floor
+    roc_auc: ShareFloor
     log_loss_gain: Floor
     calibration_error: Ceiling
     overfit_gap: Ceiling
-    segment_roc_auc: Floor
+    segment_roc_auc: ShareFloor
     segment_rows: Annotated[int, Field(ge=30)]
     champion_difference: Floor
     segment_champion_difference: Floor

@@ -19,7 +19,7 @@ from model_delivery.bundle.launch import program_python, run
 from model_delivery.contract.limits import Limit
 from model_delivery.files import read_json, sha256_json, temporary_folder, write_json
 from model_delivery.project import Project
-from model_delivery.protocols import UserError
+from model_delivery.protocols import UserError, without_tokens
 from model_delivery.report.render import number
 from model_delivery.report.verdict import Check, Outcome, Table, finite
 from model_delivery.training.scores import SCORE, Estimate
@@ -121,7 +121,7 @@ def ask(folder: Path, request: dict[str, Any]) -> list[dict[str, dict[str, float
         write_json(asked, request)
         python = program_python(PROGRAM, own)
         # Without compiled modules every start would take 20 seconds more.
-        env = os.environ | {"PYTHONDONTWRITEBYTECODE": ""}
+        env = without_tokens() | {"PYTHONDONTWRITEBYTECODE": ""}
         try:
             command = [python, str(PROGRAM), str(asked), str(answered)]
             run(command, own, env=env, timeout=RUN_SECONDS)

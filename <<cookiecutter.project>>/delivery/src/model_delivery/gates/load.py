@@ -16,7 +16,7 @@ import numpy as np
 import scipy
 
 from model_delivery.bundle.candidate import Candidate
-from model_delivery.bundle.launch import Running, run, start
+from model_delivery.bundle.launch import Running, end, run, start
 from model_delivery.contract.limits import Limit, LoadLimits
 from model_delivery.files import sha256_file
 from model_delivery.gates import judge
@@ -56,12 +56,19 @@ def check_load(project: Project, candidate: Candidate, champion: Candidate | Non
 
     def begin(name: str) -> Running:
         log = project.work / "logs" / f"load-{name}.log"
-        service = start(project, releases[name].ship, log, noop=name == TWIN)
+        seconds, ship = project.delivery.start_timeout_seconds, releases[name].ship
+        service = start(project, ship, log, timeout=seconds, noop=name == TWIN)
         return services.enter_context(service)
 
     # The pool ends first: what comes up while another start fails is ended with the others.
     with services, ThreadPoolExecutor() as pool:
-        return judge_targets(project, dict(zip(releases, pool.map(begin, releases), strict=True)))
+        try:
+            targets = dict(zip(releases, pool.map(begin, releases), strict=True))
+        except BaseException:  # Ctrl-C, too, does not wait until the others are ready
+            for home in (project.work / "logs").glob("load-*-*"):
+                end(home, patience=1)
+            raise
+        return judge_targets(project, targets)
 
 
 def judge_targets(project: Project, targets: dict[str, Running]) -> Verdict:

@@ -1,5 +1,6 @@
 """The gate `model`: quality with intervals, segments, calibration, and the champion."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from model_delivery.files import read_json
 from model_delivery.gates import deepchecks, judge, quality
 from model_delivery.project import Project
 from model_delivery.protocols import Floats, UserError
-from model_delivery.report.verdict import Chart, Check, Outcome, Table, Verdict, finite, fixed
+from model_delivery.report.verdict import Chart, Check, Outcome, Table, Verdict, finite
 from model_delivery.training import scores as metrics
 from model_delivery.training.scores import SCORE, Estimate, estimate, roc_auc
 
@@ -31,6 +32,7 @@ class Scored:
     days: NDArray[np.datetime64]
     table: pa.Table
     champion: Floats | None = None
+    gone: Sequence[str] = ()  # what the champion needs and the contract has no more
 
     def auc(self, rows: NDArray[np.bool_]) -> tuple[Estimate, Estimate | None]:
         """Return the ROC AUC of some rows, and its excess over the champion's where both count."""
@@ -61,9 +63,10 @@ def read_scored(project: Project, candidate: Candidate, champion: Candidate | No
     labels, times = (table.column(name).to_numpy() for name in (contract.target, contract.time))
     scores, days = table.column(SCORE).to_numpy(), times.astype("datetime64[D]")
     scored = Scored(labels.astype(float), scores, days, table)
-    needed = read_json(champion.ship / "request.json") if champion else {}
-    if champion is None or needed.keys() - contract.inputs.keys():
+    if champion is None:
         return scored
+    if gone := sorted(read_json(champion.ship / "request.json").keys() - contract.inputs.keys()):
+        return replace(scored, gone=gone)
     learned_until = np.datetime64(champion.lineage["data"]["spans"]["train"][1])
     later = times > learned_until
     if later.sum() < project.gates.model.segment_rows:
@@ -105,8 +108,11 @@ def score_checks(
     if change:
         checks[0] = checks[0].model_copy(update={"champion": auc.value - change.value})
     else:
-        sentence = "first delivery, drawn rows, or a champion that is the same or takes others"
-        checks.append(fixed("champion", True, sentence, "none"))
+        sentence = "first delivery, drawn rows, or a champion that is the same"
+        if scored.gone:
+            sentence = f"not compared: it needs {', '.join(scored.gone)}, not in the contract now"
+        outcome = Outcome.WARN if scored.gone else Outcome.PASS
+        checks.append(Check(name="champion", outcome=outcome, sentence=sentence, value="none"))
     found_in, table = segments(project, scored)
     return [*checks, *found_in], table
 

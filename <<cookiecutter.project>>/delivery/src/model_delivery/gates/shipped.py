@@ -31,6 +31,8 @@ VALID_ROWS, UNKNOWN = 200, "no_such_column"
 
 def check_package(project: Project, candidate: Candidate) -> Verdict:
     """Judge the package of a candidate."""
+    if not candidate.package.exists():
+        raise UserError(f"candidate {candidate.short} is not packaged yet; run `ml package`")
     checks = list[Check]()
     with temporary_folder(project.work) as folder:
         for step in _steps(project, candidate, folder / "bento"):
@@ -101,7 +103,8 @@ def check_api(project: Project, candidate: Candidate) -> Verdict:
     features = user_module("features").Features.load(folder)  # training's own code, no service
     model = user_module("model").Model.load(folder)
     scores = model.predict(features.transform(columns_of(rows, contract)))
-    with start(project, candidate.ship, project.work / "logs" / "api.log") as service:
+    log, patience = project.work / "logs" / "api.log", project.delivery.start_timeout_seconds
+    with start(project, candidate.ship, log, timeout=patience) as service:
         return Verdict(gate="api", checks=judge_service(service, contract.inputs, rows, scores))
 
 

@@ -132,10 +132,16 @@ def compare(limits: RolloutLimits, own: list[Answer], old: list[Answer]) -> list
     outcome = Outcome.PASS if enough else Outcome.INCONCLUSIVE
     said = counts if enough else counts + few
     checks = [Check(name="requests", outcome=outcome, sentence=said, value=fewest, limit=most)]
+    kinds, few_kinds = len({one.score for one in old if math.isfinite(one.score)}), ""
+    if kinds < DISTINCT:
+        few_kinds = f"; {kinds} different ones are too few: send other rows, or use `canary: []`"
     found = {
         "error_share": (_failed(own, old), "share of failed answers, less the champion's"),
         "p95_ms": (_slower(own, old), "ms that 95 % of answers took at most, less the champion's"),
-        "score_distance": (_distance(own, old), "Kolmogorov-Smirnov distance of rows' scores"),
+        "score_distance": (
+            _distance(own, old),
+            f"Kolmogorov-Smirnov distance of scores{few_kinds}",
+        ),
     }
     for name, (value, what) in found.items():
         limit = getattr(limits, name)

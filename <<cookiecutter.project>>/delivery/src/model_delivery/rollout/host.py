@@ -9,26 +9,27 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 
-from model_delivery.bundle.launch import NotReadyError, Running, end, free_port
+from model_delivery.bundle.launch import NotReadyError, Running, end, free_port, identity
 from model_delivery.contract.request import draw_rows
-from model_delivery.gates import COMPARED, GATES, limits_hash
+from model_delivery.gates import limits_hash
 from model_delivery.gates.load import CANDIDATE, judge_targets
 from model_delivery.protocols import UserError
 from model_delivery.registry import Event, event_log, newest, shared, way_back
-from model_delivery.releases import stored
+from model_delivery.releases import admit, stored
 from model_delivery.report.render import told, value_of
-from model_delivery.report.verdict import Check, Outcome, Trigger, Verdict, allows_promotion, fixed
+from model_delivery.report.verdict import Check, Outcome, Trigger, Verdict, fixed
 from model_delivery.rollout import canary
 from model_delivery.rollout.target import BusyError, State, Target
 
 log = logging.getLogger(__name__)
+BY_HAND = "push or tag; by hand only `ml rollback`, `ml deploy --start` and `--stop`"
 
 
 def deploy(target: Target, goal: Event, trigger: Trigger = "local") -> Verdict:
@@ -43,21 +44,25 @@ def deploy(target: Target, goal: Event, trigger: Trigger = "local") -> Verdict:
         current = target.state().current
         facts = dict[str, Any](verdicts=goal.verdicts, trigger=trigger, because=goal.because)
         if current and current.digest == goal.digest:
-            if current.commit != goal.commit:
-                same = _event(target, goal, type="verdict", **facts)
-                target.save(target.state(), untold=[*target.state().untold, same])
+            if same := _news(target, goal):
+                news = _event(target, goal, type=same, **facts)
+                target.save(target.state(), untold=[*target.state().untold, news])
             target.keep_settings()
             served = fixed("served", True, f"{target.name} serves it already", current.release)
             verdict = Verdict(gate="rollout", subject=current.digest, checks=[served])
             target.save(target.state(), verdict=verdict)
         else:
-            admit(target, goal, trigger)
-            target.keep_settings()
+            if target.state().shared and not shared(target.project):
+                raise UserError(f"workflows deliver to {target.name} on this machine: {BY_HAND}")
+            admit(target.project, target.name, current, goal, trigger)
             move = _event(target, goal, type="promoted", **facts)
             with _undone(target):
                 target.save(target.state(), trying=move, weight=0.0)  # `ml rollback` ends this one
-                _converge(target, move)  # stopped, of other settings, or a supervisor was killed
-                verdict = _try(target, move)
+                champion = _champion(target, current) if current else None
+                target.keep_settings()
+                if champion or not current:  # stopped, other settings, or a killed supervisor
+                    _converge(target, move)
+                verdict = _try(target, move, champion)
                 if verdict.outcome in canary.GOOD:
                     _settle(target, _event(target, goal, type="promoted", **facts))  # of now
                 elif current:
@@ -67,35 +72,6 @@ def deploy(target: Target, goal: Event, trigger: Trigger = "local") -> Verdict:
         _converge(target)
         target.tell()
         return verdict
-
-
-def admit(target: Target, goal: Event, trigger: Trigger) -> None:
-    """Raise a UserError that names what speaks against a release beside the one that serves.
-
-    On a machine that serves nothing yet, that is the one which the log has as accepted.
-    """
-    name, current = f"{goal.release} ({goal.digest[:12]})", target.state().current
-    back = current and (current.type, current.previous) == ("rolled_back", goal.digest)
-    if current and back and not current.reason:  # by hand, after it had served
-        again = "train another candidate, or name its release in `ml rollback`"
-        raise UserError(f"{name} was rolled back at {current.time}: {again}")
-    current = current or newest(event_log(target.project).events(), environment=target.name)
-    production = target.name == "production"  # staging may have seen a retraining that failed since
-    if production and current and goal.as_of < current.as_of:
-        than = f"that of {current.release} ({current.as_of}); run `ml ship --as-of {current.as_of}`"
-        raise UserError(f"{name}: its data ends {goal.as_of}, before {than}")
-    for gate in GATES:
-        if goal.limits.get(gate) != limits_hash(target.project, gate):
-            why = "config/gates.yaml or data.yaml changed after its verdict"
-            raise UserError(f"gate {gate}: {why}; run `ml check {gate}`")
-        outcome = goal.verdicts.get(gate, Outcome.CRASH)
-        if not allows_promotion(outcome, trigger):
-            raise UserError(f"gate {gate} says {outcome} of {name}: nothing was deployed")
-    beside = current.digest if current else None
-    if production and beside not in (goal.against, goal.digest):
-        names = " and ".join(COMPARED)
-        why = "they judged beside another champion than is served"
-        raise UserError(f"gates {names}: {why}; run `ml ship`, or the workflow again")
 
 
 def rollback(target: Target, release: str | None) -> Event:
@@ -193,11 +169,33 @@ def _event(target: Target, goal: Event, **facts: Any) -> Event:
     return Event(**known | facts)
 
 
-def _try(target: Target, move: Event) -> Verdict:
+def _news(target: Target, goal: Event) -> Literal["promoted", "verdict", ""]:
+    """Return what the log is to be told of a release that is deployed again; empty for nothing."""
+    current = target.state().current
+    if shared(target.project):  # on this machine it was deployed by hand, which is no job's affair
+        last = newest(event_log(target.project).events(), environment=target.name)
+        if last is None or last.digest != goal.digest:
+            return "promoted"
+    return "verdict" if current and current.commit != goal.commit else ""
+
+
+def _champion(target: Target, current: Event) -> Running | Path | None:
+    """Return the release that serves, ready; None where it is gone, and no client is answered."""
+    try:
+        return target.install(current) if target.batch else target.serve(current)
+    except NotReadyError as error:
+        if identity(target.url):
+            what = f"{current.release}, which serves, does not come up by these settings"
+            raise UserError(f"{what}; keep what it needs for this delivery: {error}") from error
+        log.warning("%s does not come up, and is compared with nothing: %s", current.release, error)
+        return None
+
+
+def _try(target: Target, move: Event, champion: Running | Path | None) -> Verdict:
     """Let a release prove itself, stage by stage, until one is no pass; return the verdict."""
     limits, checks = limits_hash(target.project, "rollout"), list[Check]()
     verdict = Verdict(gate="rollout", subject=move.digest, limits=limits)
-    for found in _stages(target, move):
+    for found in _stages(target, move, champion):
         checks += found
         verdict = verdict.model_copy(update={"checks": checks})
         target.save(target.state(), verdict=verdict)
@@ -208,19 +206,17 @@ def _try(target: Target, move: Event) -> Verdict:
     return verdict
 
 
-def _stages(target: Target, move: Event) -> Iterator[list[Check]]:
+def _stages(target: Target, move: Event, champion: Running | Path | None) -> Iterator[list[Check]]:
     """Start a release, ask it, then give it ever more clients; yield what each stage found."""
     current, settings = target.state().current, target.project.delivery
     target.save(target.state(), trying=move, weight=0.0, verdict=None)
     if current and not target.batch:
         log.info(canary.damage(settings, target.settings.canary))
-    bring: Callable[[Event], Running | Path] = target.install if target.batch else target.serve
     try:
-        challenger = bring(move)
+        challenger = target.install(move) if target.batch else target.serve(move)
     except NotReadyError as error:
         yield [fixed("ready", False, str(error), "no", f"{settings.start_timeout_seconds:g} s")]
         return
-    champion = bring(current) if current else None
     yield canary.shadow(target.project, challenger, champion)
     if isinstance(challenger, Path):
         return
