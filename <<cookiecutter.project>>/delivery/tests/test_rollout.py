@@ -133,7 +133,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project
         monkeypatch.setattr(module, "limits_hash", lambda *_: "limits")
     made = make_project(tmp_path / "project")
     yield made
-    host.stop(Target(made, "production"))
+    for name in ("production", "staging"):
+        host.stop(Target(made, name))
 
 
 def make_project(root: Path) -> Project:
@@ -369,7 +370,6 @@ def test_environments_live_side_by_side(project: Project, a: Candidate) -> None:
     assert len(set(releases)) == 1
     with pytest.raises(UserError, match="there is no environment `test`"):
         host.deploy(Target(project, "test"), recorded(project, b))
-    host.stop(Target(project, "staging"))
 
 
 def test_data_older_than_the_champions_is_refused(project: Project, a: Candidate) -> None:
@@ -904,7 +904,6 @@ def test_a_tag_is_what_passed_staging_at_its_commit(tagged: tuple[Project, Candi
     assert Target(project, "production").status()["release"] == "v1+data.20130801.1"
     assert resolve(project, "v1+data.20130801.1").digest == candidate.digest
     assert resolve(project, candidate.short).release == "v1.1.0+data.20130801.1"
-    host.stop(Target(project, "staging"))
 
 
 def test_a_tag_without_a_pass_in_staging_says_what_helps(
@@ -933,7 +932,6 @@ def test_a_tag_without_a_pass_in_staging_says_what_helps(
         resolve(project, "v2")
     with pytest.raises(UserError, match="no release `v3`"):
         resolve(project, "v3")
-    host.stop(Target(project, "staging"))
 
 
 def test_what_is_served_already_passes_at_a_later_commit_too(
@@ -949,7 +947,6 @@ def test_what_is_served_already_passes_at_a_later_commit_too(
     assert resolve(project, "v2").digest == candidate.digest
     kinds = [(event.type, event.environment) for event in event_log(project).events()]
     assert kinds[:3] == [("registered", None), ("promoted", "staging"), ("verdict", "staging")]
-    host.stop(Target(project, "staging"))
 
 
 def test_a_delivery_of_what_a_retraining_made_has_a_commit_of_its_own(
