@@ -209,9 +209,9 @@ def test_production_that_was_stopped_starts_by_the_command_that_status_names(
 @contextmanager
 def traffic(project: BakedProject, *options: str) -> Iterator[IO[str]]:
     """Let `make traffic` ask during a block, which reads what it says."""
-    command, here = ["make", "traffic", *options], project.path
+    command = ["make", "--no-print-directory", "traffic", *options]  # `make test` may run this
     streams: dict[str, Any] = {"stdout": subprocess.PIPE, "text": True, "start_new_session": True}
-    with subprocess.Popen(command, cwd=here, env=environment(), **streams) as asking:
+    with subprocess.Popen(command, cwd=project.path, env=environment(), **streams) as asking:
         assert asking.stdout is not None
         try:
             yield asking.stdout
