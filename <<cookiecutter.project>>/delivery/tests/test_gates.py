@@ -626,6 +626,25 @@ def test_no_answer_is_said_and_never_a_pass(
             ask(tmp_path, request)
 
 
+def test_no_token_of_a_job_reaches_packages_that_no_lock_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither while they are installed, which may run code of theirs, nor afterwards."""
+    seen = tmp_path / "seen"
+    answer = """echo '[{"X": {"why": 1}}]' > "$3"\n"""
+    for name, line in {"python": answer, "uv": f"echo {tmp_path}/python\n"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\nenv >> {seen}\n{line}")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    for name in ("GH_TOKEN", "ACTIONS_ID_TOKEN_REQUEST_TOKEN", "WAREHOUSE"):
+        monkeypatch.setenv(name, "secret")
+    asked = ask(tmp_path, {"suite": "data", "checks": ["X"], "tests": ["test.parquet"]})
+    assert asked == [{"X": {"why": 1}}]
+    found = seen.read_text()
+    assert found.count("WAREHOUSE=secret") >= 2
+    assert "TOKEN=" not in found.replace("MLFLOW_TRACKING_TOKEN=", "")
+
+
 # Limits of its own: a project's change of config/gates.yaml must not turn these tests red.
 LIMITS = LoadLimits.model_validate(
     {

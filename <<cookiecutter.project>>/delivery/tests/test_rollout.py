@@ -1204,6 +1204,14 @@ def test_each_metric_fails_alone_and_only_when_it_is_sure(
         assert found[name] is wanted, name
 
 
+def test_a_champion_of_few_different_scores_says_what_to_do() -> None:
+    checks = compare(LIMITS, arm(200), arm(200, score=0.5))
+    (check,) = (check for check in checks if check.name == "score_distance")
+    assert check.outcome is UNDECIDED
+    assert "1 different ones are too few: send other rows, or use `canary: []`" in check.sentence
+    assert all("too few" not in c.sentence for c in compare(LIMITS, arm(200), arm(200)))
+
+
 def test_equal_releases_hardly_ever_fail() -> None:
     """Looked at every second, from the first answer on, half of the rollouts with failures."""
     stopped = 0

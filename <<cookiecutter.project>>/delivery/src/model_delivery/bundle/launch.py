@@ -91,7 +91,7 @@ def program_python(program: Path, cwd: Path) -> str:
         run(["uv", "sync", "--offline", *script], cwd, env=env)
     except UserError:
         run(["uv", "sync", *script], cwd, env=env, timeout=600)
-    return run(["uv", "python", "find", *script], cwd).strip()
+    return run(["uv", "python", "find", *script], cwd, env=env).strip()
 
 
 def service_environment(project: Project, ship: Path) -> Path:
