@@ -81,10 +81,11 @@ def admit(
     if current and back and not current.reason:  # by hand, after it had served
         again = "train another candidate, or name its release in `ml rollback`"
         raise UserError(f"{name} was rolled back at {current.time}: {again}")
+    beside = current
     if current is None or shared(project):
         moves = [event for event in event_log(project).events() if event.environment == place]
-    known = current and (not shared(project) or any(e.digest == current.digest for e in moves))
-    beside = current if known else newest(moves)
+        known = current and newest(moves, digest=current.digest)
+        beside = current if known else newest(moves)
     old = current or beside
     if production and old and goal.as_of < old.as_of:  # staging may have seen a failed retraining
         than = f"that of {old.release} ({old.as_of}); run `ml ship --as-of {old.as_of}`"

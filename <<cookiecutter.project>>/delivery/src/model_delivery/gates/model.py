@@ -109,9 +109,10 @@ def score_checks(
         checks[0] = checks[0].model_copy(update={"champion": auc.value - change.value})
     else:
         sentence = "first delivery, drawn rows, or a champion that is the same"
+        outcome = Outcome.PASS
         if scored.gone:
             sentence = f"not compared: it needs {', '.join(scored.gone)}, not in the contract now"
-        outcome = Outcome.WARN if scored.gone else Outcome.PASS
+            outcome = Outcome.WARN
         checks.append(Check(name="champion", outcome=outcome, sentence=sentence, value="none"))
     found_in, table = segments(project, scored)
     return [*checks, *found_in], table

@@ -132,16 +132,10 @@ def compare(limits: RolloutLimits, own: list[Answer], old: list[Answer]) -> list
     outcome = Outcome.PASS if enough else Outcome.INCONCLUSIVE
     said = counts if enough else counts + few
     checks = [Check(name="requests", outcome=outcome, sentence=said, value=fewest, limit=most)]
-    kinds, few_kinds = len({one.score for one in old if math.isfinite(one.score)}), ""
-    if kinds < DISTINCT:
-        few_kinds = f"; {kinds} different ones are too few: send other rows, or use `canary: []`"
     found = {
         "error_share": (_failed(own, old), "share of failed answers, less the champion's"),
         "p95_ms": (_slower(own, old), "ms that 95 % of answers took at most, less the champion's"),
-        "score_distance": (
-            _distance(own, old),
-            f"Kolmogorov-Smirnov distance of scores{few_kinds}",
-        ),
+        "score_distance": _distance(own, old),
     }
     for name, (value, what) in found.items():
         limit = getattr(limits, name)
@@ -218,11 +212,17 @@ def _quantile(arm: list[Answer]) -> Estimate:
     return Estimate(waits[math.ceil(0.95 * len(arm))], waits[places[0]], waits[places[1] + 1])
 
 
-def _distance(own: list[Answer], old: list[Answer]) -> Estimate:
-    """Return the largest difference of distribution functions, within the band of its test."""
+def _distance(own: list[Answer], old: list[Answer]) -> tuple[Estimate, str]:
+    """Return the largest difference of distribution functions, within the band of its test.
+
+    With it come the words for it, which say where too few scores differ.
+    """
     a, b = ([x.score for x in arm if math.isfinite(x.score)] for arm in (own, old))
-    if not a or len(set(b)) < DISTINCT:
-        return UNKNOWN
+    what, kinds = "Kolmogorov-Smirnov distance of scores", len({*b})
+    if kinds < DISTINCT:
+        what += f"; {kinds} different ones are too few: send other rows, or use `canary: []`"
+    if not a or kinds < DISTINCT:
+        return UNKNOWN, what
     value = float(scipy.stats.ks_2samp(a, b, method="asymp").statistic)
     band = math.sqrt(-math.log(SIGNIFICANCE / 2) / 2 * (1 / len(a) + 1 / len(b)))
-    return Estimate(value, value - band, value + band)
+    return Estimate(value, value - band, value + band), what

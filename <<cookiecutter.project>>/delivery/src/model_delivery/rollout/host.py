@@ -44,8 +44,8 @@ def deploy(target: Target, goal: Event, trigger: Trigger = "local") -> Verdict:
         current = target.state().current
         facts = dict[str, Any](verdicts=goal.verdicts, trigger=trigger, because=goal.because)
         if current and current.digest == goal.digest:
-            if same := _news(target, goal):
-                news = _event(target, goal, type=same, **facts)
+            if kind := _news(target, goal):
+                news = _event(target, goal, type=kind, **facts)
                 target.save(target.state(), untold=[*target.state().untold, news])
             target.keep_settings()
             served = fixed("served", True, f"{target.name} serves it already", current.release)
@@ -179,7 +179,7 @@ def _news(target: Target, goal: Event) -> Literal["promoted", "verdict", ""]:
     return "verdict" if current and current.commit != goal.commit else ""
 
 
-def _champion(target: Target, current: Event) -> Running | Path | None:
+def _champion(target: Target, current: Event) -> canary.Arm | None:
     """Return the release that serves, ready; None where it is gone, and no client is answered."""
     try:
         return target.install(current) if target.batch else target.serve(current)
@@ -191,7 +191,7 @@ def _champion(target: Target, current: Event) -> Running | Path | None:
         return None
 
 
-def _try(target: Target, move: Event, champion: Running | Path | None) -> Verdict:
+def _try(target: Target, move: Event, champion: canary.Arm | None) -> Verdict:
     """Let a release prove itself, stage by stage, until one is no pass; return the verdict."""
     limits, checks = limits_hash(target.project, "rollout"), list[Check]()
     verdict = Verdict(gate="rollout", subject=move.digest, limits=limits)
@@ -206,7 +206,7 @@ def _try(target: Target, move: Event, champion: Running | Path | None) -> Verdic
     return verdict
 
 
-def _stages(target: Target, move: Event, champion: Running | Path | None) -> Iterator[list[Check]]:
+def _stages(target: Target, move: Event, champion: canary.Arm | None) -> Iterator[list[Check]]:
     """Start a release, ask it, then give it ever more clients; yield what each stage found."""
     current, settings = target.state().current, target.project.delivery
     target.save(target.state(), trying=move, weight=0.0, verdict=None)
