@@ -7,6 +7,7 @@ the job is taken over from the green run instead of being run again.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -285,6 +286,40 @@ def test_a_failing_unit_test_is_red_whatever_the_model_is_worth(
     assert run.jobs["test"].steps[-1].name == "Test"
     assert "1 failed" in run.jobs["test"].log
     assert case.comment.startswith("✅")
+
+
+def test_the_machinery_is_tested_where_a_change_touches_it(
+    propose: Propose, green: tuple[Case, Run], tmp_path: Path
+) -> None:
+    job = green[1].jobs["test"]
+    last = job.steps[-1]
+    assert (last.name, last.result) == ("Test the machinery where this changes it", "success")
+    assert "config/gates.yaml | " in job.log  # which `propose` changed
+    stub = tmp_path / "uv"
+    stub.write_text("#!/bin/sh\necho asked: $*\n")
+    stub.chmod(0o755)
+
+    def tested(project: Path) -> bool:
+        env = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        said = BakedProject(project).run("make", "test-changed", env=env).stdout
+        return "asked: run pytest delivery -n auto" in said
+
+    project = propose({}).project
+    assert tested(project)
+    for path, touched in (
+        ("src/late_departures/model.py", False),
+        ("config/model.yaml", False),
+        ("config/data.yaml", True),
+        ("delivery/src/model_delivery/files.py", True),
+        ("uv.lock", True),
+    ):
+        with (project / path).open("a") as stream:
+            stream.write("# a change\n")
+        git(project, *WHO, "commit", "--quiet", "--all", "-m", path)
+        assert tested(project) == touched, path
+    shallow = tmp_path / "shallow"  # what came before is not known
+    git(tmp_path, "clone", "--quiet", "--depth", "1", f"file://{project}", str(shallow))
+    assert tested(shallow)
 
 
 def test_a_model_below_its_minimums_stops_before_it_is_packaged(

@@ -160,10 +160,12 @@ def again(subject: Subject) -> list[Figure]:
 
 def pull_request(subject: Subject) -> list[Figure]:
     """Count the minutes of a pull request, with warm download caches and with none."""
-    found = {name: job_seconds(subject, cold=name == "cold") for name in ("warm", "cold")}
+    kinds = ("warm", "cold", "machinery")
+    found = {name: job_seconds(subject, name, cold=name == "cold") for name in kinds}
     subject.raw["pull_request"] = found
-    (minutes, parts), (cold, cold_parts) = (billed(jobs) for jobs in found.values())
-    note = f"{parts}; with empty download caches {cold}: {cold_parts}"
+    (minutes, parts), cold, tested = (billed(jobs) for jobs in found.values())
+    note = f"{parts}; with empty download caches {cold[0]}: {cold[1]}; "
+    note += f"where the machinery's tests run {tested[0]}: {tested[1]}"
     return [Figure("a pull request, each job in whole minutes", minutes, most=9, note=note)]
 
 

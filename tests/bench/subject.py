@@ -21,6 +21,7 @@ INSIDE, NAIVE = HERE / "inside.py", HERE / "naive.py"
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 NAIVE_SECONDS = 120
 RENDERS = 3
+WHO = ("-c", "user.name=bench", "-c", "user.email=bench@example.org")
 
 
 @dataclass
@@ -74,9 +75,8 @@ def train(subject: Subject) -> None:
     say(f"training in {project}")
     run("git", "init", "--quiet", "--initial-branch", "main", cwd=project)
     run("uv", "sync", "--quiet", cwd=project)
-    who = ("-c", "user.name=bench", "-c", "user.email=bench@example.org")
     run("git", "add", ".", cwd=project)
-    run("git", *who, "commit", "--quiet", "-m", "Start from the template", cwd=project)
+    run("git", *WHO, "commit", "--quiet", "-m", "Start from the template", cwd=project)
     run("uv", "run", "ml", "ship", "--until", "model", cwd=project)
 
 
