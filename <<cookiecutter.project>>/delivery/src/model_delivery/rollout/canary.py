@@ -114,9 +114,9 @@ def watch(
         if not any(champion.answers(url) for _ in range(2)):
             raise UserError("the champion does not answer any more, or the proxy before it")
         checks = [
-            fixed("alive", left == "yes", "a process of its service is left", left, "yes"),
-            judge("memory_mb", limits.memory_mb, memory, "MB of memory in use"),
             *compare(limits, *answers),
+            judge("memory_mb", limits.memory_mb, memory, "MB of memory in use"),
+            fixed("alive", left == "yes", "a process of its service is left", left, "yes"),
         ]
         outcome = worst([check.outcome for check in checks])
         if outcome is Outcome.STOP or waited > (step.seconds if outcome in GOOD else step.deadline):
@@ -129,9 +129,9 @@ def compare(limits: RolloutLimits, own: list[Answer], old: list[Answer]) -> list
     fewest, counts = min(len(own), len(old)), f"{len(own)} answers, {len(old)} of the champion"
     few = "; send more (`make traffic`), lower `min_requests`, or switch at once by `canary: []`"
     enough, most = fewest >= limits.min_requests, f"≥ {limits.min_requests}"
-    outcome = Outcome.PASS if enough else Outcome.INCONCLUSIVE
-    said = counts if enough else counts + few
-    checks = [Check(name="requests", outcome=outcome, sentence=said, value=fewest, limit=most)]
+    outcome, said = (Outcome.PASS, counts) if enough else (Outcome.INCONCLUSIVE, counts + few)
+    requests = Check(name="requests", outcome=outcome, sentence=said, value=fewest, limit=most)
+    checks = list[Check]()
     found = {
         "error_share": (_failed(own, old), "share of failed answers, less the champion's"),
         "p95_ms": (_slower(own, old), "ms that 95 % of answers took at most, less the champion's"),
@@ -144,7 +144,7 @@ def compare(limits: RolloutLimits, own: list[Answer], old: list[Answer]) -> list
         if not surely and not (enough and check.outcome in GOOD):
             check = check.model_copy(update={"outcome": Outcome.INCONCLUSIVE})
         checks.append(check)
-    return checks
+    return [*checks, requests] if enough else [requests, *checks]
 
 
 def damage(settings: Delivery, steps: list[Step]) -> str:

@@ -196,7 +196,7 @@ def _try(target: Target, move: Event, champion: canary.Arm | None) -> Verdict:
     limits, checks = limits_hash(target.project, "rollout"), list[Check]()
     verdict = Verdict(gate="rollout", subject=move.digest, limits=limits)
     for found in _stages(target, move, champion):
-        checks += found
+        checks = found + checks  # the newest stage says most
         verdict = verdict.model_copy(update={"checks": checks})
         target.save(target.state(), verdict=verdict)
         values = ", ".join(f"{check.name} {value_of(check)[0]}" for check in found)
