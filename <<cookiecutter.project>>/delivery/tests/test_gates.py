@@ -6,7 +6,9 @@ The load gate's services are small stand-ins, each with its own fault.
 from __future__ import annotations
 
 import json
+import math
 import re
+import runpy
 import subprocess
 import sys
 import threading
@@ -18,6 +20,7 @@ from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
+from unittest.mock import MagicMock
 
 import numpy as np
 import pandas as pd
@@ -41,7 +44,15 @@ from model_delivery.contract.limits import (
 )
 from model_delivery.contract.settings import Column, DataContract
 from model_delivery.files import write_json
-from model_delivery.gates import ask, deepchecks, judge, judge_findings, load, request_of
+from model_delivery.gates import (
+    ask,
+    deepchecks,
+    judge,
+    judge_findings,
+    limits_hash,
+    load,
+    request_of,
+)
 from model_delivery.gates.data import (
     check_data,
     contract_checks,
@@ -238,6 +249,15 @@ def test_a_defect_of_scores_turns_its_check_red(world: World, checks: str, defec
     assert moved == sorted(moved, reverse=True), "those that moved most come first"
 
 
+def test_segments_without_a_change_stand_after_those_with_one(world: World) -> None:
+    candidate = Candidate(world.project.root / "candidate")
+    sound = read_scored(world.project, candidate, None)
+    a = world.test.column("kind").to_numpy() == "a"
+    silent = replace(sound, labels=np.where(a, 0.0, sound.labels), champion=1 - sound.scores)
+    _, segments = score_checks(world.project, candidate, silent)
+    assert [row[0] for row in segments.rows] == ["kind b", "kind a"]
+
+
 def test_a_segment_of_one_class_is_named_and_hides_no_weak_one(world: World) -> None:
     candidate = Candidate(world.project.root / "candidate")
     sound = read_scored(world.project, candidate, None)
@@ -371,12 +391,37 @@ def test_drawn_rows_keep_any_contract_and_can_be_learned(
         assert metrics.roc_auc(late, amount, np.ones(len(frame))) > 0.6
 
 
-def test_a_categorical_of_pandas_is_a_category(world: World, contract: DataContract) -> None:
+def test_columns_of_a_source_are_as_a_service_gives_them_to_features(
+    world: World, contract: DataContract
+) -> None:
     vars(world.project)["contract"] = contract
-    frame = snapshots.draw(contract, date(2013, 8, 1), 100)
-    table = snapshots._checked(world.project, date(2013, 8, 1), frame.astype({"kind": "category"}))
-    assert table.column("kind").to_pylist() == frame["kind"].tolist()
-    assert table.schema.field("kind").type == pa.string()
+    frame, day = snapshots.draw(contract, date(2013, 8, 1), 100), date(2013, 8, 1)
+    narrow = {"kind": "category", "amount": "float32", "count": "int32", "at": "datetime64[ns]"}
+    made = snapshots._checked(world.project, day, frame.assign(count=7).astype(narrow))
+    assert made.column("kind").to_pylist() == frame["kind"].tolist()
+    kinds = [made.schema.field(name).type for name in narrow]
+    assert kinds == [pa.string(), pa.float64(), pa.int64(), pa.timestamp("us")]
+    beyond = frame.assign(count=np.uint64(2**63))
+    with pytest.raises(snapshots.BrokenStructureError, match="`count`: Integer value"):
+        snapshots._checked(world.project, day, beyond)
+
+
+def test_rules_that_changed_after_the_extraction_are_no_crash(world: World) -> None:
+    contract = CONTRACT.model_copy(update={"exclude": {}})
+    vars(world.project)["contract"] = contract
+    with pytest.raises(UserError, match="no rule `lost` any more; run `ml data`"):
+        world.red()
+
+
+def test_a_pattern_is_part_of_the_contract_to_its_end(world: World) -> None:
+    hashes = set[str]()
+    for end in "bc":
+        column = Column(type="category", pattern="a" * 300 + end)
+        columns = CONTRACT.columns | {"kind": column}
+        changed = CONTRACT.model_copy(update={"columns": columns})
+        vars(world.project).update(contract=changed, delivery=PROJECT.delivery)
+        hashes.add(limits_hash(world.project, "data"))
+    assert len(hashes) == 2
 
 
 def test_on_drawn_rows_a_broken_limit_warns_and_a_broken_contract_stops(world: World) -> None:
@@ -398,6 +443,31 @@ def test_on_drawn_rows_a_broken_limit_warns_and_a_broken_contract_stops(world: W
     del snapshot.manifest["sample"]
     pq.write_table(world.test, snapshot.path("test"))
     assert check_data(world.project, snapshot).outcome is STOP
+
+
+def test_what_is_usual_is_measured_whole_or_again_for_the_next_window(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else one failure would let every later window be judged by the least drift there is."""
+    for name in ("deepchecks", "deepchecks.tabular"):
+        monkeypatch.setitem(sys.modules, name, MagicMock())
+    program = runpy.run_path(str(gates.PROGRAM))
+    days = pd.date_range("2013-01-01", periods=400, freq="D")
+    train = pd.DataFrame({"at": days, "size": np.arange(400.0)})
+    periods = [[str(days[0]), str(days[100])], [str(days[100]), str(days[200])]]
+    request = {"time": "at", "periods": periods, "fewest_rows": 50}
+    drifts = iter([0.3, 0.2, RuntimeError("no"), 0.3, 0.2, 0.4])
+
+    def measure(*_: Any) -> Any:
+        if isinstance(drift := next(drifts), Exception):
+            raise drift
+        return pd.Series({"size": drift})
+
+    find = program["find"]
+    monkeypatch.setitem(find.__globals__, "measure", measure)
+    first, second = (find(request, "FeatureDrift", train, train) for _ in range(2))
+    assert [math.isnan(value) for value in first.values()] == [True]
+    assert second == {"`size`: 0.300, 0.400 between training periods": pytest.approx(0.75)}
 
 
 def test_rows_are_drawn_where_a_pull_request_lacks_a_variable_and_nowhere_else(
@@ -758,11 +828,11 @@ def test_services_under_load_start_together_and_none_outlives_the_gate(
     beside, ended, spies = threading.Barrier(3, timeout=20), threading.Event(), list[Spy]()
     vars(project := Project(tmp_path)).update(delivery=PROJECT.delivery)
 
-    def start(_: Project, ship: Path, log: Path, timeout: float, noop: bool) -> Spy:
+    def start(_: Project, ship: Path, log: Path, noop: bool) -> Spy:
         beside.wait()  # for all three
         if fault and log.stem == "load-candidate":
             raise UserError(fault)
-        assert not fault or ended.wait(timeout)  # it does not come up by itself
+        assert not fault or ended.wait(20)  # it does not come up by itself
         spies.append(Spy())
         return spies[-1]
 

@@ -22,6 +22,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import httpx
@@ -74,7 +75,9 @@ def start(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launch, "service_environment", lambda *_: python)
         patch.setattr(launch, "clean_variables", lambda _: {"PATH": os.environ["PATH"]})
-        return launch.start(Project(log.parent), ship, log, port, timeout, **options)
+        project = Project(log.parent)
+        vars(project)["delivery"] = SimpleNamespace(start_timeout_seconds=timeout)
+        return launch.start(project, ship, log, port, **options)
 
 
 @pytest.fixture(scope="module")
@@ -688,6 +691,17 @@ def test_an_integer_without_bounds_has_64_bits(contract: DataContract) -> None:
     for value in (ends[0] - 1, ends[1] + 1):
         body = json.dumps({"rows": [GOOD | {"count": value}]})
         assert mistakes(model, body) == [("rows", 0, "count")]
+
+
+def test_an_integer_s_bounds_are_whole_numbers_of_64_bits(contract: DataContract) -> None:
+    column = Column(type="integer", min=0, max=2.0**63)
+    large = contract.model_copy(update={"columns": contract.columns | {"count": column}})
+    assert columns_of(draw_rows(large, 200, seed=1), large)["count"].max() == 2**63 - 1
+    assert mistakes(
+        request_model(request_json(large)), json.dumps({"rows": [GOOD | {"count": 2**63}]})
+    ) == [("rows", 0, "count")]
+    with pytest.raises(ValidationError, match="no whole number is between"):
+        Column(type="integer", min=0.2, max=0.8)
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ from model_delivery.gates import GATES
 from model_delivery.gates import model as gate
 from model_delivery.gates.model import Scored
 from model_delivery.history import line
-from model_delivery.project import Project, find_project
+from model_delivery.project import Project, find_project, read_config
 from model_delivery.protocols import NothingNewError, SourceError, UserError, ask_source
 from model_delivery.registry import Event, event_log
 from model_delivery.releases import register
@@ -511,6 +511,13 @@ def test_checkouts_that_share_what_serves_share_its_log(
     log = "log: {folder: logs}\nkeep_releases"
     place = Target(test_rollout.configured(host_project, "keep_releases", log), "production")
     assert place.log == str(tmp_path / "shared" / "logs" / "production")
+
+
+def test_a_file_of_settings_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "gates.yaml").write_text("data: &data {rows: *data}\n")
+    with pytest.raises(UserError, match=r"gates\.yaml: not YAML"):
+        read_config(tmp_path, "gates", Gates)
 
 
 def test_a_log_that_could_not_be_used_is_a_mistake_of_the_settings(tmp_path: Path) -> None:

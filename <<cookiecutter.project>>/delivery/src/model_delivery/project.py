@@ -1,7 +1,4 @@
-"""A user's project as every verb sees it: its root, its four config files, its work folder.
-
-The YAML is strict: every mistake is named with its file, its line and the nearest valid key.
-"""
+"""A user's project as every verb sees it: its root, its four config files, its work folder."""
 
 import difflib
 import os
@@ -35,9 +32,7 @@ class Project:
         """The folder of all that is made; ML_HOME, where several checkouts share what serves."""
         return self.root / (os.environ.get("ML_HOME") or ".ml")
 
-    @property
-    def package(self) -> str:
-        return user_package()
+    package = property(lambda self: user_package())
 
     @cached_property
     def about(self) -> dict[str, Any]:
@@ -107,7 +102,7 @@ def read_config(root: Path, name: str, model: type[Config]) -> Config:
         keys = {key for part in parts for key in part.get("properties", ())}
         told = [f"{path}:{_message(problem, lines, keys)}" for problem in error.errors()]
         raise UserError("\n".join(told)) from error
-    except (yaml.YAMLError, ValueError) as error:  # of a day such as 30 February, too
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # of 30 February, too
         raise UserError(f"{path}: not YAML: {error}") from error
 
 

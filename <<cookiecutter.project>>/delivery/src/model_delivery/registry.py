@@ -73,10 +73,7 @@ class DirectoryLog:
         return _checked(self._read()[1])[0]
 
     def append(self, decide: Callable[[Sequence[Event]], Event]) -> Event:
-        """Append what `decide` makes of all events, asked again whenever others were faster.
-
-        An event that is in the log already is not written twice.
-        """
+        """Append, once, what `decide` makes of all events, asked again when others were faster."""
         event, before, refused = None, "none", 0
         while True:
             version, stored = self._read(fresh=True)
@@ -190,10 +187,7 @@ def newest(events: Sequence[Event], **fields: str) -> Event | None:
 
 
 def next_move(move: Event, alone: bool, events: Sequence[Event]) -> Event:
-    """Return a move; `alone`, of a rehearsal, only if what it starts from is still the newest.
-
-    A UserError says by whom which other was accepted meanwhile.
-    """
+    """Return a move; of a rehearsal, `alone`, a UserError names who accepted another meanwhile."""
     last = newest(events, environment=str(move.environment)) if alone else None
     if last and last.digest not in (move.digest, move.previous):
         other = f"{last.release} was accepted meanwhile, by {last.who}"

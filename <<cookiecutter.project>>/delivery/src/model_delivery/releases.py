@@ -106,10 +106,7 @@ def admit(
 def register(
     project: Project, candidate: Candidate, said: Mapping[str, Verdict], trigger: str, key: str = ""
 ) -> Event:
-    """Keep a candidate's bytes and verdicts, and name it; return the event that says so.
-
-    What the log holds already is not written again. `key` is what led to it now, if not its own.
-    """
+    """Keep and name, once, a candidate's bytes and verdicts; `key` is what led to it now."""
     blobs, digest, facts = blob_store(project), candidate.digest, _facts(candidate)
     prefix = f"v{project.about['version']}+data.{facts['as_of'].replace('-', '')}"
     commit = delivering(project) or candidate.lineage["commit"]
@@ -193,10 +190,7 @@ def find(events: Sequence[Event], wanted: str) -> Event:
 
 
 def resolve(project: Project, wanted: str) -> Event:
-    """Return what is to be deployed, given by a git tag, or by the name or digest of a release.
-
-    `refs/tags/v1.0.0` is a tag and nothing else.
-    """
+    """Return what to deploy by a tag (`refs/tags/v1` is nothing else), a name or a digest."""
     tag = wanted.removeprefix("refs/tags/")
     if commit := git(project, "rev-parse", "--verify", "--quiet", f"refs/tags/{tag}^{{commit}}"):
         return staged(project, tag, commit)

@@ -2,9 +2,6 @@
 
 Tuned as measured for BentoML 1.4: `async` and inline scoring, no access log, a short timeout,
 no tracing, garbage collection held back. BentoML is imported only to serve.
-
-Scores without a server, too, in the folder of a release: `python service.py < columns.json`, and
-batch after batch with `--stream`.
 """
 
 import gc
@@ -198,10 +195,7 @@ def _is_our_fault(record: logging.LogRecord) -> bool:
 
 
 def score_standard_input(cls: type[ModelService], ship: Path) -> None:
-    """Read columns as JSON and print the probability of each row, after the bytes were checked.
-
-    With `--stream`, score batches instead.
-    """
+    """Score without a server: `python service.py < columns.json`, or batches with `--stream`."""
     verify(ship)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no score

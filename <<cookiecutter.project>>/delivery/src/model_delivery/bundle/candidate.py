@@ -1,7 +1,4 @@
-"""A candidate: one trained model with what ships of it, what it scored, and its verdicts.
-
-And its package: a Bento of exactly what ships, with SBOM, model card and checksums.
-"""
+"""A candidate: one trained model, what ships of it, its scores and verdicts; and its package."""
 
 import io
 import json
@@ -51,10 +48,7 @@ else:
 
 
 class Candidate(Judged):
-    """A candidate, its folder named by its digest: the hash of what `ship` holds.
-
-    Its rows have a column `score`: a sample of those to train on, and all to test on.
-    """
+    """Named by its digest, the hash of `ship`; its rows, of training a sample, have a `score`."""
 
     @property
     def digest(self) -> str:
@@ -259,7 +253,8 @@ def model_card(project: Project, candidate: Candidate) -> str:
     facts: dict[str, Any] = {name: lineage[name] or "" for name in ("commit", "branch")}
     facts |= {"subject": subject, "data": lineage["data"] | {"snapshot": lineage["snapshot"]}}
     report = Report(project=project.about["name"], event="delivery", verdicts=verdicts, **facts)
-    known = {"about": project.about, "contract": project.contract, "lineage": lineage}
+    contract = candidate.as_trained(project).contract  # its rules took out rows
+    known = {"about": project.about, "contract": contract, "lineage": lineage}
     return render("card.md", report, **known)
 
 

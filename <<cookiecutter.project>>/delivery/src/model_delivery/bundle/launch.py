@@ -82,10 +82,7 @@ def run(command: list[str], cwd: Path, **options: Any) -> str:
 
 
 def program_python(program: Path, cwd: Path) -> str:
-    """Return the Python of the environment that a program's first block describes.
-
-    It is made on first use, from uv's cache if it can be, else from the index.
-    """
+    """Return the Python of the environment in a program's first block, made on first use."""
     script, env = ["--script", str(program)], without_tokens()
     try:
         run(["uv", "sync", "--offline", *script], cwd, env=env)
@@ -95,10 +92,7 @@ def program_python(program: Path, cwd: Path) -> str:
 
 
 def service_environment(project: Project, ship: Path) -> Path:
-    """Return the Python of a release's clean environment, made on first use.
-
-    It is named by pins and interpreter. All is checked by hash, and takes ten minutes at most.
-    """
+    """Return the Python of a release's clean environment, made on first use, checked by hash."""
     requirements = ship.resolve() / "requirements.txt"
     name = sha256_json([sys.version_info[:2], requirements.read_text()])[:16]
     final = project.work / "environments" / name
@@ -190,7 +184,6 @@ def start(
     ship: Path,
     log: Path,
     port: int = 0,
-    timeout: float = 60,
     noop: bool = False,
     release: str = "none",
     variables: Mapping[str, str] | None = None,
@@ -213,14 +206,14 @@ def start(
     service = Running(f"http://{HOST}:{free}", answers, launch, home)
     home.mkdir(parents=True)
     try:
-        _wait(service, spawn(command, home, env, log), log, timeout)
+        _wait(service, spawn(command, home, env, log), log, project.delivery.start_timeout_seconds)
         return service
     except BaseException as error:
         end(home, patience=1)  # nobody waits for an answer of it
         if not (again and "Address already in use" in str(error).partition("service ended")[2]):
             raise
     # A port was free when it was chosen, here or by BentoML, and another program was quicker.
-    return start(project, ship, log, port, timeout, noop, release, variables, again=False)
+    return start(project, ship, log, port, noop, release, variables, again=False)
 
 
 def spawn(

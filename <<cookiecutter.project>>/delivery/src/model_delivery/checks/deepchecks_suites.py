@@ -23,7 +23,6 @@ import math
 import os
 import sys
 import warnings
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,8 +38,7 @@ from deepchecks.tabular import Dataset, SingleDatasetCheck, checks  # noqa: E402
 
 Request = dict[str, Any]
 Findings = dict[str, float | None]
-FEWEST_VALUES = 10
-"""Of a column with fewer values no drift is measured."""
+FEWEST_VALUES = 10  # of a column with fewer values no drift is measured
 SMALLEST_DRIFT = 0.05
 """A period's drift below this counts as this: two samples of one month differ by about 0.02."""
 
@@ -70,7 +68,7 @@ READERS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "PredictionDrift": lambda v: {"the scores": v["Drift score"]},
 }
 """By check, how its result becomes numbers, by column or by what is said of them."""
-PAST: dict[str, list[pd.Series]] = defaultdict(list)
+PAST: dict[str, list[pd.Series]] = {}
 """By check, the drifts between training periods: the same for each file of test rows."""
 OPTIONS: dict[str, dict[str, Any]] = {
     "FeatureDrift": {"min_samples": FEWEST_VALUES},
@@ -90,10 +88,7 @@ def read_rows(request: Request, part: str, path: str) -> pd.DataFrame:
 
 
 def measure(request: Request, name: str, before: pd.DataFrame, after: pd.DataFrame) -> pd.Series:
-    """Run a check on training and test rows; return numbers by what they are about.
-
-    Where Deepchecks says None or "not_enough_samples", it is not-a-number.
-    """
+    """Run a check on both; return numbers by what they are about, NaN where there is none."""
     check = getattr(checks, name)(**OPTIONS.get(name, {}))
     alone = isinstance(check, SingleDatasetCheck)  # looks at the test rows only
     parts = {"": after} if alone else {"_train": before, "_test": after}
@@ -127,10 +122,10 @@ def find(request: Request, name: str, train: pd.DataFrame, test: pd.DataFrame) -
     drift, times = name.endswith("Drift"), train[request["time"]]
     try:
         found = measure(request, name, train, test)
-        for start, end in request["periods"] if drift and name not in PAST else []:
-            own = (times >= start) & (times < end)
-            if min(own.sum(), (~own).sum()) >= request["fewest_rows"]:
-                PAST[name].append(measure(request, name, train[~own], train[own]))
+        if drift and name not in PAST:  # whole or not at all: each file is judged by the same
+            masks = ((times >= start) & (times < end) for start, end in request["periods"])
+            some = [own for own in masks if min(own.sum(), (~own).sum()) >= request["fewest_rows"]]
+            PAST[name] = [measure(request, name, train[~own], train[own]) for own in some]
     except Exception as error:
         return {f"did not run: {type(error).__name__}: {str(error).strip():.200}": math.nan}
     findings, usual = Findings(), 1.0

@@ -1,7 +1,4 @@
-"""What may be typed after a verb of `ml`, and what the user sees of it.
-
-Progress goes to standard error, results to standard output.
-"""
+"""What may follow a verb of `ml`, and what is shown: results on stdout, all else on stderr."""
 
 import datetime as dt
 import json

@@ -102,9 +102,6 @@ class DeepchecksLimits(Strict):
     model: dict[ModelCheck, Limit]
 
 
-FEWEST = 100  # rows of a window in which a score that never changes is no chance
-
-
 class MonitorLimits(Strict):
     """Limits of what is watched in production, by windows of the rows' own time.
 
@@ -134,9 +131,8 @@ class MonitorLimits(Strict):
             raise ValueError("`needed` is above `windows`: no finding could ever count")
         if self.windows < 2:
             raise ValueError("`windows` is below 2: labels that never arrive would not be missed")
-        if self.requests.min < FEWEST:
-            why = "so few scores may well be the same"
-            raise ValueError(f"`requests` has a min below {FEWEST}: {why}")
+        if self.requests.min < 100:
+            raise ValueError("`requests` has a min below 100: so few scores may well be the same")
         return self
 
 

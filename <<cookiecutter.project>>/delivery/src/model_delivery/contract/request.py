@@ -1,7 +1,4 @@
-"""The request: what a row must be to be scored, as a model of the `request.json` that ships.
-
-And rows that are such, drawn from the data contract.
-"""
+"""The request: what a row must be to be scored, as `request.json` says, and such rows, drawn."""
 
 import datetime as dt
 import math
@@ -18,15 +15,13 @@ from model_delivery.contract.settings import Column, DataContract
 from model_delivery.protocols import Columns
 
 JsonRow = dict[str, Any]
-MOST_ROWS = 1_000
-"""A longer list would hold up everybody else's request: about 4 ms are the bound."""
+MOST_ROWS = 1_000  # a longer list would hold up everybody else's request: about 4 ms are the bound
 _DTYPES = {"number": "f8", "integer": "i8", "category": "O", "timestamp": "M8[us]", "boolean": "?"}
 """A snapshot's columns are of the same kinds: features see no difference."""
 _TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2})?", re.ASCII)
 _TIME_TEXT = "a local time such as 2013-07-01T17:45:00: with a T, whole seconds and no zone"
 _EPOCH, _MICROSECOND = dt.datetime(1970, 1, 1), dt.timedelta(microseconds=1)
-_OPEN_SPAN = 1_000.0
-"""How far a number is drawn from its one bound, or from 0 without any."""
+_OPEN_SPAN = 1_000.0  # how far a number is drawn from its one bound, or from 0 without any
 _EDGE_TIMES = ("2012-02-29T00:00", "2013-12-31T23:59:59", "2000-01-01T00:00:00")
 _EDGE_SHARE, _MISSING_SHARE = 0.1, 0.1
 
@@ -122,8 +117,8 @@ def _kind(spec: Mapping[str, Any]) -> Any:
     if spec["type"] == "number":
         return Annotated[float, Field(ge=spec.get("min"), le=spec.get("max"))]
     if spec["type"] == "integer":
-        low, high = spec.get("min", -(2**63)), spec.get("max", 2**63 - 1)
-        return Annotated[int, Field(ge=math.ceil(low), le=math.floor(high))]
+        low, high = _whole(spec.get("min", -math.inf), spec.get("max", math.inf))
+        return Annotated[int, Field(ge=low, le=high)]
     if spec["type"] == "timestamp":
         shown = {"type": "string", "pattern": f"^{_TIME.pattern}$", "description": _TIME_TEXT}
         return Annotated[int, PlainValidator(_wall_clock), WithJsonSchema(shown)]
@@ -153,8 +148,7 @@ def _value(contract: DataContract, spec: Column, source: random.Random) -> Any:
         low, high = _span(spec)
         return source.choice((low, high)) if edge else source.uniform(low, high)
     if spec.type == "integer":
-        low, high = _span(spec)
-        ends = math.ceil(low), math.floor(high)
+        ends = _whole(*_span(spec))
         return source.choice(ends) if edge else source.randint(*ends)
     if spec.type == "boolean":
         return source.random() < 0.5
@@ -167,6 +161,11 @@ def _value(contract: DataContract, spec: Column, source: random.Random) -> Any:
     time = dt.datetime.combine(contract.as_of, dt.time())
     time -= dt.timedelta(minutes=source.randrange(2 * 365 * 24 * 60))
     return source.choice(_EDGE_TIMES) if edge else time.isoformat()
+
+
+def _whole(low: float, high: float) -> tuple[int, int]:
+    """Return the first and last whole number between two, of 64 bits as the column's array."""
+    return math.ceil(max(low, -(2**63))), min(math.floor(min(high, 2**63)), 2**63 - 1)
 
 
 def _span(spec: Column) -> tuple[float, float]:

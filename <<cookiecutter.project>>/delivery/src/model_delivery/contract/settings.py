@@ -1,6 +1,7 @@
 """Files of `config/` as types: the data contract, and environments."""
 
 import datetime as dt
+import math
 import re
 from typing import Annotated, Any, Literal, Self
 
@@ -36,8 +37,11 @@ class Column(Strict, allow_inf_nan=False):
             raise ValueError(f"`min` and `max` are for numbers, not for a {self.type}")
         if self.type not in ("number", "category") and self.missing:
             raise ValueError(f"`missing` needs type number or category, not {self.type}")
-        if self.min is not None and self.max is not None and self.min > self.max:
-            raise ValueError("`min` is above `max`")
+        if self.min is not None and self.max is not None:
+            if self.min > self.max:
+                raise ValueError("`min` is above `max`")
+            if self.type == "integer" and math.ceil(self.min) > math.floor(self.max):
+                raise ValueError("no whole number is between `min` and `max`")
         return self
 
 

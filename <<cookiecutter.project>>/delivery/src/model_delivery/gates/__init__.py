@@ -1,7 +1,4 @@
-"""Gates: each turns values and limits into checks, and checks into a verdict.
-
-What they share is here, Deepchecks too: it measures in a program of its own.
-"""
+"""Gates turn values and limits into checks, and checks into a verdict; here is what they share."""
 
 import math
 import os
@@ -27,14 +24,12 @@ from model_delivery.training.snapshot import FEWEST_PERIODS, Judged, periods
 
 Gate = Literal["data", "model", "package", "api", "load"]
 GATES: tuple[Gate, ...] = get_args(Gate)
-COMPARED = ("model", "load")
-"""The gates that judge beside the champion."""
+COMPARED = ("model", "load")  # the gates that judge beside the champion
 PROGRAM = Path(__file__).parents[1] / "checks" / "deepchecks_suites.py"
 RUN_SECONDS = 300
 SAMPLED = {"train": 20_000, "test": 8_000}
 """Rows that the program draws; more change the values little and cost time in proportion."""
-FEWEST_ROWS = 100
-"""A training period with fewer drawn rows does not tell what is usual."""
+FEWEST_ROWS = 100  # a training period with fewer drawn rows does not tell what is usual
 
 
 def judge(name: str, limit: Limit, value: float | Estimate | None, sentence: str) -> Check:
@@ -52,10 +47,7 @@ def judge(name: str, limit: Limit, value: float | Estimate | None, sentence: str
 
 
 def quality(manifest: dict[str, Any], checks: list[Check]) -> list[Check]:
-    """Return checks of rows; where those were drawn, each that has a limit is only a warning.
-
-    What has no limit, as the contract's structure, counts on drawn rows too.
-    """
+    """Return checks of rows; where those were drawn, each that has a limit is only a warning."""
     for place, check in enumerate(checks if manifest.get("sample") else ()):
         if check.limit:
             said = f"not judged on sample rows: {check.sentence}"
@@ -66,10 +58,7 @@ def quality(manifest: dict[str, Any], checks: list[Check]) -> list[Check]:
 def deepchecks(
     project: Project, suite: Literal["data", "model"], rows: Judged
 ) -> tuple[list[Check], Table]:
-    """Judge a snapshot's rows, or a candidate's scores, by the checks that have a limit.
-
-    The table has every drift.
-    """
+    """Judge rows or scores by the checks that have a limit; the table has every drift."""
     limits: dict[str, Limit] = getattr(project.gates.deepchecks, suite)
     asked = request_of(project, suite, rows)
     found = ask(project.work / "deepchecks", asked)[0] if limits else {}
@@ -153,7 +142,7 @@ def judge_findings(
 
 def limits_hash(project: Project, gate: str) -> str:
     """Return the SHA-256 that names what a gate judges by: its limits, and the data contract."""
-    limits, contract = project.gates.model_dump(mode="json"), project.contract.model_dump()
+    limits, contract = (it.model_dump(mode="json") for it in (project.gates, project.contract))
     limits["rollout"] = project.delivery.rollout.model_dump()
     return sha256_json([limits.get(gate), limits["deepchecks"].get(gate), contract])
 

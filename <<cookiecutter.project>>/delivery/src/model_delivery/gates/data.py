@@ -15,17 +15,15 @@ from model_delivery.contract.limits import Limit
 from model_delivery.contract.settings import DataContract
 from model_delivery.gates import deepchecks, judge, quality
 from model_delivery.project import Project
-from model_delivery.protocols import Floats
+from model_delivery.protocols import Floats, UserError
 from model_delivery.report.verdict import Check, Outcome, Table, Verdict, fixed
 from model_delivery.training.check import check_content, check_structure
 from model_delivery.training.snapshot import Snapshot, periods
 
-DECIMALS = 6
-"""Values that agree to so many decimals are the same point of a grid."""
+DECIMALS = 6  # values that agree to so many decimals are the same point of a grid
 TINY = 0.1
 """Added to both shares of familiar values: a column without a grid gives 1, and none gives 11."""
-FEWEST_VALUES = 100
-"""A period with fewer finite values does not count."""
+FEWEST_VALUES = 100  # a period with fewer finite values does not count
 
 
 def check_data(project: Project, snapshot: Snapshot) -> Verdict:
@@ -50,6 +48,8 @@ def contract_checks(
     checks += check_content(pa.concat_tables([train, test]), contract)
     extracted = snapshot.manifest["rows"]["extracted"]
     shares = {rule: rows / extracted for rule, rows in snapshot.manifest["excluded"].items()}
+    if gone := [rule for rule in shares if rule not in contract.exclude]:
+        raise UserError(f"config/data.yaml has no rule `{gone[0]}` any more; run `ml data`")
     most = {rule: contract.exclude[rule].most for rule in shares}
     said = [f"{rule} {share:.2%} (at most {most[rule]:.2%})" for rule, share in shares.items()]
     kept = all(share <= most[rule] for rule, share in shares.items())

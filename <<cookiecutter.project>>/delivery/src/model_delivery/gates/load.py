@@ -30,8 +30,7 @@ CANDIDATE, TWIN, CHAMPION = "candidate", "twin", "champion"
 Round = dict[str, dict[str, Any]]
 """By target: requests, failures by kind, qps, and p50, p95, p99 in milliseconds."""
 LOCUST = [sys.executable, "-m", "model_delivery.gates.locustfile"]
-TIMEOUT = 5.0
-"""Seconds after which a request failed."""
+TIMEOUT = 5.0  # seconds after which a request failed
 _SLACK_SECONDS = 60
 """How much longer than planned Locust may take, to start and for last answers, before it hangs."""
 MEASURES = (
@@ -56,8 +55,7 @@ def check_load(project: Project, candidate: Candidate, champion: Candidate | Non
 
     def begin(name: str) -> Running:
         log = project.work / "logs" / f"load-{name}.log"
-        seconds, ship = project.delivery.start_timeout_seconds, releases[name].ship
-        service = start(project, ship, log, timeout=seconds, noop=name == TWIN)
+        service = start(project, releases[name].ship, log, noop=name == TWIN)
         return services.enter_context(service)
 
     # The pool ends first: what comes up while another start fails is ended with the others.

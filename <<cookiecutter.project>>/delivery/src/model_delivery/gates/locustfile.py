@@ -24,10 +24,8 @@ from model_delivery.contract.request import draw_rows
 from model_delivery.project import find_project
 from model_delivery.watch.log import SHADOW
 
-BODIES = 500
-"""Different requests; a service that remembers answers must not look fast."""
-RAMP = 0.1
-"""Seconds of each turn that do not count: users connect."""
+BODIES = 500  # different requests; a service that remembers answers must not look fast
+RAMP = 0.1  # seconds of each turn that do not count: users connect
 
 
 class Rows(FastHttpUser):

@@ -55,10 +55,7 @@ def check_model(project: Project, candidate: Candidate, champion: Candidate | No
 
 
 def read_scored(project: Project, candidate: Candidate, champion: Candidate | None) -> Scored:
-    """Read the test window's labels and scores, and let the champion score the same rows.
-
-    Fewer than `segment_rows` that the champion has not learned from are a UserError.
-    """
+    """Read the test window's labels and scores, and let the champion score the same rows."""
     table, contract = candidate.rows("test"), project.contract
     labels, times = (table.column(name).to_numpy() for name in (contract.target, contract.time))
     scores, days = table.column(SCORE).to_numpy(), times.astype("datetime64[D]")
@@ -131,7 +128,8 @@ def segments(project: Project, scored: Scored) -> tuple[list[Check], Table]:
                 if change:
                     changes[name] = change
                 rows.append([name, int(inside.sum()), *aucs[name], change and change.value])
-    rows.sort(key=lambda row: -abs(row[-1] or 0.0))  # a report shows the first ones
+    # A report shows the first ones; without a change are those whose rows have one label.
+    rows.sort(key=lambda row: -abs(row[-1]) if finite(row[-1]) else 0.0)
     columns = ["segment", "rows", "ROC AUC", "low", "high", "change to champion"]
     order = ", most changed against the champion first" if changes else ""
     table = Table(title=f"Segments{order}", columns=columns, rows=rows)

@@ -103,18 +103,14 @@ def check_api(project: Project, candidate: Candidate) -> Verdict:
     features = user_module("features").Features.load(folder)  # training's own code, no service
     model = user_module("model").Model.load(folder)
     scores = model.predict(features.transform(columns_of(rows, contract)))
-    log, patience = project.work / "logs" / "api.log", project.delivery.start_timeout_seconds
-    with start(project, candidate.ship, log, timeout=patience) as service:
+    with start(project, candidate.ship, project.work / "logs" / "api.log") as service:
         return Verdict(gate="api", checks=judge_service(service, contract.inputs, rows, scores))
 
 
 def judge_service(
     service: Running, names: Iterable[str], rows: Sequence[JsonRow], scores: Floats
 ) -> list[Check]:
-    """Judge a running service by its answers; `scores`, shape (n,), are those of training.
-
-    `names` are the columns of a request.
-    """
+    """Judge a service by its answers; `scores`, shape (n,), are training's, `names` the columns."""
     answers, checks = list[httpx.Response](), list[Check]()
     client = httpx.Client(base_url=service.url, timeout=10, trust_env=False)
     client.event_hooks = {"response": [answers.append]}

@@ -8,7 +8,9 @@ time, with enough requests. What is neither by the step's deadline is inconclusi
 
 import json
 import math
+import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,12 +32,10 @@ from model_delivery.watch.log import SHADOW
 
 SIGNIFICANCE = 0.001
 """Of a failure: it is looked for every second, and a false alarm costs a release."""
-FEW = 3
-"""Wrong answers to drawn rows after which no more are asked for: each may take its timeout."""
+FEW = 3  # wrong answers to drawn rows, after which no more are asked for: each may take its timeout
 DISTINCT = 10
 """Different scores of the champion; with fewer, clients send too few different rows to compare."""
-Arm = Running | Path
-"""A release in one of two forms: a service, or the folder that ships."""
+Arm = Running | Path  # a release in one of two forms: a service, or the folder that ships
 GOOD = (Outcome.PASS, Outcome.WARN)
 
 
@@ -57,9 +57,9 @@ class Traffic:
 
     def read(self) -> list[list[Answer]]:
         """Read on, whole lines only; return the answers by service, in order."""
-        if self.log.stat().st_size < self.offset:  # rolled over
-            self.offset = 0
-        with self.log.open("rb") as stream:
+        with suppress(FileNotFoundError), self.log.open("rb") as stream:  # while it rolls over
+            if stream.seek(0, os.SEEK_END) < self.offset:
+                self.offset = 0
             stream.seek(self.offset)
             for line in stream:
                 if line.endswith(b"\n"):
@@ -68,36 +68,29 @@ class Traffic:
         return [*self.answers.values()]
 
     def _take(self, logged: dict[str, Any]) -> None:
-        """Count an answer for the release that the client was led to.
-
-        It failed, too, if the client gave up or had to be led to another release.
-        """
+        """Count an answer for the release that the client was led to."""
         if (arm := logged.get("arm")) in self.answers:
             headers = {name.lower(): values[0] for name, values in logged["resp_headers"].items()}
             failed = logged["status"] >= 400  # what callers do wrong falls on both arms alike
-            failed = failed or headers.get("x-model-digest") != self.digests[arm]
+            failed = failed or headers.get("x-model-digest") != self.digests[arm]  # led on
             score = float(headers.get(SCORE, "nan"))
             self.answers[arm].append(Answer(failed, 1e3 * logged["duration"], score))
 
 
 def shadow(project: Project, challenger: Arm, champion: Arm | None) -> list[Check]:
-    """Ask a release for rows drawn from the contract before any client may, and the champion.
-
-    A release is asked as a service, or, where there is none, by files.
-    """
+    """Ask a release for rows drawn from the contract before any client may, and the champion."""
     limits = project.delivery.rollout
     rows = draw_rows(project.contract, limits.shadow_rows, seed=1)
     scores, slips = _answers(project, challenger, rows)
     first = f"; first: {slips[0]}" if slips else ""
     said, good = f"drawn rows got a probability{first}", float(np.isfinite(scores).sum())
     checks = [fixed("shadow_answers", not slips, said, good, f"≥ {len(rows)}")]
-    old, strange = scores, ["not asked"]
     if champion and not slips:
         old, strange = _answers(project, champion, rows)
-    if not strange:  # else the champion takes other requests, of which clients will tell
-        value = float(scipy.stats.ks_2samp(scores, old).statistic)
-        what = "distance of the drawn rows' scores from the champion's (Kolmogorov-Smirnov)"
-        checks.append(judge("shadow_distance", limits.shadow_distance, value, what))
+        if not strange:  # else the champion takes other requests, of which clients will tell
+            value = float(scipy.stats.ks_2samp(scores, old).statistic)
+            what = "distance of the drawn rows' scores from the champion's (Kolmogorov-Smirnov)"
+            checks.append(judge("shadow_distance", limits.shadow_distance, value, what))
     return checks
 
 
@@ -213,10 +206,7 @@ def _quantile(arm: list[Answer]) -> Estimate:
 
 
 def _distance(own: list[Answer], old: list[Answer]) -> tuple[Estimate, str]:
-    """Return the largest difference of distribution functions, within the band of its test.
-
-    With it come the words for it, which say where too few scores differ.
-    """
+    """Return the largest difference of distribution functions, in its test's band, and words."""
     a, b = ([x.score for x in arm if math.isfinite(x.score)] for arm in (own, old))
     what, kinds = "Kolmogorov-Smirnov distance of scores", len({*b})
     if kinds < DISTINCT:

@@ -33,10 +33,7 @@ BY_HAND = "push or tag; by hand only `ml rollback`, `ml deploy --start` and `--s
 
 
 def deploy(target: Target, goal: Event, trigger: Trigger = "local") -> Verdict:
-    """Make an environment serve what was recorded, if its rollout allows it; return the verdict.
-
-    Whatever forbids it, the environment serves what it served.
-    """
+    """Make an environment serve what was recorded, if its rollout allows it; return the verdict."""
     with target.lock():
         target.save(target.state(), shared=target.state().shared or shared(target.project))
         target.tell()  # gates judge beside the champion that the log knows
@@ -46,7 +43,9 @@ def deploy(target: Target, goal: Event, trigger: Trigger = "local") -> Verdict:
         if current and current.digest == goal.digest:
             if kind := _news(target, goal):
                 news = _event(target, goal, type=kind, **facts)
-                target.save(target.state(), untold=[*target.state().untold, news])
+                known = [current.model_copy(update={"commit": goal.commit})]  # told once
+                moves, untold = known + target.state().moves[1:], [*target.state().untold, news]
+                target.save(target.state(), moves=moves, untold=untold)
             target.keep_settings()
             served = fixed("served", True, f"{target.name} serves it already", current.release)
             verdict = Verdict(gate="rollout", subject=current.digest, checks=[served])
@@ -57,7 +56,8 @@ def deploy(target: Target, goal: Event, trigger: Trigger = "local") -> Verdict:
             admit(target.project, target.name, current, goal, trigger)
             move = _event(target, goal, type="promoted", **facts)
             with _undone(target):
-                target.save(target.state(), trying=move, weight=0.0)  # `ml rollback` ends this one
+                # From here on `ml rollback` ends this one.
+                target.save(target.state(), trying=move, weight=0.0, verdict=None)
                 champion = _champion(target, current) if current else None
                 target.keep_settings()
                 if champion or not current:  # stopped, other settings, or a killed supervisor
@@ -82,6 +82,8 @@ def rollback(target: Target, release: str | None) -> Event:
     that rolling back twice is rolling back once. `^` and a digest is the one before that, while it
     serves and no other is on its way: what was decided of a release is not done to the next.
     """
+    if release == "^":
+        raise UserError("^ stands before the digest that serves; `ml status` says it")
     faulty = release[1:] if release and release.startswith("^") else ""
     if faulty:
         target.check_serves(faulty)
@@ -144,16 +146,13 @@ def rehearsal(target: Target) -> Iterator[None]:
     kept = list(moves.values())[: target.project.delivery.keep_releases]
     target.save(State(moves=kept, rehearsed=free_port()))
     done = threading.Event()
-    clients = threading.Thread(target=_visit, args=(target, done), daemon=True)
     if not target.batch:
-        clients.start()
+        threading.Thread(target=_visit, args=(target, done), daemon=True).start()
     try:
         start(target)
         yield
     finally:
         done.set()
-        if clients.is_alive():
-            clients.join()
         end(target.supervisor)  # it is at work yet where this was interrupted
         stop(target)
         target.proxy.answers.unlink(missing_ok=True)  # nobody's answers, to be counted by nobody
@@ -209,7 +208,6 @@ def _try(target: Target, move: Event, champion: canary.Arm | None) -> Verdict:
 def _stages(target: Target, move: Event, champion: canary.Arm | None) -> Iterator[list[Check]]:
     """Start a release, ask it, then give it ever more clients; yield what each stage found."""
     current, settings = target.state().current, target.project.delivery
-    target.save(target.state(), trying=move, weight=0.0, verdict=None)
     if current and not target.batch:
         log.info(canary.damage(settings, target.settings.canary))
     try:
@@ -286,11 +284,9 @@ def _switch(target: Target, move: Event) -> Running | None:
 
 def _visit(target: Target, done: threading.Event) -> None:
     """Ask for drawn rows at the expected rate."""
-    rows = draw_rows(target.project.contract, 1_000, seed=2)
+    rows = itertools.cycle(draw_rows(target.project.contract, 1_000, seed=2))
     pause = 1 / target.project.delivery.rollout.requests_per_second
     with httpx.Client(base_url=target.url, timeout=5, trust_env=False) as client:
-        for row in itertools.cycle(rows):
+        while not done.wait(pause):
             with suppress(httpx.HTTPError):  # the proxy's log has it
-                client.post("/predict", json={"rows": [row]})
-            if done.wait(pause):
-                return
+                client.post("/predict", json={"rows": [next(rows)]})

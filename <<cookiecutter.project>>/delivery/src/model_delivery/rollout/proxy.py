@@ -66,15 +66,12 @@ class Caddy:
             self._start()
 
     def drain(self, services: set[str]) -> None:
-        """Wait until services answer no request any more, but not for ever.
-
-        Connections that idle end by the configuration: who is connected is at work.
-        """
+        """Wait until services answer no request any more, but not for ever."""
         deadline = time.monotonic() + (_DRAIN_SECONDS if services else 0)
         while time.monotonic() < deadline:
             time.sleep(0.2)  # first: a request may be between its route and its service
             used = {f"{c.raddr.ip}:{c.raddr.port}" for c in self._sockets() if c.raddr}
-            if not used & services:
+            if not used & services:  # by the configuration, connections that idle end
                 return
 
     def stop(self) -> None:

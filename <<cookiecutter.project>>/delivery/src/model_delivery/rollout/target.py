@@ -207,8 +207,7 @@ class Target:
             hidden = settings.log.hashed
             logging.getLogger(__name__).warning("%s not set: not logged: %s", KEY, hidden)
         logged = {} if self.state().rehearsed else {MODEL_LOG: kept.model_dump_json(), KEY: key}
-        about = dict[str, Any](release=move.release, variables=logged)
-        service = start(self.project, ship, log, timeout=settings.start_timeout_seconds, **about)
+        service = start(self.project, ship, log, release=move.release, variables=logged)
         write_json(service.home / SETTINGS, actual)
         write_json(service.home / "service.json", asdict(service))
         return service

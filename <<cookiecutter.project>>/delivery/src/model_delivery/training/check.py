@@ -22,6 +22,7 @@ TYPE_TESTS = {
 }
 ARROW = {"number": pa.float64(), "integer": pa.int64(), "boolean": pa.bool_()}
 ARROW |= {"category": pa.string(), "timestamp": pa.timestamp("s")}  # whole ones
+SERVED = ARROW | {"timestamp": pa.timestamp("us")}  # as a service gives columns to features
 _DOMAIN = ("min", "max", "values", "pattern")
 
 
@@ -48,10 +49,7 @@ def check_structure(table: pa.Table, contract: DataContract) -> list[Check]:
 
 
 def check_content(table: pa.Table, contract: DataContract) -> list[Check]:
-    """Judge values: missing, outside their domain, or a key twice.
-
-    `table` must have passed `check_structure`.
-    """
+    """Judge values, after `check_structure`: missing, outside their domain, or a key twice."""
     breaches: dict[str, list[str]] = {"missing": [], "outside": []}
     for name, spec in contract.columns.items():
         column = table.column(name).combine_chunks()

@@ -22,7 +22,7 @@ from model_delivery.contract.settings import DataContract
 from model_delivery.project import Project
 from model_delivery.protocols import UserError, ask_source
 from model_delivery.report.verdict import Check, Outcome, Verdict
-from model_delivery.training.check import check_structure, judge_rule
+from model_delivery.training.check import SERVED, check_structure, judge_rule
 
 CURRENT = "snapshot"
 Times = NDArray[np.datetime64]
@@ -143,10 +143,7 @@ def inputs_hash(project: Project, names: Iterable[str], *more: object) -> str:
 
 
 def draw(contract: DataContract, day: dt.date, rows: int) -> pd.DataFrame:
-    """Return rows drawn from the contract, of the months before a day; always the same ones.
-
-    The label follows three columns, so that there is something to learn.
-    """
+    """Return rows drawn from the contract, always the same, whose label three columns tell of."""
     random, columns = np.random.default_rng(0), contract.columns
     whole = {name: spec.model_copy(update={"missing": 0}) for name, spec in columns.items()}
     frame = pd.DataFrame(draw_rows(contract.model_copy(update={"columns": whole}), rows, seed=0))
@@ -168,7 +165,7 @@ def draw(contract: DataContract, day: dt.date, rows: int) -> pd.DataFrame:
 
 
 def _checked(project: Project, day: dt.date, frame: pd.DataFrame) -> pa.Table:
-    """Return an extraction with the contract's structure, its time whole and in microseconds."""
+    """Return an extraction with the contract's structure, its columns as a service has them."""
     time = project.contract.time
     try:
         table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
@@ -176,10 +173,8 @@ def _checked(project: Project, day: dt.date, frame: pd.DataFrame) -> pa.Table:
         why = "; ".join(map(str, error.args))
         mixed = judge_rule("types", [f"no table, or columns stand twice or mix types ({why})"])
         raise BrokenStructureError([mixed]) from error
-    for place, field in enumerate(table.schema):
-        if pa.types.is_dictionary(field.type):  # a categorical of pandas
-            plain = table.column(place).cast(field.type.value_type)
-            table = table.set_column(place, field.name, plain)
+    kinds = [f.type.value_type if pa.types.is_dictionary(f.type) else f.type for f in table.schema]
+    table = table.cast(pa.schema(zip(table.column_names, kinds, strict=True)))  # categoricals
     checks = check_structure(table, project.contract)
     if all(check.outcome is Outcome.PASS for check in checks):
         for row in np.flatnonzero(~(frame[time] < pd.Timestamp(day)))[:1]:
@@ -187,8 +182,14 @@ def _checked(project: Project, day: dt.date, frame: pd.DataFrame) -> pa.Table:
             checks.append(judge_rule("time", [wrong]))
     if any(check.outcome is not Outcome.PASS for check in checks):
         raise BrokenStructureError(checks)
-    whole = table.column(time).cast(pa.timestamp("us"), safe=False)  # nanoseconds are cut
-    return table.set_column(table.column_names.index(time), time, whole)
+    for place, name in enumerate(table.column_names):
+        kind = SERVED[project.contract.columns[name].type]
+        try:
+            options = pc.CastOptions(kind, allow_time_truncate=True)  # nanoseconds are cut
+            table = table.set_column(place, name, pc.cast(table.column(name), options=options))
+        except pa.ArrowInvalid as error:
+            raise BrokenStructureError([judge_rule("types", [f"`{name}`: {error}"])]) from error
+    return table
 
 
 def _write(project: Project, day: dt.date, table: pa.Table, sample: bool) -> Snapshot:
@@ -251,10 +252,7 @@ def stopping_rows(times: Times) -> NDArray[np.bool_]:
 
 
 def periods(times: Times, days: int = 0) -> list[tuple[np.datetime64, np.datetime64]]:
-    """Return (start, exclusive end) of a span's months, or weeks where it has fewer than four.
-
-    With `days` they are whole parts of so many, or of more where that would be a great number.
-    """
+    """Return (start, exclusive end) of months, of weeks if few, or of parts of `days` or more."""
     first, last = times.min().astype("datetime64[D]"), times.max().astype("datetime64[D]")
     starts, step = np.arange(first.astype("datetime64[M]"), last.astype("datetime64[M]") + 1), 1
     if days:

@@ -53,10 +53,7 @@ class Run:
     about: dict[str, Any]
 
     def write(self, scores: Path, log: Path, say: Callable[[str], None]) -> int:
-        """Write the output and the log, in the input's order; return the number of rows.
-
-        There is a process for each processor, and a thread that checks and records its batches.
-        """
+        """Write the output and the log, in the input's order; return the number of rows."""
         count, idle = min(os.cpu_count() or 1, MOST_WORKERS), SimpleQueue[Scorer]()
         writers, rows, batches = dict[Path, pq.ParquetWriter](), 0, self.read(say)
         with ExitStack() as stack:

@@ -39,12 +39,11 @@ FAULTS = ("predictions", "previous")
 """Checks that speak against the release, and not against what it was asked."""
 CAUSES = {"roc_auc": "decay", "calibration_error": "decay", "new_data": "data"}
 """What a retraining is started for, where it is not drift."""
-NOTHING = "nothing deployed"
 Places = NDArray[np.int64]
 
 
 class Decision(NamedTuple):
-    """`ok`, `watch`, `retrain`, `rollback`, `stop` or `NOTHING`, and why, in a sentence."""
+    """`ok`, `watch`, `retrain`, `rollback`, `stop` or `nothing deployed`, and why, in words."""
 
     decision: str
     reason: str
@@ -62,7 +61,7 @@ def monitor(target: Target, as_of: dt.date | None = None) -> Decision:
     """
     began, (served, earlier) = time.perf_counter(), watched(target)
     if served is None:
-        return Decision(NOTHING, "nothing deployed, nothing watched")
+        return Decision("nothing deployed", "nothing deployed, nothing watched")
     newest = first_unknown_day()
     as_of = as_of or newest
     if as_of > newest:

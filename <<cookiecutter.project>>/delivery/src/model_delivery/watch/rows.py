@@ -25,13 +25,12 @@ from model_delivery.files import read_json, write_json
 from model_delivery.project import Project
 from model_delivery.protocols import Floats, UserError, ask_source, user_module
 from model_delivery.report.verdict import Check, Outcome
-from model_delivery.training.check import ARROW, check_structure, judge_rule
+from model_delivery.training.check import SERVED, check_structure, judge_rule
 from model_delivery.training.scores import SCORE
 from model_delivery.training.snapshot import Times
 from model_delivery.watch.log import keyed_hash, log_key
 
-_TIME = pa.timestamp("us")
-_TYPES = ARROW | {"timestamp": _TIME}
+_TIME = SERVED["timestamp"]
 _NOTES = {"id": pa.string(), "row": pa.int64(), "time": pa.string(), "digest": pa.string()}
 _KEPT = [*_NOTES.items(), ("shadow", pa.bool_()), (SCORE, pa.float64())]
 
@@ -122,7 +121,7 @@ def _segment(
 ) -> tuple[pd.DataFrame, pa.Table]:
     """Return of clients' rows what was noted, with their own time `at`; and columns and score."""
     contract, hashed = project.contract, project.delivery.log.hashed
-    types = {n: _TYPES[spec.type] for n, spec in contract.inputs.items()}
+    types = {n: SERVED[spec.type] for n, spec in contract.inputs.items()}
     types |= dict.fromkeys(hashed, pa.string())
     try:
         if path.endswith(".parquet"):
@@ -202,13 +201,10 @@ def read_labels(
 
 
 def join_labels(contract: DataContract, rows: pa.Table, labels: pd.DataFrame) -> tuple[Floats, int]:
-    """Return what came true of each row as 0, 1 or not-a-number, and how many labels are of none.
-
-    Where the key is not as the contract says, which other checks tell, nothing is known.
-    """
+    """Return what came true of each row, 0, 1 or not-a-number, and how many labels are of none."""
     try:
         joined = rows.select(contract.key).to_pandas().merge(labels, how="left", on=contract.key)
-    except (KeyError, ValueError):
+    except (KeyError, ValueError):  # the key is not as the contract says, which other checks tell
         return np.full(len(rows), np.nan), len(labels)
     truth = joined[contract.target].astype(float).to_numpy()
     known = joined[np.isfinite(truth)].drop_duplicates(contract.key)

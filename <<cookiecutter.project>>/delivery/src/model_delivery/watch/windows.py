@@ -58,13 +58,12 @@ class Window:
     def summary(self, checks: Sequence[Check], fewest: float) -> Table:
         """Return one row of `COLUMNS`, for the page and for those of later runs."""
         values, (rows, labels) = {check.name: check.value for check in checks}, self.labelled()
-        row: list[Any] = [str(self.start), self.requests, len(self.rows), len(labels)]
+        judged: list[Any] = [None, None, None]
         if len(labels) >= fewest and "predictions" in values:
             scores = rows.column(SCORE).to_numpy()
-            row += [labels.mean().item(), scores.mean().item()]
-            row.append(roc_auc(labels, scores, np.ones(len(labels))))
-        else:
-            row += [None, None, None]
+            auc = roc_auc(labels, scores, np.ones(len(labels)))
+            judged = [labels.mean().item(), scores.mean().item(), auc]
+        row = [str(self.start), self.requests, len(self.rows), len(labels), *judged]
         row += [values.get(name) for name in DRIFTS]
         return Table(title="Windows", columns=COLUMNS, rows=[row])
 
