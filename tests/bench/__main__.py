@@ -66,15 +66,15 @@ def service(subject: Subject) -> list[Figure]:
 
 def logging(subject: Subject) -> list[Figure]:
     """Compare the service with itself without a prediction log, in at least ten pairs of turns."""
-    calm, pairs = load_average(), max(10, subject.rounds)
-    found = subject.raw["logging"] = inside(subject, "logging", str(pairs), str(SECONDS))
+    calm, least = load_average(), max(10, subject.rounds)
+    found = subject.raw["logging"] = inside(subject, "logging", str(least), str(SECONDS))
     ratio, rounds = found["ratio"], found["rounds"]
     p99 = {name: median(each[name]["p99"] for each in rounds) for name in ("logged", "plain")}
     asked, kept = sum(each["logged"]["requests"] for each in rounds), found["kept"]
     counts = f"{kept:,} kept, of {asked:,} answers and the warm-up before"
     note = (
-        f"median loss {1 - ratio['value']:.1%}, of {pairs} pairs; p99 {p99['logged']:.1f} ms, "
-        f"without {p99['plain']:.1f}; load average {calm:.1f} before"
+        f"median loss {1 - ratio['value']:.1%}, of {len(rounds)} pairs; "
+        f"p99 {p99['logged']:.1f} ms, without {p99['plain']:.1f}; load average {calm:.1f} before"
     )
     return [
         Figure("QPS lost by logging, upper bound", 1 - ratio["low"], most=0.08, note=note),

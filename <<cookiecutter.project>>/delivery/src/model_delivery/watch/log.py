@@ -7,6 +7,7 @@ readers ignore it. `<writer>-<n>.dropped` beside it counts what was not kept: th
 
 import datetime as dt
 import hmac
+import itertools
 import logging
 import os
 import secrets
@@ -78,6 +79,7 @@ class PredictionLog:
         self.hashed, self.private = ({*names} & {*request} for names in (to.hashed, to.private))
         self.times = [name for name, spec in request.items() if spec["type"] == "timestamp"]
         self.key, self.writer = os.environ.get(KEY, ""), secrets.token_hex(8)
+        self.unnamed = itertools.count()  # requests; random ids are calls of the kernel
         self.waiting, self.lines = deque[tuple[Any, ...]](), deque[bytes]()
         self.wake, self.closed = threading.Event(), False
         self.refused = self.lost = self.told = self.number = self.size = 0
@@ -112,11 +114,10 @@ class PredictionLog:
                 headers, moment, rows, scores, seconds = self.waiting.popleft()
             except IndexError:
                 return
-            moment = dt.datetime.fromtimestamp(moment, dt.UTC)
             about = {
-                "id": headers.get(ID) or secrets.token_hex(16),
+                "id": headers.get(ID) or f"{self.writer}{next(self.unnamed):016x}",
                 "row": 0,
-                "time": moment.isoformat(timespec="microseconds"),
+                "time": dt.datetime.fromtimestamp(moment, dt.UTC),
                 "digest": self.digest,
                 "shadow": headers.get(SHADOW) == "1",
                 "ms": round(1e3 * seconds, 3),
