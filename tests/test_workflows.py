@@ -310,6 +310,7 @@ def test_the_machinery_is_tested_where_a_change_touches_it(
         ("src/late_departures/model.py", False),
         ("config/model.yaml", False),
         ("config/data.yaml", True),
+        (".github/workflows/monitor.yml", True),
         ("delivery/src/model_delivery/files.py", True),
         ("uv.lock", True),
     ):

@@ -6,6 +6,7 @@ Every kind of wrong request and seeded fault: in requests, the package and the r
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import logging
 import math
@@ -702,6 +703,8 @@ def test_an_integer_s_bounds_are_whole_numbers_of_64_bits(contract: DataContract
     ) == [("rows", 0, "count")]
     with pytest.raises(ValidationError, match="no whole number is between"):
         Column(type="integer", min=0.2, max=0.8)
+    with pytest.raises(ValidationError, match="64 bits"):
+        Column(type="integer", min=2.0**63)
 
 
 @pytest.mark.parametrize(
@@ -911,7 +914,8 @@ def write(name: str, content: bytes) -> Edit:
 
 
 def change_behaviour(ship: Path) -> None:
-    (path,) = (ship / "src").glob("*/features.py")
+    found = [(ship / "src").glob(f"*/features{end}") for end in (".py", "/__init__.py")]
+    (path,) = itertools.chain(*found)  # a module, or a package
     path.write_text(path.read_text() + CHANGED)
 
 

@@ -42,6 +42,8 @@ class Column(Strict, allow_inf_nan=False):
                 raise ValueError("`min` is above `max`")
             if self.type == "integer" and math.ceil(self.min) > math.floor(self.max):
                 raise ValueError("no whole number is between `min` and `max`")
+        if self.type == "integer" and not -(2**63) <= (self.min or 0) < 2**63:
+            raise ValueError("`min` is no integer of 64 bits")
         return self
 
 

@@ -51,13 +51,15 @@ class Traffic:
     """What clients got who were led to services, from now on, as the proxy's log has it."""
 
     def __init__(self, log: Path, *services: Running) -> None:
-        self.log, self.offset = log, log.stat().st_size
+        self.log, self.offset = log, 0
+        with suppress(FileNotFoundError):  # while it rolls over
+            self.offset = log.stat().st_size
         self.digests = {service.address: service.digest for service in services}
         self.answers = {address: list[Answer]() for address in self.digests}
 
     def read(self) -> list[list[Answer]]:
         """Read on, whole lines only; return the answers by service, in order."""
-        with suppress(FileNotFoundError), self.log.open("rb") as stream:  # while it rolls over
+        with suppress(FileNotFoundError), self.log.open("rb") as stream:
             if stream.seek(0, os.SEEK_END) < self.offset:
                 self.offset = 0
             stream.seek(self.offset)

@@ -56,8 +56,7 @@ def deploy(target: Target, goal: Event, trigger: Trigger = "local") -> Verdict:
             admit(target.project, target.name, current, goal, trigger)
             move = _event(target, goal, type="promoted", **facts)
             with _undone(target):
-                # From here on `ml rollback` ends this one.
-                target.save(target.state(), trying=move, weight=0.0, verdict=None)
+                target.save(target.state(), trying=move, weight=0.0)  # `ml rollback` ends this one
                 champion = _champion(target, current) if current else None
                 target.keep_settings()
                 if champion or not current:  # stopped, other settings, or a killed supervisor
@@ -140,9 +139,12 @@ def rehearsal(target: Target) -> Iterator[None]:
         mend = "rehearse another by `--to`, or where nothing serves"
         raise UserError(f"{target.name} is served here; {mend}")
     events, moves = event_log(target.project).events(), dict[str, Event]()
+    commits = dict[str, str | None]()
     for event in reversed(events):
-        if event.environment == target.name and event.type != "verdict":  # that moved nothing
-            moves.setdefault(event.digest, stored(events, event))
+        if event.environment == target.name:
+            news = {"commit": commits.setdefault(event.digest, event.commit)}
+            if event.type != "verdict":  # that moved nothing
+                moves.setdefault(event.digest, stored(events, event).model_copy(update=news))
     kept = list(moves.values())[: target.project.delivery.keep_releases]
     target.save(State(moves=kept, rehearsed=free_port()))
     done = threading.Event()
@@ -208,6 +210,7 @@ def _try(target: Target, move: Event, champion: canary.Arm | None) -> Verdict:
 def _stages(target: Target, move: Event, champion: canary.Arm | None) -> Iterator[list[Check]]:
     """Start a release, ask it, then give it ever more clients; yield what each stage found."""
     current, settings = target.state().current, target.project.delivery
+    target.save(target.state(), trying=move, weight=0.0, verdict=None)
     if current and not target.batch:
         log.info(canary.damage(settings, target.settings.canary))
     try:

@@ -271,7 +271,8 @@ def _rollout(state: State, going: bool) -> dict[str, str]:
     decided = f"on {last.subject[:12]}: {last.outcome}, {told(last.decisive)}" if last else ""
     if state.trying:
         how = "under way" if going else "interrupted; run `ml rollback`"
-        return {"rollout": how, "so far": decided}
+        begun = last and last.subject == state.trying.digest  # else of the one before
+        return {"rollout": how, "so far": decided if begun else ""}
     if current and current.type == "rolled_back" and not current.reason:
         decided = f"back from {str(current.previous)[:12]}, by hand"
     return {"rollout": "", "decided": decided}
