@@ -37,8 +37,12 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on, and that Linux gives to no connection meanwhile."""
-    for port in secrets.SystemRandom().sample(range(10_000, 32_000), 99):
+    """Return a port that nobody listens on, and that Linux gives to no connection meanwhile.
+
+    Nor does a project's `ml`, whose services take theirs from 10,000 on: it may be minutes until
+    an environment listens there.
+    """
+    for port in secrets.SystemRandom().sample(range(7_000, 10_000), 99):
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
     raise RuntimeError("no free port")

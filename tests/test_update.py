@@ -47,7 +47,7 @@ EDITED = [
     ("config/gates.yaml", "  roc_auc: { min: 0.70,", "  roc_auc: { min: 0.71,"),
     ("src/PACKAGE/features.py", '"weekday", "minute_of_day"', '"weekday", "minute_of_day", "hour"'),
     ("src/PACKAGE/features.py", "* t.hour + t.minute) for", "* t.hour + t.minute, t.hour) for"),
-    ("README.md", "## Work on it\n", "## Work on it\n\nAsk our team before you move a limit.\n"),
+    ("README.md", "## Start\n", "## Start\n\nAsk our team before you move a limit.\n"),
 ]  # fmt: skip
 # And what a user adds.
 ADDED = {

@@ -89,6 +89,7 @@ def generate(demo: Path) -> Path:
     shutil.rmtree(fresh, ignore_errors=True)
     options = ("--no-input", "--output-dir", str(fresh))
     run(sys.executable, "-m", "cookiecutter", *options, str(ROOT), cwd=ROOT)
+    print("`make demo` takes these steps now.\n", flush=True)
     (fresh / PROJECT).rename(project)
     fresh.rmdir()
     return project
