@@ -187,7 +187,10 @@ def newest(events: Sequence[Event], **fields: str) -> Event | None:
 
 
 def next_move(move: Event, alone: bool, events: Sequence[Event]) -> Event:
-    """Return a move; of a rehearsal, `alone`, a UserError names who accepted another meanwhile."""
+    """Return a move; `alone`, of a rehearsal, only if what it starts from is still the newest.
+
+    A UserError says by whom which other was accepted meanwhile.
+    """
     last = newest(events, environment=str(move.environment)) if alone else None
     if last and last.digest not in (move.digest, move.previous):
         other = f"{last.release} was accepted meanwhile, by {last.who}"

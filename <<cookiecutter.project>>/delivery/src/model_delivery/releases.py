@@ -106,7 +106,10 @@ def admit(
 def register(
     project: Project, candidate: Candidate, said: Mapping[str, Verdict], trigger: str, key: str = ""
 ) -> Event:
-    """Keep and name, once, a candidate's bytes and verdicts; `key` is what led to it now."""
+    """Keep a candidate's bytes and verdicts, and name it; return the event that says so.
+
+    What the log holds already is not written again. `key` is what led to it now, if not its own.
+    """
     blobs, digest, facts = blob_store(project), candidate.digest, _facts(candidate)
     prefix = f"v{project.about['version']}+data.{facts['as_of'].replace('-', '')}"
     commit = delivering(project) or candidate.lineage["commit"]

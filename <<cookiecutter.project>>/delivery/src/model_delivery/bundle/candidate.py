@@ -48,7 +48,10 @@ else:
 
 
 class Candidate(Judged):
-    """Named by its digest, the hash of `ship`; its rows, of training a sample, have a `score`."""
+    """A candidate, its folder named by its digest: the hash of what `ship` holds.
+
+    Its rows have a column `score`: a sample of those to train on, and all to test on.
+    """
 
     @property
     def digest(self) -> str:

@@ -47,7 +47,10 @@ def judge(name: str, limit: Limit, value: float | Estimate | None, sentence: str
 
 
 def quality(manifest: dict[str, Any], checks: list[Check]) -> list[Check]:
-    """Return checks of rows; where those were drawn, each that has a limit is only a warning."""
+    """Return checks of rows; where those were drawn, each that has a limit is only a warning.
+
+    What has no limit, as the contract's structure, counts on drawn rows too.
+    """
     for place, check in enumerate(checks if manifest.get("sample") else ()):
         if check.limit:
             said = f"not judged on sample rows: {check.sentence}"

@@ -55,7 +55,10 @@ def check_model(project: Project, candidate: Candidate, champion: Candidate | No
 
 
 def read_scored(project: Project, candidate: Candidate, champion: Candidate | None) -> Scored:
-    """Read the test window's labels and scores, and let the champion score the same rows."""
+    """Read the test window's labels and scores, and let the champion score the same rows.
+
+    Fewer than `segment_rows` that the champion has not learned from are a UserError.
+    """
     table, contract = candidate.rows("test"), project.contract
     labels, times = (table.column(name).to_numpy() for name in (contract.target, contract.time))
     scores, days = table.column(SCORE).to_numpy(), times.astype("datetime64[D]")

@@ -208,7 +208,10 @@ def _quantile(arm: list[Answer]) -> Estimate:
 
 
 def _distance(own: list[Answer], old: list[Answer]) -> tuple[Estimate, str]:
-    """Return the largest difference of distribution functions, in its test's band, and words."""
+    """Return the largest difference of distribution functions, within the band of its test.
+
+    With it come the words for it, which say where too few scores differ.
+    """
     a, b = ([x.score for x in arm if math.isfinite(x.score)] for arm in (own, old))
     what, kinds = "Kolmogorov-Smirnov distance of scores", len({*b})
     if kinds < DISTINCT:

@@ -143,7 +143,10 @@ def inputs_hash(project: Project, names: Iterable[str], *more: object) -> str:
 
 
 def draw(contract: DataContract, day: dt.date, rows: int) -> pd.DataFrame:
-    """Return rows drawn from the contract, always the same, whose label three columns tell of."""
+    """Return rows drawn from the contract, of the months before a day; always the same ones.
+
+    The label follows three columns, so that there is something to learn.
+    """
     random, columns = np.random.default_rng(0), contract.columns
     whole = {name: spec.model_copy(update={"missing": 0}) for name, spec in columns.items()}
     frame = pd.DataFrame(draw_rows(contract.model_copy(update={"columns": whole}), rows, seed=0))
@@ -252,7 +255,10 @@ def stopping_rows(times: Times) -> NDArray[np.bool_]:
 
 
 def periods(times: Times, days: int = 0) -> list[tuple[np.datetime64, np.datetime64]]:
-    """Return (start, exclusive end) of months, of weeks if few, or of parts of `days` or more."""
+    """Return (start, exclusive end) of a span's months, or weeks where it has fewer than four.
+
+    With `days` they are whole parts of so many, or of more where that would be a great number.
+    """
     first, last = times.min().astype("datetime64[D]"), times.max().astype("datetime64[D]")
     starts, step = np.arange(first.astype("datetime64[M]"), last.astype("datetime64[M]") + 1), 1
     if days:

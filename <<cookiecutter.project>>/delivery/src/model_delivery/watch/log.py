@@ -26,7 +26,7 @@ from model_delivery.protocols import UserError
 
 MODEL_LOG, KEY = "MODEL_LOG", "ML_LOG_KEY"  # variables: `LogSettings` as JSON, key of hashes
 SHADOW, ID = "x-shadow", "x-request-id"  # headers: `1` where no client asks; the proxy's id
-MOST_WAITING, MOST_BYTES = 10_000, 64_000_000  # records, before more are dropped; of a segment
+MOST_WAITING, MOST_BYTES = 10_000, 64_000_000  # records that wait; bytes of a segment, about
 AT_ONCE = 32  # requests that become lines in one go: each costs less than half of one by one
 PAUSE, STORE_PAUSE = 0.5, 30.0  # seconds between writings; to a store, where each makes an object
 _EPOCH, _MICROSECOND = dt.datetime(1970, 1, 1), dt.timedelta(microseconds=1)
