@@ -5,15 +5,17 @@ That the linters find nothing in either `.github/` is `test_workflows_static.py`
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
 from tests import test_workflows_static as static
-from tests.baking import ROOT
+from tests.baking import ROOT, BakedProject, Done
 from tests.workflow_rules import Tree
 
+INSIDE = re.compile("^from model_delivery", re.MULTILINE)
 CHECKOUT = "actions/checkout@3d3c42e5aac5ba805825da76410c181273ba90b1 # v7.0.1"
 SOUND = f"""\
 name: Sound
@@ -155,3 +157,26 @@ def test_shellcheck_finds_something_by_itself(tmp_path: Path) -> None:
 )
 def test_the_templates_own_code_is_clean(command: list[str]) -> None:
     static.tool(*command, cwd=ROOT)
+
+
+def inside(ready: BakedProject, script: Path) -> Done:
+    """Check the types of a script, beside its neighbours, by a project's own mypy and packages."""
+    return ready.run("uv", "run", "mypy", str(script), env={"MYPYPATH": str(script.parent)})
+
+
+def test_what_runs_inside_a_project_agrees_with_its_types(ready: BakedProject) -> None:
+    """`make lint` leaves these out: what they import is installed there alone."""
+    files = [file for file in (ROOT / "tests").rglob("*.py") if not file.match("test_*")]
+    scripts = [file for file in files if INSIDE.search(file.read_text())]
+    assert len(scripts) >= 6, scripts
+    for script in scripts:
+        inside(ready, script)
+
+
+def test_a_script_that_uses_the_machinery_wrongly_is_found(
+    ready: BakedProject, tmp_path: Path
+) -> None:
+    script = tmp_path / "inside.py"
+    script.write_text("from model_delivery.project import find_project\n\nfind_project().path\n")
+    with pytest.raises(pytest.fail.Exception, match="attr-defined"):
+        inside(ready, script)

@@ -5,14 +5,12 @@ the current candidate then, with verdicts as if its gates had passed: this is ab
 for the rollout to find. Most faults begin after the rollout's drawn rows were answered.
 """
 
-# mypy: ignore-errors
-# What it imports is installed in the generated project, which checks those types.
-
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from faults import altered  # its neighbour: this runs as a program
 from model_delivery.bundle.candidate import CURRENT, Candidate, candidate_folder, current_candidate
@@ -22,7 +20,7 @@ from model_delivery.gates import COMPARED, GATES, limits_hash
 from model_delivery.project import Project, find_project
 from model_delivery.report.verdict import Verdict, fixed
 from model_delivery.rollout.target import Target
-from model_delivery.training.snapshot import find_snapshot
+from model_delivery.training.snapshot import Judged, find_snapshot
 
 BASE = "base-candidate"
 HEAD = '''
@@ -88,13 +86,14 @@ def stamp(project: Project, candidate: Candidate) -> None:
     """Give a candidate the verdicts of gates that let it through."""
     current = Target(project, "production").state().current
     for gate in GATES:
-        judged = candidate
+        judged: Judged = candidate
         if gate == "data":
             judged = find_snapshot(project, candidate.lineage["snapshot"])
         against = current.digest if current and gate in COMPARED else None
         checks = [fixed("stamped", True, "stamped by a test")]
-        about = {"subject": judged.folder.name, "limits": limits_hash(project, gate)}
-        judged.save(Verdict(gate=gate, checks=checks, against=against, **about))
+        about: dict[str, Any] = {"subject": judged.folder.name, "checks": checks}
+        about |= {"limits": limits_hash(project, gate), "against": against}
+        judged.save(Verdict(gate=gate, **about))
 
 
 def main(fault: str, seed: str) -> None:

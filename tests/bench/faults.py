@@ -3,9 +3,6 @@
 In a project with a candidate: `uv run python faults.py FAULT`; the fault `none` is the good one.
 """
 
-# mypy: ignore-errors
-# What it imports is installed in the generated project, which checks those types.
-
 from __future__ import annotations
 
 import re

@@ -7,9 +7,6 @@ uv run python inside.py batch FOLDER TURNS
 uv run python inside.py logging ROUNDS SECONDS
 """
 
-# mypy: ignore-errors
-# What it imports is installed in the generated project, which checks those types.
-
 from __future__ import annotations
 
 import contextlib
@@ -22,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +35,7 @@ from model_delivery.gates.load import Round, _interval, run_rounds
 from model_delivery.project import find_project
 from model_delivery.protocols import user_module
 from model_delivery.registry import Event
-from model_delivery.report.verdict import Outcome
+from model_delivery.report.verdict import Check, Outcome, Table
 from model_delivery.rollout.target import State, Target
 from model_delivery.training.check import check_content, check_structure
 from model_delivery.training.snapshot import current_snapshot
@@ -76,13 +73,15 @@ def contract() -> dict[str, Any]:
 
 def deepchecks() -> dict[str, Any]:
     """Time Deepchecks' three suites, its environment made beforehand by an earlier run."""
-    project, found = find_project(), {}
-    for name, suite in (
-        ("data", lambda: judged(project, "data", current_snapshot(project))),
-        ("model", lambda: judged(project, "model", current_candidate(project))),
-    ):
+    project, found = find_project(), dict[str, Any]()
+    data, model = current_snapshot(project), current_candidate(project)
+    suites: dict[str, Callable[[], tuple[list[Check], Table]]] = {
+        "data": lambda: judged(project, "data", data),
+        "model": lambda: judged(project, "model", model),
+    }
+    for name, suite in suites.items():
         started = time.perf_counter()
-        checks = suite()
+        checks, _ = suite()
         missing = [check.name for check in checks if check.outcome in UNJUDGED]
         seconds = time.perf_counter() - started
         found[name] = {"seconds": seconds, "checks": len(checks), "missing": missing}
@@ -149,8 +148,9 @@ def accepted() -> Path:
     """Let production have accepted the candidate; return the folder that ships."""
     project = find_project()
     candidate, target = current_candidate(project), Target(project, "production")
-    known = {"type": "promoted", "digest": candidate.digest, "release": "bench", "blob": "none"}
-    known |= {"commit": None, "trigger": "local", "as_of": candidate.lineage["data"]["as_of"]}
+    known: dict[str, Any] = {"type": "promoted", "digest": candidate.digest, "commit": None}
+    known |= {"as_of": candidate.lineage["data"]["as_of"], "trigger": "local"}
+    known |= {"release": "bench", "blob": "none"}
     target.save(State(moves=[Event(environment=target.name, **known)]))
     ship = target.folder / "releases" / candidate.digest / "ship"
     shutil.copytree(candidate.ship, ship, dirs_exist_ok=True)
@@ -163,7 +163,7 @@ def predicted(source: Path, goal: Path) -> tuple[float, float]:
     Memory is the highest sum of what `ml` and all below it hold, shared pages counted for each.
     """
     started, peak = time.perf_counter(), 0.0
-    command = [Path(sys.executable).with_name("ml"), "predict", source, goal]
+    command = [str(Path(sys.executable).with_name("ml")), "predict", str(source), str(goal)]
     process = psutil.Popen(command, stdout=sys.stderr)
     while process.poll() is None:
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -3,9 +3,6 @@
 python flights.py SINCE UNTIL REQUESTS ROWS FILE
 """
 
-# mypy: ignore-errors
-# What it imports is installed in the generated project, which checks those types.
-
 from __future__ import annotations
 
 import datetime as dt

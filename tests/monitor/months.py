@@ -8,9 +8,6 @@ day's. A seeded change begins two weeks before the month's end, or one where a w
 labels are flipped, and a bad release ranks badly, all month. Prints decision, reason and findings.
 """
 
-# mypy: ignore-errors
-# What it imports is installed in the generated project, which checks those types.
-
 from __future__ import annotations
 
 import datetime as dt
@@ -50,7 +47,8 @@ def clean(project: Project, candidate: Candidate, seed: int) -> Month:
     parts = [rows[days == day].assign(day=place) for place, day in enumerate(drawn)]
     month = pd.concat(parts, ignore_index=True)
     shift = start + pd.to_timedelta(month["day"], unit="D") - month[time].dt.normalize()
-    return month.assign(**{time: month[time] + shift})
+    moved: Month = month.assign(**{time: month[time] + shift})
+    return moved
 
 
 def some(month: Month, share: float) -> Any:
@@ -139,7 +137,7 @@ def decide(project: Project, candidate: Candidate, name: str) -> dict[str, Any]:
     write_log(target, month, serve(target, candidate, name))
     known = month[~late(month, 14 if name == "unlabelled" else 1)]
     labels = known[[*contract.key, contract.target]]
-    protocols.user_module("sources").labels = lambda *_: labels
+    setattr(protocols.user_module("sources"), "labels", lambda *_: labels)  # noqa: B010
     start = dt.date.fromisoformat(candidate.lineage["data"]["as_of"])
     found = monitor(target, start + dt.timedelta(DAYS))
     checks = found.verdict.checks if found.verdict else []

@@ -6,9 +6,6 @@ uv run python inside.py curves FOLDER FROZEN  scores of the first champion and o
 uv run python inside.py measure FOLDER LOG    metrics by month of what was answered; rows logged
 """
 
-# mypy: ignore-errors
-# What it imports is installed in the generated project, which checks those types.
-
 from __future__ import annotations
 
 import datetime as dt
@@ -83,7 +80,8 @@ def curves(folder: str, frozen: str) -> None:
 def scored(rows: pd.DataFrame, features: Any, model: Any) -> np.ndarray:
     """Return a model's scores, shape (n,)."""
     inputs = {name: rows[name].to_numpy() for name in find_project().contract.inputs}
-    return model.predict(features.transform(inputs))
+    scores: np.ndarray = model.predict(features.transform(inputs))
+    return scores
 
 
 def metrics(rows: pd.DataFrame, scores: np.ndarray) -> dict[str, float]:
