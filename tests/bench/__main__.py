@@ -65,8 +65,8 @@ def service(subject: Subject) -> list[Figure]:
 
 
 def logging(subject: Subject) -> list[Figure]:
-    """Compare the service with itself without a prediction log, in at least ten pairs of turns."""
-    calm, least = load_average(), max(10, subject.rounds)
+    """Compare the service with itself without a prediction log, in at least twenty pairs of turns."""
+    calm, least = load_average(), max(20, subject.rounds)
     found = subject.raw["logging"] = inside(subject, "logging", str(least), str(SECONDS))
     ratio, rounds = found["ratio"], found["rounds"]
     p99 = {name: median(each[name]["p99"] for each in rounds) for name in ("logged", "plain")}

@@ -192,8 +192,8 @@ def test_a_record_has_the_row_as_it_was_read_and_the_score_to_its_last_bit(
 ) -> None:
     scores = [1 / (n + 3) for n in range(len(few))]
     before, predictions = dt.datetime.now(dt.UTC), make()
-    predictions.add({"x-request-id": "a"}, valid(contract, few), scores, 0.0012345)
-    predictions.add({"x-shadow": "1"}, valid(contract, few[:1]), [0.0], 0)
+    predictions.add({b"x-request-id": b"a"}, valid(contract, few), scores, 0.0012345)
+    predictions.add({b"x-shadow": b"1"}, valid(contract, few[:1]), [0.0], 0)
     predictions.close()
     *found, last = records(tmp_path / "log")
     for place, (record, row, score) in enumerate(zip(found, few, scores, strict=True)):
@@ -311,12 +311,12 @@ def test_a_full_disk_tears_the_last_line_of_a_segment_only(
 
     monkeypatch.setattr(log, "_put", half)
     predictions, read = make(), valid(contract, few[:1])
-    predictions.add({"x-request-id": "good"}, read, [0.5], 0)
+    predictions.add({b"x-request-id": b"good"}, read, [0.5], 0)
     until(lambda: len(records(tmp_path / "log")) == 1)
     full.append(True)
-    predictions.add({"x-request-id": "torn"}, read, [0.5], 0)
+    predictions.add({b"x-request-id": b"torn"}, read, [0.5], 0)
     until(lambda: not full)
-    predictions.add({"x-request-id": "good again"}, read, [0.5], 0)
+    predictions.add({b"x-request-id": b"good again"}, read, [0.5], 0)
     predictions.close()
     first, second = (tmp_path / "log").glob("*/*.jsonl")
     assert first.read_bytes().endswith(b"\n") != second.read_bytes().endswith(b"\n")
@@ -666,7 +666,7 @@ def test_the_log_has_the_rows_as_a_service_logs_them(
     read = request_model(request).model_validate_json(json.dumps({"rows": rows})).rows
     to = target.project.delivery.log.model_copy(update={"folder": "served"})
     service = PredictionLog(to, done["digest"], request, lambda dropped: None)
-    service.add({}, read, pq.read_table("scores.parquet")["score"].to_pylist(), seconds=0.1)
+    service.add({}, read, pq.read_table("scores.parquet")["score"].to_pylist(), 0.1)
     service.close()
     [segment] = Path("served").rglob("*.jsonl")
     for own, text in zip(records, segment.read_text().splitlines(), strict=True):
@@ -1897,7 +1897,7 @@ def write_and_die(folder: Path, at: int, half: str) -> None:
 
     def add(name: str, rows: int = 1) -> None:
         written.clear()
-        predictions.add({"x-request-id": name}, [row] * rows, [0.5] * rows, 0.001)
+        predictions.add({b"x-request-id": name.encode()}, [row] * rows, [0.5] * rows, 0.001)
         assert written.wait(PATIENCE)
 
     log._put = dying(put, lambda store, path, content, *_: put(store, path, content[:-1], True))

@@ -97,7 +97,7 @@ def _endpoint(served: type[ModelService], ship: Path, digest: str) -> type:
             scores = probabilities(self.model, columns, len(body.rows)).tolist()
             if self.log:
                 seconds = time.perf_counter() - start
-                self.log.add(ctx.request.headers, body.rows, scores, seconds)
+                self.log.add(dict(ctx.request.headers.raw), body.rows, scores, seconds)
             found = Prediction(release=digest[:12], probability=scores).model_dump_json()
             return Response(found, media_type=JSON, headers={SCORE: f"{scores[0]:.6f}"})
 

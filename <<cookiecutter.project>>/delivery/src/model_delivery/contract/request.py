@@ -20,7 +20,7 @@ _DTYPES = {"number": "f8", "integer": "i8", "category": "O", "timestamp": "M8[us
 """A snapshot's columns are of the same kinds: features see no difference."""
 _TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2})?", re.ASCII)
 _TIME_TEXT = "a local time such as 2013-07-01T17:45:00: with a T, whole seconds and no zone"
-_EPOCH, _MICROSECOND = dt.datetime(1970, 1, 1), dt.timedelta(microseconds=1)
+EPOCH, MICROSECOND = dt.datetime(1970, 1, 1), dt.timedelta(microseconds=1)
 _OPEN_SPAN = 1_000.0  # how far a number is drawn from its one bound, or from 0 without any
 _EDGE_TIMES = ("2012-02-29T00:00", "2013-12-31T23:59:59", "2000-01-01T00:00:00")
 _EDGE_SHARE, _MISSING_SHARE = 0.1, 0.1
@@ -137,7 +137,7 @@ def _wall_clock(value: object) -> int:
     if not isinstance(value, str) or not _TIME.fullmatch(value):
         raise PydanticCustomError("wall_clock", f"Input should be {_TIME_TEXT}")
     try:
-        return (dt.datetime.fromisoformat(value) - _EPOCH) // _MICROSECOND
+        return (dt.datetime.fromisoformat(value) - EPOCH) // MICROSECOND
     except ValueError as error:
         raise PydanticCustomError("wall_clock", f"No such time: {error}") from None
 

@@ -16,20 +16,25 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 
 from pydantic_core import to_json
 
-from model_delivery.contract.request import Row
+from model_delivery.contract.request import EPOCH, MICROSECOND, Row
 from model_delivery.contract.settings import LogSettings
 from model_delivery.protocols import UserError
 
 MODEL_LOG, KEY = "MODEL_LOG", "ML_LOG_KEY"  # variables: `LogSettings` as JSON, key of hashes
-SHADOW, ID = "x-shadow", "x-request-id"  # headers: `1` where no client asks; the proxy's id
+SHADOW, ID = "x-shadow", b"x-request-id"  # headers: `1` where no client asks; the proxy's id
 MOST_WAITING, MOST_BYTES = 10_000, 64_000_000  # records that wait; bytes of a segment, about
 AT_ONCE = 32  # requests that become lines in one go: each costs less than half of one by one
 PAUSE, STORE_PAUSE = 0.5, 30.0  # seconds between writings; to a store, where each makes an object
-_EPOCH, _MICROSECOND = dt.datetime(1970, 1, 1), dt.timedelta(microseconds=1)
+
+
+@lru_cache(2)  # thousands of requests share one
+def _second(since: int) -> str:
+    return dt.datetime.fromtimestamp(since, dt.UTC).isoformat()[:-6]
 
 
 def keyed_hash(value: object, key: str) -> str:
@@ -88,14 +93,14 @@ class PredictionLog:
         self.thread.start()
 
     def add(
-        self, headers: Mapping[str, str], rows: Sequence[Row], scores: list[float], seconds: float
+        self, headers: Mapping[bytes, bytes], rows: Sequence[Row], scores: list[float], took: float
     ) -> None:
-        """Take the rows of a request, whose scoring took `seconds`, or drop them all."""
+        """Take the rows of a request, whose scoring `took` seconds, or drop them all."""
         if len(self.lines) + len(self.waiting) + len(rows) > MOST_WAITING:
             self.refused += len(rows)
             self.count(len(rows))
             return
-        self.waiting.append((headers, time.time(), rows, scores, seconds))
+        self.waiting.append((headers, time.time_ns() // 1_000, rows, scores, took))
         if len(self.waiting) >= AT_ONCE or len(rows) > 1:
             self._encode()
         if len(self.lines) > MOST_WAITING / 2:
@@ -111,26 +116,26 @@ class PredictionLog:
         """Make lines of what waits, as both threads may."""
         while True:
             try:
-                headers, moment, rows, scores, seconds = self.waiting.popleft()
+                headers, moment, rows, scores, took = self.waiting.popleft()
             except IndexError:
                 return
-            at = _EPOCH + dt.timedelta(seconds=moment)  # in half the time that an aware one takes
-            about = {
-                "id": headers.get(ID) or f"{self.writer}{next(self.unnamed):016x}",
-                "row": 0,
-                "time": f"{at.isoformat(timespec='microseconds')}+00:00",
+            second, fraction = divmod(moment, 1_000_000)
+            name = headers.get(ID, b"").decode("latin-1")
+            record = {
+                "id": name or f"{self.writer}{next(self.unnamed):016x}",
+                "time": f"{_second(second)}.{fraction:06d}+00:00",
                 "digest": self.digest,
-                "shadow": headers.get(SHADOW) == "1",
-                "ms": round(1e3 * seconds, 3),
+                "shadow": headers.get(SHADOW.encode()) == b"1",
+                "ms": round(1e3 * took, 3),
             }
             for place, (row, score) in enumerate(zip(rows, scores, strict=True)):
-                record = about | {"row": place, "score": score, "columns": self._columns(row)}
+                record |= {"row": place, "score": score, "columns": self._columns(row)}
                 self.lines.append(to_json(record) + b"\n")
 
     def _columns(self, row: Row) -> dict[str, Any]:
         columns = dict(zip(self.request, row.__dict__.values(), strict=True))
         for name in self.times:
-            columns[name] = _EPOCH + columns[name] * _MICROSECOND
+            columns[name] = EPOCH + columns[name] * MICROSECOND
         for name in self.hashed:
             if columns[name] is not None:
                 columns[name] = keyed_hash(columns[name], self.key)
