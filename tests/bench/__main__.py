@@ -65,7 +65,7 @@ def service(subject: Subject) -> list[Figure]:
 
 
 def logging(subject: Subject) -> list[Figure]:
-    """Compare the service with itself without a prediction log, in twenty pairs of turns or more."""
+    """Compare the service with itself without a prediction log, in at least 20 pairs of turns."""
     calm, least = load_average(), max(20, subject.rounds)
     found = subject.raw["logging"] = inside(subject, "logging", str(least), str(SECONDS))
     ratio, rounds = found["ratio"], found["rounds"]
