@@ -161,6 +161,26 @@ CONFIG = {
     ),
     "delivery.yaml type": ("delivery.yaml", "port: 3000", "port: 80", ":7: `environments.prod"),
     "delivery.yaml step": ("delivery.yaml", "weight: 0.1", "weight: 0.01", "gets 12 requests"),
+    "a value for keys": (
+        "gates.yaml",
+        "roc_auc: { min: 0.70, outcome: stop }",
+        "roc_auc: 0.7",
+        ":8: `model.roc_auc`: needs keys below it, not a value: `min`, `max`, `outcome`",
+    ),
+    "a ceiling for a floor": (
+        "gates.yaml",
+        "SimpleModelComparison: { min:",
+        "SimpleModelComparison: { max:",
+        ":17: `deepchecks`: `model.SimpleModelComparison` needs `min`",
+    ),
+    "a floor for a ceiling": (
+        "gates.yaml",
+        "LabelDrift: { max:",
+        "LabelDrift: { min:",
+        ":22: `deepchecks.data.LabelDrift.max`: a key that is needed, and is missing",
+    ),
+    "no that is false": ("data.yaml", "[EWR, ", "[no, ", "unless in quotes (found False)"),
+    "a column that is none": ("data.yaml", "segments: [", "segments: [orign, ", "`orign` is named"),
     "delivery.yaml ports": ("delivery.yaml", "port: 3010", "port: 3020", "share a port"),
     "a key twice": ("model.yaml", "patience: 40", "seed: 1", "`seed` stands twice", "line 8"),
     "no YAML": ("model.yaml", "seed: 20130801", "seed: [", "model.yaml:", "not YAML"),
@@ -191,7 +211,7 @@ TABLES = {
     "range": ["`distance`:", "outside", "6001.0 in row 8: 2013-01-01"],
     "nan": ["`distance`:", "missing", "in row 8: 2013-01-01"],
     "infinity": ["`distance`:", "outside", "inf in row 8: 2013-01-01"],
-    "empty": ["no rows"],
+    "empty": ["no rows: see `as_of`"],
     "twice": ["the key scheduled, carrier, flight stands twice", "2013-01-01"],
 }
 

@@ -153,8 +153,7 @@ class Server:
             names[info["run_id"]] = info["run_name"]
             shown[info["run_name"]] = parts | more
         numbers = {}
-        found = self.ask("GET", f"model-versions/search?filter=name%3D%27{PROJECT}%27")
-        for version in found.get("model_versions", []):
+        for version in self.versions():
             name = names[version["run_id"]]
             assert "version" not in shown[name]
             shown[name]["version"] = {it["key"]: it["value"] for it in version["tags"]}
@@ -179,6 +178,16 @@ class Server:
             about = {"name": PROJECT, "alias": alias, "version": versions[0]}
             self.ask("POST", "registered-models/alias", **about)
         self.ask("DELETE", "model-versions/delete", name=PROJECT, version=versions[1])
+
+    def stranger(self) -> None:
+        """Let another team have a model of the same name."""
+        self.ask("POST", "registered-models/create", name=PROJECT)
+        self.ask("POST", "model-versions/create", name=PROJECT, source="s3://theirs/model")
+
+    def versions(self) -> list[dict[str, Any]]:
+        """Return all versions of the model."""
+        path = f"model-versions/search?filter=name%3D%27{PROJECT}%27"
+        return list(self.ask("GET", path).get("model_versions", []))
 
     def delete(self) -> None:
         """Delete all of the view that the UI lets people delete."""
@@ -385,6 +394,13 @@ def keeps_its_promises(viewer: Viewer, server: Server) -> None:
     server.delete()
     viewer.replay(server.address, log(7))
     assert server.shown()[0] == shown_of(log(7))
+    server.delete()
+    server.stranger()
+    assert "is of no log" in viewer.start(server.address, events).communicate(timeout=120)[1]
+    assert [version["source"] for version in server.versions()] == ["s3://theirs/model"]
+    server.ask("DELETE", "registered-models/delete", name=PROJECT)
+    viewer.replay(server.address, events)
+    assert server.shown()[0] == shown_of(events)
 
 
 def test_a_server_on_sqlite_shows_the_log(viewer: Viewer, servers: dict[str, Server]) -> None:

@@ -181,7 +181,7 @@ def test_production_is_shipped_seen_replaced_and_rolled_back(project: BakedProje
     told = [event["type"] for event in json.loads(project.ml("history", "--json").stdout)]
     assert told == ["registered", "promoted"] * 2 + ["promoted", "rolled_back"]
     refused = project.ml("deploy", check=False)
-    assert (refused.returncode, "was rolled back at" in refused.stderr) == (2, True)
+    assert (refused.returncode, "was rolled back after" in refused.stderr) == (2, True)
 
 
 def test_a_champion_that_takes_other_requests_is_not_asked_and_holds_nobody_up(

@@ -12,7 +12,7 @@ need() { # need PACKAGE COMMAND...: remember the Debian package when the command
     "$@" >/dev/null 2>&1 || missing="$missing $package"
 }
 
-openmp() { # LightGBM's wheel needs the system's libgomp.so.1; on a Mac `ml doctor` looks for libomp
+openmp() { # LightGBM's wheel needs the system's libgomp.so.1; on a Mac, libomp: see the README
     [ "$(uname -s)" != Linux ] || PATH="$PATH:/usr/sbin:/sbin" ldconfig -p | grep -q 'libgomp\.so\.1'
 }
 

@@ -44,7 +44,7 @@ from model_delivery.watch.log import MODEL_LOG
 USERS = 8
 STARTS = 5
 COPIES = 10
-"""Of a year's rows: 3.3 million together."""
+"""Of a year's rows: 3.4 million together."""
 UNJUDGED = (Outcome.INCONCLUSIVE, Outcome.CRASH)
 
 

@@ -631,6 +631,15 @@ def test_a_release_has_one_name_and_is_registered_once(project: Project) -> None
     assert len(event_log(project).events()) == 3
 
 
+def test_a_user_without_a_name_is_told_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody() -> str:
+        raise KeyError("getpwuid(): uid not found: 1234")
+
+    monkeypatch.delenv("GITHUB_TRIGGERING_ACTOR", raising=False)
+    monkeypatch.setattr("getpass.getuser", nobody)
+    assert event().who == f"user {os.getuid()}"
+
+
 def test_a_name_is_not_given_twice_where_a_tag_had_it_first(project: Project) -> None:
     b = [register(project, make_candidate(project, name), {}, "local") for name in "ab"][1]
     tagged = b.model_dump() | {"type": "promoted", "environment": "production", "id": "tagged"}

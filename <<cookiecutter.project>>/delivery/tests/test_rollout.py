@@ -449,9 +449,32 @@ def test_rollback_goes_back_once_and_needs_no_registry(project: Project, a: Cand
     assert Target(project, "production").status()["untold"] == 0
     types = [event.type for event in event_log(project).events()]
     assert types == ["registered", "promoted"] * 2 + ["rolled_back"]
-    with pytest.raises(UserError, match=r"was rolled back at .*: train another candidate"):
+    with pytest.raises(UserError, match="was rolled back after it had served: train another"):
         deploy(project, b)
     assert rollback(project, b.short).digest == served(project) == b.digest
+
+
+def test_what_was_taken_back_is_not_gone_back_to_whatever_came_since(
+    project: Project, a: Candidate
+) -> None:
+    project = configured(project, "keep_releases: 2", "keep_releases: 3")
+    b, c = (make_candidate(project, name, against=a) for name in "bc")
+    for bad in (b, c):
+        deploy(project, bad)
+        assert rollback(project, f"^{bad.digest}").digest == a.digest
+    place = Target(project, "production")
+    known = place.state()
+    assert known.left == [b.digest, c.digest]
+    assert releases.way_back(known.moves, known.left) is None
+    with pytest.raises(UserError, match="no earlier release"):
+        rollback(project, f"^{a.digest}")
+    with pytest.raises(UserError, match="was rolled back after it had served"):
+        deploy(project, b)
+    with pytest.raises(UserError, match=f"no installed release `{b.digest[:5]}`"):
+        rollback(project, b.digest[:5])
+    for name in (b.digest[:6], b.digest):  # as `ml status` shows it
+        assert rollback(project, name).digest == served(project) == b.digest
+    assert b.digest not in place.state().left
 
 
 def test_settings_of_the_last_deploy_hold_until_the_next(
@@ -1078,6 +1101,9 @@ def test_a_rehearsed_release_that_was_delivered_twice_goes_back(project: Project
         assert rollback(project).digest == a.digest
     moves = [(e.type, e.digest) for e in event_log(project).events() if e.environment]
     assert moves[2:] == [("verdict", b.digest), ("rolled_back", a.digest)]
+    refused = pytest.raises(UserError, match="was rolled back after it had served")
+    with refused, rehearsal(place):  # by the log: the machine is another one
+        deploy(project, b)
 
 
 def test_a_rehearsal_loses_to_a_delivery_that_was_faster(project: Project) -> None:
@@ -1464,6 +1490,13 @@ def test_whoever_writes_an_event_lets_mlflow_show_it(
     for name in ("extract", "train", "package", "record"):
         monkeypatch.setattr(stages, name, lambda _: None)
     monkeypatch.setattr(stages, "gate", lambda *_: good)
+    shipping = threading.Thread(target=lambda: [*stages.ship(stages.Run(project), "load")])
+    with files.alone(project.work / "ship.lock", lambda: None):  # as by another `ml ship`
+        shipping.start()
+        shipping.join(0.5)
+        assert shipping.is_alive()
+    shipping.join(10)
+    assert not shipping.is_alive()
     assert len([*stages.ship(stages.Run(project), "load")]) == 5
     assert len(told) == 1  # a pull request changes no registry
     assert len([*stages.ship(stages.Run(project), "register")]) == 5

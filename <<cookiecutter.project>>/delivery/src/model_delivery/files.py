@@ -1,12 +1,13 @@
 """Files that are either whole or absent, their hashes, and the digest of a folder that ships."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
@@ -51,6 +52,19 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
             raise
         why = f"cannot be written ({error.strerror}); nothing was changed"
         raise UserError(f"{parent}: {why}") from error
+
+
+@contextmanager
+def alone(path: Path, busy: Callable[[], None]) -> Iterator[int]:
+    """Hold a lock, which a child may hold on; where another has it, say so and wait for its end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            busy()
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield handle.fileno()
 
 
 def settle(folder: Path, destination: Path) -> None:

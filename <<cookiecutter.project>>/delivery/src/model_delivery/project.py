@@ -19,6 +19,11 @@ from model_delivery.protocols import Strict, UserError, user_module, user_packag
 
 Config = TypeVar("Config", bound=Strict)
 Location = tuple[int | str, ...]
+HINTS = {  # where pydantic's own words are those of Python
+    "missing": "a key that is needed, and is missing",
+    "model_type": "needs keys below it, not a value: ",
+    "string_type": "needs a text: YAML reads no, on or 1 as something else, unless in quotes",
+}
 
 
 @dataclass(frozen=True)
@@ -99,8 +104,8 @@ def read_config(root: Path, name: str, model: type[Config]) -> Config:
     except ValidationError as error:
         schema = model.model_json_schema()
         parts = [schema, *schema.get("$defs", {}).values()]
-        keys = {key for part in parts for key in part.get("properties", ())}
-        told = [f"{path}:{_message(problem, lines, keys)}" for problem in error.errors()]
+        kinds = {part.get("title", ""): [*part.get("properties", ())] for part in parts}
+        told = [f"{path}:{_message(problem, lines, kinds)}" for problem in error.errors()]
         raise UserError("\n".join(told)) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # of 30 February, too
         raise UserError(f"{path}: not YAML: {error}") from error
@@ -118,13 +123,16 @@ def _places(node: yaml.Node | None, at: Location) -> Iterator[tuple[Location, in
         yield from _places(value, (*at, name))
 
 
-def _message(problem: ErrorDetails, lines: dict[Location, int], keys: set[str]) -> str:
+def _message(problem: ErrorDetails, lines: dict[Location, int], kinds: dict[str, list[str]]) -> str:
     known = place = problem["loc"]
     while known not in lines:
         known = known[:-1]
     dotted = ".".join(map(str, place)) or "the file"
-    text = problem["msg"].removeprefix("Value error, ")
+    text = HINTS.get(problem["type"], problem["msg"].removeprefix("Value error, "))
+    if problem["type"] == "model_type":
+        text += ", ".join(f"`{key}`" for key in kinds.get(problem["ctx"]["class_name"], ()))
     if problem["type"] == "extra_forbidden":
+        keys = {key for kind in kinds.values() for key in kind}
         near = difflib.get_close_matches(str(place[-1]), keys, n=1)
         text = f"unknown key; did you mean `{near[0]}`?" if near else "unknown key"
     found = "" if isinstance(problem["input"], dict) else f" (found {problem['input']!r:.80})"

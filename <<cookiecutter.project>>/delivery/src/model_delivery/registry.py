@@ -11,6 +11,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -30,6 +31,12 @@ from model_delivery.report.verdict import Outcome
 
 BRANCH, SEEN = "refs/heads/model-registry", "refs/model-registry/seen"
 STORE = "model-store"  # the tag of the pre-release whose assets are the blobs
+
+
+def _who() -> str:
+    with suppress(KeyError, OSError):  # of a user without a name, as in a container
+        return os.environ.get("GITHUB_TRIGGERING_ACTOR") or getpass.getuser()
+    return f"user {os.getuid()}"
 
 
 class Event(Strict):
@@ -54,9 +61,7 @@ class Event(Strict):
     environment: str | None = None  # of a move
     previous: str | None = None  # of a move: the digest served before
     rehearsed: bool = False  # accepted, and served nowhere
-    who: str = Field(
-        default_factory=lambda: os.environ.get("GITHUB_TRIGGERING_ACTOR") or getpass.getuser()
-    )
+    who: str = Field(default_factory=_who)
     id: str = Field(default_factory=lambda: uuid4().hex)
     time: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     after: str = ""  # the SHA-256 of the event before, set by the log
@@ -172,12 +177,6 @@ def _checked(stored: dict[str, bytes]) -> tuple[list[Event], str]:
         after = sha256(content).hexdigest()
         events.append(event)
     return events, after
-
-
-def way_back(moves: Sequence[Event]) -> Event | None:
-    """Return the move before the first, newest one whose release was not taken back."""
-    bad = {move.previous for move in moves if move.type == "rolled_back"}  # also by what serves
-    return next((move for move in moves[1:] if move.digest not in bad), None)
 
 
 def newest(events: Sequence[Event], **fields: str) -> Event | None:

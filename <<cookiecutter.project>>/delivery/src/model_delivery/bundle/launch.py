@@ -102,6 +102,7 @@ def service_environment(project: Project, ship: Path) -> Path:
             into = ["--python", str(folder / "made" / "bin" / "python"), "--compile-bytecode"]
             pins = ["--require-hashes", "--no-deps", "-r", str(requirements)]
             run(["uv", "pip", "install", "-q", *into, *pins], folder, timeout=600)
+            os.sync()  # nothing looks into it again, also after a power cut
             settle(folder / "made", final)
     return final / "bin" / "python"
 

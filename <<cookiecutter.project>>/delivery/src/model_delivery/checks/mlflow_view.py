@@ -54,12 +54,19 @@ def finish(client: MlflowClient, run: str, event: Event) -> None:
     client.set_terminated(run, "FINISHED", event["time"])
 
 
-def check_own(runs: list[entities.Run], ids: set[str]) -> None:
+def check_own(
+    runs: list[entities.Run], models: list[entities.model_registry.ModelVersion], ids: set[str]
+) -> None:
     """Leave alone a store that shows another log, as a team's server to a clone without theirs."""
     for run in runs:
         if (known := run.data.tags.get("id")) and known not in ids:
             why = f"it shows {run.info.run_name}, which the log here does not have"
             raise SystemExit(f"{why}: it is of another log, or to be deleted first")
+    known_runs = {run.info.run_id for run in runs}
+    for model in models:
+        if "digest" not in model.tags and model.run_id not in known_runs:
+            why = f"its model {model.name} has a version {model.version} that is of no log"
+            raise SystemExit(f"{why}: rename that model there, or delete it, first")
 
 
 def own_experiment(client: MlflowClient, project: str) -> str:
@@ -81,8 +88,8 @@ def mend(
         client.create_registered_model(project)
     experiment = own_experiment(client, project)
     found = client.search_runs([experiment], "tags.digest != ''", max_results=50_000)
-    check_own(found, ids)
     models = client.search_model_versions(f"name='{project}'")
+    check_own(found, models, ids)
     named = {k: str(v) for k, v in client.get_registered_model(project).aliases.items()}
     found.sort(key=lambda run: str(run.info.run_id), reverse=True)
     runs = {run.data.tags["digest"]: run for run in found}  # of two the one with the smaller id

@@ -169,7 +169,8 @@ def rollback(
     with tty.step("rollback"), host.rehearsal(target) if rehearse else nullcontext():
         before, after = target.state().current, host.rollback(target, release)
     if after == before:
-        tty.say(f"nothing done: back at {after.release}; `ml rollback RELEASE` takes another")
+        tty.say(said := f"nothing done: back at {after.release}; name the release to go back to")
+        tty.job("GITHUB_STEP_SUMMARY", said)
     code = tty.show_status(target.status(), as_json)
     past.mirror(target.project)  # last: it may take its time
     raise typer.Exit(code)

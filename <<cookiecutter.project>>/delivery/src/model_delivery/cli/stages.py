@@ -15,7 +15,7 @@ from model_delivery.bundle import candidate as candidates
 from model_delivery.bundle.candidate import Candidate, current_candidate
 from model_delivery.cli.terminal import Stage, job, say, step
 from model_delivery.contract.settings import EnvironmentName
-from model_delivery.files import write_atomic
+from model_delivery.files import alone, write_atomic
 from model_delivery.gates import COMPARED, GATES, limits_hash, lowered_limits
 from model_delivery.gates.data import check_data
 from model_delivery.gates.load import check_load
@@ -56,8 +56,15 @@ def ship(run: Run, last: Stage) -> Iterator[Verdict]:
     """Run the stages up to `last` and yield their verdicts.
 
     A gate that does not allow promotion ends it: bad data trains nothing, a bad model is not
-    packaged, and nothing of either is deployed.
+    packaged, and nothing of either is deployed. One at a time in a work folder, whose current
+    snapshot and candidate the next stage takes.
     """
+    wait = "another `ml ship` is at work; this one waits for its end"
+    with alone(run.project.work / "ship.lock", lambda: say(wait)):
+        yield from _stages(run, last)
+
+
+def _stages(run: Run, last: Stage) -> Iterator[Verdict]:
     acts = {"data": extract, "train": train, "package": package, "register": record}
     if run.release:  # it is judged as it was recorded: nothing of it is made anew
         acts = {"data": fetch, "register": record}

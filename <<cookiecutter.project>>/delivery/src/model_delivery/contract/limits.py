@@ -98,8 +98,16 @@ ModelCheck = Literal["SimpleModelComparison", "WeakSegmentsPerformance", "Predic
 class DeepchecksLimits(Strict):
     """Named limits of the checks that `deepchecks_suites.py` can read; each must have run."""
 
-    data: dict[DataCheck, Limit]
+    data: dict[DataCheck, Ceiling]
     model: dict[ModelCheck, Limit]
+
+    @model_validator(mode="after")
+    def _from_the_right_side(self) -> Self:
+        for name, limit in self.model.items():
+            side = "max" if name == "PredictionDrift" else "min"
+            if getattr(limit, side) is None:
+                raise ValueError(f"`model.{name}` needs `{side}`: the other lets all pass")
+        return self
 
 
 class MonitorLimits(Strict):

@@ -71,7 +71,7 @@ class DataContract(Strict):
         excluding = [rule.column for rule in self.exclude.values()]
         for name in (self.target, self.time, *self.key, *self.segments, *excluding):
             if name not in self.columns:
-                raise ValueError(f"the column `{name}` is named, but is not in `columns`")
+                raise ValueError(f"`{name}` is named as a column, but is not in `columns`")
         for name in {"score"} & {*self.columns} | {"digest"} & {*self.key}:
             raise ValueError(f"`{name}` is what the delivery adds to rows: rename the column")
         if self.columns[self.target].type != "boolean":
@@ -204,7 +204,8 @@ class Delivery(Strict):
         for step in (step for place in self.environments.values() for step in place.canary):
             most = step.most(self.rollout.requests_per_second)
             if most < self.rollout.min_requests:
-                raise ValueError(f"a step of {step.weight:.0%} gets {most:.0f} requests: too few")
+                said = f"a step of {step.weight:.0%} gets {most:.0f} requests"
+                raise ValueError(f"{said}, fewer than `min_requests`: make it longer, or larger")
         ports = [place.port for place in self.environments.values() if place.port]
         if len(set(ports)) < len(ports):
             raise ValueError(f"two environments share a port ({ports}): give each its own")

@@ -5,6 +5,7 @@ prove itself, switches the proxy in one step, and replaces the state. `_converge
 what the state says: it ends every move, undoes every failed one, and mends after a crash.
 """
 
+import functools
 import itertools
 import logging
 import threading
@@ -12,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import httpx
 
@@ -21,14 +22,15 @@ from model_delivery.contract.request import draw_rows
 from model_delivery.gates import limits_hash
 from model_delivery.gates.load import CANDIDATE, judge_targets
 from model_delivery.protocols import UserError
-from model_delivery.registry import Event, event_log, newest, shared, way_back
-from model_delivery.releases import admit, stored
+from model_delivery.registry import Event, event_log, newest, shared
+from model_delivery.releases import admit, given_up, stored, way_back
 from model_delivery.report.render import told, value_of
 from model_delivery.report.verdict import Check, Outcome, Trigger, Verdict, fixed
 from model_delivery.rollout import canary
 from model_delivery.rollout.target import BusyError, State, Target
 
 log = logging.getLogger(__name__)
+GIVEN_UP = "was rolled back after it had served: train another, or name it in `ml rollback`"
 BY_HAND = "push or tag; by hand only `ml rollback`, `ml deploy --start` and `--stop`"
 
 
@@ -41,11 +43,10 @@ def deploy(target: Target, goal: Event, trigger: Trigger = "local") -> Verdict:
         current = target.state().current
         facts = dict[str, Any](verdicts=goal.verdicts, trigger=trigger, because=goal.because)
         if current and current.digest == goal.digest:
-            if kind := _news(target, goal):
-                news = _event(target, goal, type=kind, **facts)
-                known = [current.model_copy(update={"commit": goal.commit})]  # told once
-                moves, untold = known + target.state().moves[1:], [*target.state().untold, news]
-                target.save(target.state(), moves=moves, untold=untold)
+            if news := _news(target, goal, **facts):
+                state, told_once = target.state(), {"commit": goal.commit}
+                moves = [current.model_copy(update=told_once), *state.moves[1:]]
+                target.save(state, moves=moves, untold=[*state.untold, news])
             target.keep_settings()
             served = fixed("served", True, f"{target.name} serves it already", current.release)
             verdict = Verdict(gate="rollout", subject=current.digest, checks=[served])
@@ -53,6 +54,8 @@ def deploy(target: Target, goal: Event, trigger: Trigger = "local") -> Verdict:
         else:
             if target.state().shared and not shared(target.project):
                 raise UserError(f"workflows deliver to {target.name} on this machine: {BY_HAND}")
+            if goal.digest in target.state().left:
+                raise UserError(f"{goal.release} {GIVEN_UP}")
             admit(target.project, target.name, current, goal, trigger)
             move = _event(target, goal, type="promoted", **facts)
             with _undone(target):
@@ -76,7 +79,7 @@ def deploy(target: Target, goal: Event, trigger: Trigger = "local") -> Verdict:
 def rollback(target: Target, release: str | None) -> Event:
     """Make an environment serve an installed release again; no registry and no network.
 
-    It is given by name or by the first 12 digits of its digest. None is the one that serves while
+    It is given by name or by six digits of its digest or more. None is the one that serves while
     a rollout is under way, which is ended first; else the one served before the last deploy, so
     that rolling back twice is rolling back once. `^` and a digest is the one before that, while it
     serves and no other is on its way: what was decided of a release is not done to the next.
@@ -96,10 +99,10 @@ def rollback(target: Target, release: str | None) -> Event:
         stays = state.trying or state.current.type == "rolled_back"
         before = state.current.digest if stays else state.current.previous
         if faulty:
-            back, release = way_back(state.moves), None
+            back, release = way_back(state.moves, state.left), None
             before = back.digest if back else None
         wanted = release or (before or "none")[:12]
-        found = [move for move in state.moves if wanted in (move.release, move.digest[:12])]
+        found = [m for m in state.moves if wanted in (m.release, m.digest[: max(6, len(wanted))])]
         if not found:
             what = f"installed release `{release}`" if release else "earlier release"
             names = ", ".join(move.release for move in state.moves)
@@ -139,14 +142,15 @@ def rehearsal(target: Target) -> Iterator[None]:
         mend = "rehearse another by `--to`, or where nothing serves"
         raise UserError(f"{target.name} is served here; {mend}")
     events, moves = event_log(target.project).events(), dict[str, Event]()
-    commits = dict[str, str | None]()
-    for event in reversed(events):
-        if event.environment == target.name:
-            news = {"commit": commits.setdefault(event.digest, event.commit)}
-            if event.type != "verdict":  # that moved nothing
-                moves.setdefault(event.digest, stored(events, event).model_copy(update=news))
+    mine, commits = [e for e in events if e.environment == target.name], dict[str, str | None]()
+    for event in reversed(mine):
+        news = {"commit": commits.setdefault(event.digest, event.commit)}
+        if event.type != "verdict":  # that moved nothing
+            moves.setdefault(event.digest, stored(events, event).model_copy(update=news))
     kept = list(moves.values())[: target.project.delivery.keep_releases]
-    target.save(State(moves=kept, rehearsed=free_port()))
+    left = functools.reduce(given_up, mine, list[str]())
+    with target.lock():
+        target.save(State(moves=kept, left=left, rehearsed=free_port()))
     done = threading.Event()
     if not target.batch:
         threading.Thread(target=_visit, args=(target, done), daemon=True).start()
@@ -170,14 +174,15 @@ def _event(target: Target, goal: Event, **facts: Any) -> Event:
     return Event(**known | facts)
 
 
-def _news(target: Target, goal: Event) -> Literal["promoted", "verdict", ""]:
-    """Return what the log is to be told of a release that is deployed again; empty for nothing."""
+def _news(target: Target, goal: Event, **facts: Any) -> Event | None:
+    """Return what the log is to be told of a release that is deployed again, if anything."""
     current = target.state().current
     if shared(target.project):  # on this machine it was deployed by hand, which is no job's affair
         last = newest(event_log(target.project).events(), environment=target.name)
         if last is None or last.digest != goal.digest:
-            return "promoted"
-    return "verdict" if current and current.commit != goal.commit else ""
+            return _event(target, goal, type="promoted", **facts)
+    same = current is None or current.commit == goal.commit
+    return None if same else _event(target, goal, type="verdict", **facts)
 
 
 def _champion(target: Target, current: Event) -> canary.Arm | None:
@@ -244,8 +249,8 @@ def _settle(target: Target, move: Event) -> None:
     state = target.state()
     moves = [move, *(old for old in state.moves if old.digest != move.digest)]
     kept = moves[: target.project.delivery.keep_releases]
-    untold = [*state.untold, move]
-    target.save(state, moves=kept, untold=untold, trying=None, weight=0.0)
+    facts = {"left": given_up(state.left, move), "untold": [*state.untold, move]}
+    target.save(state, moves=kept, **facts, trying=None, weight=0.0)
 
 
 @contextmanager

@@ -50,6 +50,7 @@ class State(Strict):
     """The move after which an environment serves what it serves, and what is around it."""
 
     moves: list[Event] = []  # newest first, one for each installed digest
+    left: list[str] = []  # digests that served and were then taken back: none to go back to
     untold: list[Event] = []  # what the log was not told
     trying: Event | None = None  # the move that a rollout is about, written before each act
     weight: float = 0.0  # the share of requests that it gets meanwhile

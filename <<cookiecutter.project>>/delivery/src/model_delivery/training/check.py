@@ -44,7 +44,7 @@ def check_structure(table: pa.Table, contract: DataContract) -> list[Check]:
     return [
         judge_rule("columns", strange, f"{len(want)} columns as agreed"),
         judge_rule("types", retyped, "every column has its type"),
-        judge_rule("empty", [] if table.num_rows else ["no rows"], f"{table.num_rows:,} rows"),
+        judge_rule("empty", [] if len(table) else ["no rows: see `as_of`"], f"{len(table):,} rows"),
     ]
 
 

@@ -200,7 +200,8 @@ def _write(project: Project, day: dt.date, table: pa.Table, sample: bool) -> Sna
     contract, time, excluded, extracted = project.contract, project.contract.time, {}, len(table)
     newest = table.column(time).to_numpy().max() if extracted else pd.NaT
     if newest < pd.Timestamp(day) - pd.DateOffset(months=1):
-        raise UserError(f"sources.extract({day}): no row of the month before; newest: {newest}")
+        why = f"no row of the month before; newest: {newest}: set `as_of` to the day after it"
+        raise UserError(f"sources.extract({day}): {why}")
     for rule, spec in contract.exclude.items():
         kept = table.filter(pc.is_valid(table.column(spec.column)))
         excluded[rule], table = len(table) - len(kept), kept

@@ -25,8 +25,7 @@ from model_delivery.gates import judge, limits_hash
 from model_delivery.gates.model import Scored, segments
 from model_delivery.project import Project
 from model_delivery.protocols import UserError, first_unknown_day
-from model_delivery.registry import way_back
-from model_delivery.releases import champion, run_page
+from model_delivery.releases import champion, run_page, way_back
 from model_delivery.report.render import told, write_pages
 from model_delivery.report.verdict import Chart, Check, Outcome, Report, Table, Verdict, finite
 from model_delivery.rollout.target import Target
@@ -99,7 +98,7 @@ def watched(target: Target) -> tuple[Candidate | None, Candidate | None]:
     """Return what an environment serves, and what `ml rollback` would go back to, or None."""
     state, home = target.state(), target.folder / "releases"
     if (current := state.current) and not state.rehearsed:
-        back = None if state.trying else way_back(state.moves)
+        back = None if state.trying else way_back(state.moves, state.left)
         return Candidate(home / current.digest), Candidate(home / back.digest) if back else None
     # Files are scored by what the registry has as accepted, and a shared log read, anywhere.
     shared = target.batch or "://" in target.project.delivery.log.folder
@@ -249,9 +248,8 @@ def _counted(target: Target, digest: str) -> dict[str, list[int]]:
 def _past(home: Path, as_of: dt.date, limits: MonitorLimits) -> list[list[Any]]:
     """Return the rows of `COLUMNS` of all windows that were judged, the oldest first."""
     days = [as_of - place * dt.timedelta(limits.window_days) for place in range(weeks.SHOWN, 0, -1)]
-    found = [home / f"{day}.json" for day in days]
-    verdicts = [Verdict.model_validate_json(one.read_bytes()) for one in found if one.exists()]
-    tables = [table for verdict in verdicts for table in verdict.tables]
+    verdicts = [weeks.kept(home / f"{day}.json") for day in days]
+    tables = [table for verdict in verdicts if verdict for table in verdict.tables]
     return [row for table in tables if table.columns == COLUMNS for row in table.rows]
 
 

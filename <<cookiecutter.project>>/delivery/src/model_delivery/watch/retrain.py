@@ -5,19 +5,19 @@ the data (`as_of`): who moves them, as a replay does, moves cool-down and budget
 """
 
 import datetime as dt
-import fcntl
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from model_delivery.bundle.candidate import CURRENT, current_candidate, git
 from model_delivery.bundle.launch import run
 from model_delivery.contract.settings import Retraining
+from model_delivery.files import alone
 from model_delivery.gates import GATES
 from model_delivery.project import Project
 from model_delivery.protocols import UserError, first_unknown_day
@@ -53,7 +53,8 @@ def retrain(
     in no commit; `say` gets what is worth knowing on the way. A UserError says why the commit
     cannot be trained here, a SourceError that the source is down.
     """
-    with _alone(project, say) as lock:
+    wait = "another `ml retrain` is at work; this one waits, and looks then what is left"
+    with alone(project.work / "retrain.lock", lambda: say(wait)) as lock:
         events = event_log(project).events()
         champion = newest(events, environment="production")
         if champion is None:
@@ -99,20 +100,6 @@ def too_early(settings: Retraining, events: Sequence[Event], day: dt.date) -> st
     if past and (day - max(past)).days < settings.cooldown_days:
         return f"cool-down of {settings.cooldown_days} days: one was tried as of {max(past)}"
     return ""
-
-
-@contextmanager
-def _alone(project: Project, say: Say) -> Iterator[int]:
-    """Hold the lock of retrainings, which a child may hold on; wait for another one's end."""
-    path = project.work / "retrain.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("another `ml retrain` is at work; this one waits, and looks then what is left")
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield handle.fileno()
 
 
 def _worktree(project: Project, champion: Event) -> Path:

@@ -6,6 +6,7 @@ with parts of the training span as long as a window.
 
 import datetime as dt
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,13 @@ def read_windows(
     return windows, [log, *checks]
 
 
+def kept(path: Path) -> Verdict | None:
+    """Return a verdict that was kept; None where none is, or one of another version."""
+    with suppress(OSError, ValueError):
+        return Verdict.model_validate_json(path.read_bytes())
+    return None
+
+
 def judge_windows(
     project: Project, home: Path, served: Candidate, windows: Sequence[Window]
 ) -> list[Verdict]:
@@ -113,8 +121,7 @@ def judge_windows(
             pq.write_table(window.rows, path)
             facts = files.sha256_file(path), window.requests, served.digest
             key = files.sha256_json([facts, limits_hash(project, GATE)])
-            kept = home / f"{window.start}.json"
-            known = Verdict.model_validate_json(kept.read_bytes()) if kept.exists() else None
+            known = kept(home / f"{window.start}.json")
             if known is None or known.limits != key or known.outcome is Outcome.INCONCLUSIVE:
                 checks = judge_rows(project, train, window)
                 known = Verdict(gate=GATE, subject=served.digest, limits=key, checks=checks)
