@@ -137,7 +137,12 @@ CONFIG = {
         "`model.roc_auc.min`",
         "(found True)",
     ),
-    "gates.yaml side": ("gates.yaml", "min: 0.70", "max: 0.70", "`model.roc_auc.min`: Field requ"),
+    "gates.yaml side": (
+        "gates.yaml",
+        "min: 0.70",
+        "max: 0.70",
+        "`model.roc_auc.min`: a key that is needed, and is missing",
+    ),
     "data.yaml NaN": (
         "data.yaml",
         "min: 10, max: 6000",

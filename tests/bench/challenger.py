@@ -49,7 +49,7 @@ Service = Faulty
 FAULTS = {
     "none": {},
     "raises": {"after": "raise RuntimeError('seeded')"},
-    "fifth": {"after": "assert random.random() > 0.2, 'seeded'"},
+    "fifth": {"after": "assert self.asked % 5, 'seeded'"},
     "slow": {"after": "time.sleep(0.3)"},
     "nan": {"always": "scores = scores * (np.nan if self.asked > 1 else 1)"},
     "constant": {"after": "scores = np.full(len(scores), 0.5)"},
