@@ -83,7 +83,7 @@ def generate(demo: Path) -> Path:
     """Render the project into `demo`, whole or not at all, and return its folder."""
     project = demo / PROJECT
     if project.exists():
-        print(f"{project} is there: going on in it (to start afresh: `make demo-down`, then remove the folder)")
+        print(f"{project} is there: going on in it (afresh: `make demo-down`, then remove it)")
         return project
     fresh = demo / ".rendering"
     shutil.rmtree(fresh, ignore_errors=True)
