@@ -55,16 +55,20 @@ def finish(client: MlflowClient, run: str, event: Event) -> None:
 
 
 def check_own(
-    runs: list[entities.Run], models: list[entities.model_registry.ModelVersion], ids: set[str]
+    client: MlflowClient,
+    runs: list[entities.Run],
+    models: list[entities.model_registry.ModelVersion],
+    experiment: str,
+    ids: set[str],
 ) -> None:
     """Leave alone a store that shows another log, as a team's server to a clone without theirs."""
     for run in runs:
         if (known := run.data.tags.get("id")) and known not in ids:
             why = f"it shows {run.info.run_name}, which the log here does not have"
             raise SystemExit(f"{why}: it is of another log, or to be deleted first")
-    known_runs = {run.info.run_id for run in runs}
-    for model in models:
-        if "digest" not in model.tags and model.run_id not in known_runs:
+    for model in models:  # by the run: another replay may be writing tags just now
+        run = client.get_run(model.run_id) if model.run_id and "digest" not in model.tags else None
+        if "digest" not in model.tags and (not run or run.info.experiment_id != experiment):
             why = f"its model {model.name} has a version {model.version} that is of no log"
             raise SystemExit(f"{why}: rename that model there, or delete it, first")
 
@@ -89,7 +93,7 @@ def mend(
     experiment = own_experiment(client, project)
     found = client.search_runs([experiment], "tags.digest != ''", max_results=50_000)
     models = client.search_model_versions(f"name='{project}'")
-    check_own(found, models, ids)
+    check_own(client, found, models, experiment, ids)
     named = {k: str(v) for k, v in client.get_registered_model(project).aliases.items()}
     found.sort(key=lambda run: str(run.info.run_id), reverse=True)
     runs = {run.data.tags["digest"]: run for run in found}  # of two the one with the smaller id
