@@ -179,10 +179,15 @@ class Server:
             self.ask("POST", "registered-models/alias", **about)
         self.ask("DELETE", "model-versions/delete", name=PROJECT, version=versions[1])
 
-    def stranger(self) -> None:
-        """Let another team have a model of the same name."""
+    def stranger(self, by_a_run: bool) -> None:
+        """Let another team have a model of the same name, of a run of its own or of none."""
         self.ask("POST", "registered-models/create", name=PROJECT)
-        self.ask("POST", "model-versions/create", name=PROJECT, source="s3://theirs/model")
+        about = {"name": PROJECT, "source": "s3://theirs/model"}
+        if by_a_run:
+            made = self.ask("POST", "experiments/create", name="theirs")["experiment_id"]
+            run = self.ask("POST", "runs/create", experiment_id=made)["run"]
+            about["run_id"] = run["info"]["run_id"]
+        self.ask("POST", "model-versions/create", **about)
 
     def versions(self) -> list[dict[str, Any]]:
         """Return all versions of the model."""
@@ -395,10 +400,11 @@ def keeps_its_promises(viewer: Viewer, server: Server) -> None:
     viewer.replay(server.address, log(7))
     assert server.shown()[0] == shown_of(log(7))
     server.delete()
-    server.stranger()
-    assert "is of no log" in viewer.start(server.address, events).communicate(timeout=120)[1]
-    assert [version["source"] for version in server.versions()] == ["s3://theirs/model"]
-    server.ask("DELETE", "registered-models/delete", name=PROJECT)
+    for by_a_run in (False, True):
+        server.stranger(by_a_run)
+        assert "is of no log" in viewer.start(server.address, events).communicate(timeout=120)[1]
+        assert [version["source"] for version in server.versions()] == ["s3://theirs/model"]
+        server.ask("DELETE", "registered-models/delete", name=PROJECT)
     viewer.replay(server.address, events)
     assert server.shown()[0] == shown_of(events)
 

@@ -382,6 +382,8 @@ def test_rehearsed_two_retrainings_at_once_promote_the_same_release(
     world: World, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     made = copied(world, tmp_path_factory.mktemp("rehearsed"))
+    made.commit("Few answers, and newer data", {"config/delivery.yaml": ("max: 0.25", "max: 0.4")})
+    made.github.receive(made.project, f"+HEAD:{MAIN}")
     before = made.events
     with ThreadPoolExecutor(2) as pool:  # as if nobody queued them
         runs = list(pool.map(lambda day: retrain(made, day), ["2013-11-01"] * 2))

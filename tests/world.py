@@ -160,7 +160,6 @@ def make_world(ready: BakedProject, folder: Path) -> World:
             steps = [{"weight": 0.3, "seconds": 3}, {"weight": 0.5, "seconds": 3}]
             settings["rollout"] |= {"requests_per_second": 60, "min_requests": 20}
             settings["rollout"]["memory_mb"]["max"] = 500
-            settings["rollout"]["score_distance"]["max"] = 0.4  # of few answers, and newer data
             for number, place in enumerate(settings["environments"].values()):
                 place["port"] = free_port() if number < 2 else port
             settings["environments"]["production"]["canary"] = steps

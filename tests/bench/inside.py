@@ -74,10 +74,9 @@ def contract() -> dict[str, Any]:
 def deepchecks() -> dict[str, Any]:
     """Time Deepchecks' three suites, its environment made beforehand by an earlier run."""
     project, found = find_project(), dict[str, Any]()
-    data, model = current_snapshot(project), current_candidate(project)
     suites: dict[str, Callable[[], tuple[list[Check], Table]]] = {
-        "data": lambda: judged(project, "data", data),
-        "model": lambda: judged(project, "model", model),
+        "data": lambda: judged(project, "data", current_snapshot(project)),
+        "model": lambda: judged(project, "model", current_candidate(project)),
     }
     for name, suite in suites.items():
         started = time.perf_counter()

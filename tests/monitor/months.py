@@ -137,7 +137,8 @@ def decide(project: Project, candidate: Candidate, name: str) -> dict[str, Any]:
     write_log(target, month, serve(target, candidate, name))
     known = month[~late(month, 14 if name == "unlabelled" else 1)]
     labels = known[[*contract.key, contract.target]]
-    setattr(protocols.user_module("sources"), "labels", lambda *_: labels)  # noqa: B010
+    sources: Any = protocols.user_module("sources")
+    sources.labels = lambda *_: labels
     start = dt.date.fromisoformat(candidate.lineage["data"]["as_of"])
     found = monitor(target, start + dt.timedelta(DAYS))
     checks = found.verdict.checks if found.verdict else []

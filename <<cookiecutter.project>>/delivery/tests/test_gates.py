@@ -531,7 +531,9 @@ def test_where_labels_come_late_the_test_window_is_the_last_month_that_has_some(
 def test_a_source_that_is_behind_is_no_late_label(world: World) -> None:
     rows = pa.concat_tables([world.train, world.test])
     snapshots._write(world.project, date(2013, 8, 31), rows, sample=True)
-    with pytest.raises(UserError, match=r"newest: 2013-07-31.* set `as_of`"):
+    with pytest.raises(
+        UserError, match=r"no row of the month before; newest: 2013-07-31.* set `as_of`"
+    ):
         snapshots._write(world.project, date(2013, 9, 2), rows, sample=True)
 
 

@@ -1,6 +1,5 @@
 """What became of a release, by the log; and MLflow as a view of it, which can be deleted."""
 
-import fcntl
 import json
 import logging
 import os
@@ -15,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from model_delivery.bundle.launch import HOST, free_port, program_python, run, spawn
+from model_delivery.files import alone
 from model_delivery.project import Project
 from model_delivery.protocols import UserError, without_tokens
 from model_delivery.registry import Event, event_log, newest
@@ -71,8 +71,7 @@ def replay(project: Project, store: str) -> str:
     folder = project.work / "mlflow"
     folder.mkdir(parents=True, exist_ok=True)
     python = program_python(_VIEW, folder)
-    with (folder / "lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)  # of two the later one has read the longer log
+    with alone(folder / "lock", lambda: None):  # of two the later one has read the longer log
         events = [event.model_dump(mode="json") for event in event_log(project).events()]
         env = without_tokens() | {SERVER: store}
         try:

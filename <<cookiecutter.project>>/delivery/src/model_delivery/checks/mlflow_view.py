@@ -66,9 +66,9 @@ def check_own(
         if (known := run.data.tags.get("id")) and known not in ids:
             why = f"it shows {run.info.run_name}, which the log here does not have"
             raise SystemExit(f"{why}: it is of another log, or to be deleted first")
-    for model in models:  # by the run: another replay may be writing tags just now
-        run = client.get_run(model.run_id) if model.run_id and "digest" not in model.tags else None
-        if "digest" not in model.tags and (not run or run.info.experiment_id != experiment):
+    for model in [one for one in models if "digest" not in one.tags]:  # yet, by another replay
+        made = client.get_run(model.run_id) if model.run_id else None
+        if made is None or made.info.experiment_id != experiment:
             why = f"its model {model.name} has a version {model.version} that is of no log"
             raise SystemExit(f"{why}: rename that model there, or delete it, first")
 

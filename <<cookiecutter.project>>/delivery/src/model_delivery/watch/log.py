@@ -27,6 +27,7 @@ from model_delivery.protocols import UserError
 
 MODEL_LOG, KEY = "MODEL_LOG", "ML_LOG_KEY"  # variables: `LogSettings` as JSON, key of hashes
 SHADOW, ID = "x-shadow", b"x-request-id"  # headers: `1` where no client asks; the proxy's id
+_SHADOW = SHADOW.encode()  # as a request has it
 MOST_WAITING, MOST_BYTES = 10_000, 64_000_000  # records that wait; bytes of a segment, about
 AT_ONCE = 32  # requests that become lines in one go: each costs less than half of one by one
 PAUSE, STORE_PAUSE = 0.5, 30.0  # seconds between writings; to a store, where each makes an object
@@ -125,7 +126,7 @@ class PredictionLog:
                 "id": name or f"{self.writer}{next(self.unnamed):016x}",
                 "time": f"{_second(second)}.{fraction:06d}+00:00",
                 "digest": self.digest,
-                "shadow": headers.get(SHADOW.encode()) == b"1",
+                "shadow": headers.get(_SHADOW) == b"1",
                 "ms": round(1e3 * took, 3),
             }
             for place, (row, score) in enumerate(zip(rows, scores, strict=True)):
