@@ -170,8 +170,8 @@ def test_where_a_repository_is_not_public_its_new_packages_are_not_reviewed(
 
 
 SCANS = [
-    *("github/codeql-action/init", "github/codeql-action/analyze"),
     *("ossf/scorecard-action", "github/codeql-action/upload-sarif"),
+    *("github/codeql-action/init", "github/codeql-action/analyze"),
 ]
 
 
@@ -181,8 +181,8 @@ def test_a_public_repository_is_scanned_on_a_push(ready: BakedProject, tmp_path:
     assert run.jobs["plan"].outputs == {"visibility": "public"}
     assert run.jobs["plan"].summary == ""
     assert [call["action"] for call in run.calls] == SCANS
-    assert run.calls[0]["inputs"] == {"languages": "python, actions"}
-    assert run.calls[2]["inputs"]["results_file"] == run.calls[3]["inputs"]["sarif_file"]
+    assert run.calls[2]["inputs"] == {"languages": "python, actions"}
+    assert run.calls[0]["inputs"]["results_file"] == run.calls[1]["inputs"]["sarif_file"]
 
 
 def test_where_a_repository_is_not_public_a_run_says_what_is_left_out(

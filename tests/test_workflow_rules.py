@@ -109,7 +109,7 @@ jobs:
         with:
           ref: >-
             ${{ inputs.verb == 'deploy' && inputs.environment == 'test' && github.sha
-            || github.event.repository.default_branch }}
+            || github.event.repository.default_branch || github.ref_name }}
       - { name: Set up, id: setup, uses: ./.github/actions/setup }
       - name: Deploy
         env:

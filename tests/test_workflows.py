@@ -135,10 +135,10 @@ def expect(run: Run, **results: str) -> None:
 
 def report(run: Run) -> dict[str, Any]:
     """Return the report that the candidate's job uploaded, as data."""
-    assert run.artifacts == {"report": "candidate"}
-    kept = {file.name for file in run.artifact("report").iterdir()}
+    assert run.artifacts == {"report-1": "candidate"}
+    kept = {file.name for file in run.artifact("report-1").iterdir()}
     assert kept == {"report.html", "report.json", "report.md"}
-    return dict(json.loads((run.artifact("report") / "report.json").read_text()))
+    return dict(json.loads((run.artifact("report-1") / "report.json").read_text()))
 
 
 def outcomes(run: Run) -> dict[str, str]:
@@ -162,7 +162,7 @@ def test_a_good_change_is_green_and_its_report_is_posted(green: tuple[Case, Run]
     assert report(run)["subject"].removeprefix("sha256:")[:12] in comment.body
     assert "first delivery" in comment.body  # there is no champion: the registry is empty
     assert case.github.registry == {}
-    assert comment.body == (run.artifact("report") / "report.md").read_text()
+    assert comment.body == (run.artifact("report-1") / "report.md").read_text()
     assert comment.body.strip() in run.jobs["candidate"].summary
 
 
@@ -198,7 +198,7 @@ def test_a_hostile_title_or_branch_is_data(green: tuple[Case, Run]) -> None:
     assert not [f for f in run.folder.rglob("*hostile*") if f.name.startswith("hostile")]
     # The title is shown nowhere, so nothing of it can be carried out.
     shown = [text for job in run.jobs.values() for text in (job.log, job.summary)]
-    shown += [file.read_text() for file in run.artifact("report").iterdir()]
+    shown += [file.read_text() for file in run.artifact("report-1").iterdir()]
     assert not [text for text in [*shown, case.comment] if "touch hostile" in text]
 
 

@@ -172,6 +172,25 @@ def test_schedules_are_apart_and_off_the_full_hour(tree: Tree) -> None:
     assert len({tuple(cron.split()[:2]) for cron in found.values()}) == len(found)
 
 
+def test_a_scheduled_job_checks_out_the_newest_default_branch(baked: BakedProject) -> None:
+    """The event of a schedule does not name it, and a commit of its start may be days old."""
+    known = []
+    for place, step in Tree(baked.path).steps():
+        ref = step.get("with", {}).get("ref", "") if "checkout@" in step.get("uses", "") else ""
+        if "default_branch" in ref and not place.startswith("deliver.yml"):  # that has no schedule
+            known.append(place)
+            assert ref.endswith("github.event.repository.default_branch || github.ref_name }}")
+    assert len(known) == 2, known
+
+
+def test_a_second_attempt_takes_no_artifact_of_the_first(tree: Tree) -> None:
+    """Two attempts of a run may keep one name twice, and which is downloaded is not said."""
+    for place, step in tree.steps():
+        if "upload-artifact@" in step.get("uses", ""):
+            name, again = step["with"]["name"], step["with"].get("overwrite", False)
+            assert re.search(r"github\.run_attempt|outputs\.digest", name) or again, place
+
+
 def test_gates_waits_for_every_other_job_and_always_answers(ci: dict[str, Any]) -> None:
     gates = ci["jobs"]["gates"]
     assert set(needs(gates)) == set(ci["jobs"]) - {"gates"}

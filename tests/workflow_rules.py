@@ -30,7 +30,8 @@ HANDED_ON = {
     "MLFLOW_TRACKING_URI": "${{ vars.MLFLOW_TRACKING_URI }}",
 }
 """What `ml` must know where it delivers: to verify who built a blob, and where to show the log."""
-DEFAULT_BRANCH = "github.event.repository.default_branch"
+# A schedule's event has no repository; its ref is the default branch.
+DEFAULT_BRANCH = "github.event.repository.default_branch || github.ref_name"
 
 Job = dict[str, Any]
 _USES = re.compile(r"\buses: ([^\s,}]+(?: # \S+)?)")

@@ -80,9 +80,10 @@ class FakeGitHub:
             for tag, release in self._state("releases", {}).items()
         }
 
-    def draft(self, tag: str, notes: str) -> None:
-        """Make the release of a tag without files, as people do in the web page."""
+    def draft(self, tag: str, notes: str, hidden: bool = False) -> None:
+        """Make the release of a tag without files, as people do in the web page, or a draft."""
         made = {"title": tag, "notes": notes, "latest": True, "prerelease": False}
+        made |= {"draft": True} if hidden else {}
         self.assets(tag).mkdir(parents=True)
         releases = self._state("releases", {}) | {tag: made}
         (self.folder / "releases.json").write_text(json.dumps(releases))

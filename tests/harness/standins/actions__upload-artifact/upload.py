@@ -2,7 +2,7 @@
 
 As the action does: one pattern that names a folder or a glob is the artifact's root, several are
 rooted at the folder they have in common; hidden files, and files in hidden folders, only on
-request; a name can be used once in a run.
+request; a name can be used once in a run, unless the one before is to be overwritten.
 """
 
 import glob
@@ -16,8 +16,9 @@ name = os.environ["NAME"]
 run = Path(os.environ["STANDIN_RUN"])
 index_file = run / "artifacts.json"
 index = json.loads(index_file.read_text()) if index_file.exists() else {}
-if name in index:
+if name in index and os.environ["OVERWRITE"] != "true":
     sys.exit(f"::error::an artifact {name} was already uploaded in this run")
+shutil.rmtree(run / "artifacts" / name, ignore_errors=True)
 
 
 def search_path(pattern: str) -> Path:

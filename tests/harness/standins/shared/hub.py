@@ -96,16 +96,6 @@ def release_download(options: Options) -> None:
             _copy(asset, target)
 
 
-def release_view(options: Options) -> None:
-    """Print the names of a release's assets, the one form of jq that is known."""
-    _require("contents", "read")
-    if (options.json, options.jq) != ("assets,isDraft", "select(.isDraft | not).assets[].name"):
-        _fail(f"this stand-in does not know --json {options.json} --jq {options.jq}")
-    with state("releases.json", {}) as releases:
-        _known(options.tag, releases)
-        print("\n".join(sorted(asset.name for asset in _assets(options.tag).iterdir())))
-
-
 def attestation_verify(options: Options) -> None:
     """Succeed if somebody attested who built exactly these bytes, or this image."""
     _require("attestations", "read")
@@ -128,24 +118,24 @@ def attestation_verify(options: Options) -> None:
     print(json.dumps(found) if options.format == "json" else "Verification succeeded!")
 
 
-def issue_list(options: Options) -> None:
-    """Print the issues in a state, and with a label if one is named, the newest first."""
+def _issues(label: str, which: str, most: int) -> list[dict[str, Any]]:
+    """Return the issues in a state that have a label, the newest first."""
     _require("issues", "read")
     with state("issues.json", []) as issues:
-        found = [
-            issue
-            for issue in reversed(issues)
-            if options.state in ("all", issue["state"])
-            if set(options.label) <= set(issue["labels"])
-        ]
-    found = found[: options.limit]
-    if options.json:
-        names = options.json.split(",")
-        shown = [{name: _field(issue, name) for name in names} for issue in found]
-        print(_first(shown, options.jq) if options.jq else json.dumps(shown))
-    else:
-        for issue in found:
-            print(f"{issue['number']}\t{issue['state']}\t{issue['title']}")
+        found = [it for it in reversed(issues) if it["state"] == which and label in it["labels"]]
+    return found[:most]
+
+
+def _assets_of(jq: str) -> str:
+    """Return the assets of a tag's release that is no draft, the one form of jq that is known."""
+    _require("contents", "read")
+    if jq != ".[] | select(.tag_name == env.TAG and (.draft | not)).assets[].name":
+        _fail(f"this stand-in does not know {jq}")
+    with state("releases.json", {}) as releases:
+        made = releases.get(os.environ["TAG"], {"draft": True})
+    if made.get("draft"):
+        return ""
+    return "\n".join(sorted(asset.name for asset in _assets(os.environ["TAG"]).iterdir()))
 
 
 def label_create(options: Options) -> None:
@@ -190,6 +180,13 @@ def api(options: Options) -> None:
     path = options.path.lstrip("/").replace("{owner}", owner).replace("{repo}", name)
     about = {"full_name": f"{owner}/{name}", "visibility": "private" if PRIVATE else "public"}
     answers = {f"repos/{owner}/{name}": about} | json.loads((GITHUB / "api.json").read_text())
+    if path == f"repos/{owner}/{name}/releases" and options.paginate:
+        print(_assets_of(options.jq))
+        return
+    form = rf"repos/{owner}/{name}/issues\?labels=([\w-]+)&state=(\w+)&per_page=(\d+)"
+    if asked := re.fullmatch(form, path):
+        print(_first(_issues(asked[1], asked[2], int(asked[3])), options.jq))
+        return
     if path not in answers:
         print(json.dumps({"message": "Not Found", "status": "404"}))
         _fail("gh: Not Found (HTTP 404)")
@@ -223,11 +220,7 @@ def _parser() -> argparse.ArgumentParser:
     _add(release, "upload", release_upload, {**files, "--clobber": yes})
     to: _Arguments = {"--pattern": {"default": "*"}, "--dir": {"default": "."}, "--clobber": yes}
     _add(release, "download", release_download, {"tag": {}, **to})
-    _add(release, "view", release_view, {"tag": {}, "--json": {}, "--jq": {}})
     issue = groups.add_parser("issue").add_subparsers(required=True)
-    listed: _Arguments = {"--state": {"default": "open"}, "--label": many, "--json": {}}
-    listed |= {"--jq": {}, "--limit": {"type": int, "default": 30}}
-    _add(issue, "list", issue_list, listed)
     _add(issue, "create", issue_create, {**body, "--label": many})
     labels = groups.add_parser("label").add_subparsers(required=True)
     _add(labels, "create", label_create, {"name": {}, "--force": yes})
@@ -276,12 +269,6 @@ def _copy(source: Path, target: Path) -> None:
     new = target.with_name(f".{target.name}.{os.getpid()}")
     shutil.copyfile(source, new)
     new.rename(target)
-
-
-def _field(issue: dict[str, Any], name: str) -> Any:
-    if name == "labels":
-        return [{"name": label} for label in issue["labels"]]
-    return issue["state"].upper() if name == "state" else issue[name]
 
 
 def _first(shown: list[dict[str, Any]], jq: str) -> str:
