@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import socket
@@ -207,10 +208,10 @@ TABLES = {
     "none": ["no table", "'NoneType' object"],
     "missing": ["column `distance` is missing"],
     "renamed": ["column `distance` is missing", "column `miles` is unexpected"],
-    "retyped": ["column `distance` is string, not a number"],
+    "retyped": ['column `distance` is string, not of type number; `.astype("float64")` makes'],
     "mixed": ["mix types", "column distance"],
     "future": ["`scheduled` is 2013-08-01 00:00:00 in row 8: not before 2013-08-01"],
-    "zone": ["column `scheduled` is timestamp[", "tz=UTC], not a timestamp"],
+    "zone": ["column `scheduled` is timestamp[", "tz=UTC], not of type timestamp; `pd.to_dat"],
     "double": ["columns stand twice", "distance"],
     "category": ["`origin`:", "outside", "'ewr' in row 1: 2013-01-01"],
     "range": ["`distance`:", "outside", "6001.0 in row 8: 2013-01-01"],
@@ -309,13 +310,15 @@ def test_edited_checksums_do_not_make_another_candidate(project: BakedProject, e
 def test_a_port_that_a_stranger_holds_is_refused(project: BakedProject, edit: Edit) -> None:
     with socket.create_server(("127.0.0.1", 0)) as stranger:
         port = str(stranger.getsockname()[1])
-        assert f"port {port} is in use by another" in refused(project, "serve", "--port", port)
+        taken = f"port {port} is in use by process {os.getpid()}, `"
+        assert taken in refused(project, "serve", "--port", port)
         edit("config/delivery.yaml", "port: 3000", f"port: {port}")
         message = refused(project, "deploy")
-        assert f"port {port} is in use by another program; stop it" in message
+        assert f"{taken}python" in message
+        assert f"in {Path.cwd()}; stop it" in message
         doctor = project.ml("doctor", check=False)
         assert doctor.returncode == USAGE
-        assert f"port {port} is in use by another program" in said(doctor)
+        assert taken in said(doctor)
 
 
 @pytest.mark.parametrize("verb", ["data", "train"])

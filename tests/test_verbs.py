@@ -178,6 +178,7 @@ def test_production_is_shipped_seen_replaced_and_rolled_back(project: BakedProje
     project.ml("deploy", "--to", "staging", "--stop")
     back = json.loads(project.ml("rollback", "--json").stdout)
     assert (back["digest"][:12], served(project)) == (first, first)
+    assert f"nothing done: {back['release']} is what serves" in project.ml("rollback").stderr
     told = [event["type"] for event in json.loads(project.ml("history", "--json").stdout)]
     assert told == ["registered", "promoted"] * 2 + ["promoted", "rolled_back"]
     refused = project.ml("deploy", check=False)

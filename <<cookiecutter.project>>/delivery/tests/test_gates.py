@@ -288,6 +288,28 @@ def test_a_number_that_may_be_missing_and_nearly_is_has_no_scale(world: World) -
         assert (check.sentence == told) is (missing > 0)
 
 
+def test_of_few_rows_the_scale_is_a_warning_that_says_so(world: World) -> None:
+    limit, contract = Ceiling(max=2, outcome="stop"), world.project.contract
+    for train, test, days in (
+        (world.train.slice(0, 250), world.test, 0),
+        (world.train, world.test.slice(0, 99), 0),
+        (world.train.take(np.arange(0, 6000, 4)), world.test, 7),
+    ):
+        check = judge_scale(contract, limit, train, test, days)
+        assert (check.outcome, "too few rows" in check.sentence) == (WARN, True), check
+
+
+@pytest.mark.parametrize("new", [None, "never seen"])
+def test_a_long_history_hides_no_broken_month(world: World, new: str | None) -> None:
+    spec = {"missing": 0.4, "outside": 0.4}
+    columns = CONTRACT.columns | {"kind": CONTRACT.columns["kind"].model_copy(update=spec)}
+    vars(world.project)["contract"] = CONTRACT.model_copy(update={"columns": columns})
+    broken = world.put("kind", lambda x: first(x, new, 0.45))
+    assert broken.red() == set()  # 0.18 of all rows, and of the month less than with the slack
+    broken = world.put("kind", lambda x: first(x, new, 0.55))
+    assert broken.red() == {"newest_missing" if new is None else "newest_domain"}
+
+
 def test_rows_that_stop_a_training_are_there_whatever_the_times() -> None:
     months = np.repeat(np.array(["2013-01-01", "2013-02-01", "2013-03-01"], "M8[us]"), 40)
     assert snapshots.stopping_rows(months).sum() == 40
@@ -345,12 +367,22 @@ def test_deepchecks_run_unless_our_own_checks_stop(
 
 def test_a_champion_whose_column_is_gone_is_a_warning_that_names_it(world: World) -> None:
     candidate = Candidate(world.project.root / "candidate")
-    write_json(candidate.ship / "request.json", {"kind": {}, "wind": {}})
+    known = {"kind": "category", "wind": "number", "size": "integer"}  # a number by now
+    write_json(candidate.ship / "request.json", {n: {"type": kind} for n, kind in known.items()})
     scored = read_scored(world.project, candidate, candidate)
     check = next(
         c for c in score_checks(world.project, candidate, scored)[0] if c.name == "champion"
     )
-    assert (check.outcome, "it needs wind, not in" in check.sentence) == (WARN, True)
+    assert (check.outcome, "it needs wind, size, gone" in check.sentence) == (WARN, True)
+
+
+def test_a_champion_of_the_same_requests_is_compared_whatever_its_example(tmp_path: Path) -> None:
+    kind = {"type": "number", "min": 0, "unit": "s", "example": 1}
+    releases = [Candidate(tmp_path / str(place)) for place in range(3)]
+    for release, more in zip(releases, ({}, {"unit": "ms", "example": 7}, {"min": 1}), strict=True):
+        write_json(release.ship / "request.json", {"size": kind | more})
+    first, same, other = map(load._form, releases)
+    assert (first == same, first == other) == (True, False)
 
 
 def test_prove_names_the_defect_that_no_limit_notices(world: World) -> None:
@@ -401,6 +433,9 @@ def test_columns_of_a_source_are_as_a_service_gives_them_to_features(
     assert made.column("kind").to_pylist() == frame["kind"].tolist()
     kinds = [made.schema.field(name).type for name in narrow]
     assert kinds == [pa.string(), pa.float64(), pa.int64(), pa.timestamp("us")]
+    parts = frame.assign(at=frame["at"] + pd.to_timedelta((frame.index == 7) * 0.25, "s"))
+    with pytest.raises(snapshots.BrokenStructureError, match=r"`at` is .*250000 in row 8: a req"):
+        snapshots._checked(world.project, day, parts)
     beyond = frame.assign(count=np.uint64(2**63))
     with pytest.raises(snapshots.BrokenStructureError, match="`count`: Integer value"):
         snapshots._checked(world.project, day, beyond)
@@ -445,13 +480,33 @@ def test_on_drawn_rows_a_broken_limit_warns_and_a_broken_contract_stops(world: W
     assert check_data(world.project, snapshot).outcome is STOP
 
 
-def test_what_is_usual_is_measured_whole_or_again_for_the_next_window(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Else one failure would let every later window be judged by the least drift there is."""
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Return the functions of the program, without Deepchecks."""
     for name in ("deepchecks", "deepchecks.tabular"):
         monkeypatch.setitem(sys.modules, name, MagicMock())
-    program = runpy.run_path(str(gates.PROGRAM))
+    return runpy.run_path(str(gates.PROGRAM))
+
+
+@pytest.mark.parametrize(("rare", "ranked"), [(0.002, 200), (0.1, 800), (0.998, 200)])
+def test_a_ranking_has_rows_of_a_rare_label(
+    program: dict[str, Any], tmp_path: Path, rare: float, ranked: int
+) -> None:
+    path, rows = tmp_path / "test.parquet", np.arange(100_000)
+    pq.write_table(pa.table({"late": rows % 1000 < 1000 * rare, "row": rows}), path)
+    request = {"tests": [str(path)], "sampled": gates.SAMPLED, "label": "late", "categorical": []}
+    drawn = program["read_rows"](request, "test", str(path))
+    found = program["with_rare"](request, drawn)
+    few = int((found["late"] == (rare < 0.5)).sum())
+    assert few == ranked or (ranked == 800 and 700 < few < 900)
+    assert not found["row"].duplicated().any()
+    assert found["late"].isin([0, 1]).all()
+
+
+def test_what_is_usual_is_measured_whole_or_again_for_the_next_window(
+    program: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else one failure would let every later window be judged by the least drift there is."""
     days = pd.date_range("2013-01-01", periods=400, freq="D")
     train = pd.DataFrame({"at": days, "size": np.arange(400.0)})
     periods = [[str(days[0]), str(days[100])], [str(days[100]), str(days[200])]]
@@ -589,6 +644,9 @@ def test_intervals_resample_days_and_differences_are_paired() -> None:
     assert by_day.low < by_day.value == by_row.value < by_day.high
     assert by_day.high - by_day.low > 3 * (by_row.high - by_row.low)
     assert metrics.estimate(*rows, days, other=rows[2]) == metrics.Estimate(0, 0, 0)
+    one_day, by_chance = (metrics.estimate(*rows, c) for c in (days * 0, np.arange(1000) % 100))
+    width, usual = (found.high - found.low for found in (one_day, by_chance))
+    assert 0.7 < width / usual < 1.4  # and not zero
     one_class = metrics.estimate(metrics.roc_auc, labels * 0, rows[2], days)
     assert np.isnan([one_class.value, one_class.low, one_class.high]).all()
 
@@ -661,12 +719,38 @@ def test_the_request_follows_the_contract(contract: DataContract, tmp_path: Path
     vars(project).update(contract=keyed, gates=Gates.model_construct(deepchecks=limits))
     request = request_of(project, "data", Snapshot(tmp_path))
     assert request["categorical"] == ["kind", "model code"]
+    free = keyed.model_copy(update={"key": ["at", "model code"]})  # any text: always a new one
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(vars(project), "contract", free)
+        assert request_of(project, "data", Snapshot(tmp_path))["categorical"] == ["kind"]
     assert request["numeric"] == ["amount", "json", "_flag"]  # `count` is of the key: a name
     assert request["checks"] == ["FeatureDrift"]
     assert request["periods"] == [], "of 31 rows each, none tells what is usual"
     pq.write_table(pa.table({contract.time: times.repeat(4)}), tmp_path / "train.parquet")
     request = request_of(project, "data", Snapshot(tmp_path))
     assert [start for start, _ in request["periods"]] == [f"2013-0{n}-01" for n in range(1, 5)]
+
+
+def test_what_is_rare_is_neither_new_nor_lost(tmp_path: Path) -> None:
+    """Of 40,000 rows half are drawn: a category of two rows mostly not, a label of 0.1 % is."""
+    random, paths = np.random.default_rng(0), dict[str, Path]()
+    for part, rows, share in (("train", 40_000, 0.001), ("test", 8_000, 0.009)):
+        columns = {
+            "at": np.datetime64("2013-01-01", "us") + np.arange(rows) * np.timedelta64(1, "m"),
+            "zip": np.char.add("z", (np.arange(rows) % 20_000).astype(str)).astype(object),
+            "late": random.random(rows) < share,
+        }
+        paths[part] = tmp_path / f"{part}.parquet"
+        pq.write_table(pa.table(columns), paths[part])
+    request: dict[str, Any] = {"suite": "data", "checks": ["NewCategoryTrainTest", "LabelDrift"]}
+    request |= {"train": str(paths["train"]), "tests": [str(paths["test"])], "periods": []}
+    request |= {"sampled": gates.SAMPLED, "fewest_rows": gates.FEWEST_ROWS, "numeric": []}
+    request |= {"categorical": ["zip"], "label": "late", "time": "at", "score": "score"}
+    found = ask(tmp_path, request)[0]
+    assert list(found["NewCategoryTrainTest"].values()) == [0.0]
+    [drift] = found["LabelDrift"].values()
+    assert drift is not None
+    assert drift > 0.5
 
 
 @pytest.mark.parametrize(
@@ -825,8 +909,7 @@ class Spy(AbstractContextManager["Spy"]):
 def test_services_under_load_start_together_and_none_outlives_the_gate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    (tmp_path / "ship").mkdir()
-    (tmp_path / "ship" / "request.json").touch()
+    write_json(tmp_path / "ship" / "request.json", {})
     beside, ended, spies = threading.Barrier(3, timeout=20), threading.Event(), list[Spy]()
     vars(project := Project(tmp_path)).update(delivery=PROJECT.delivery)
 

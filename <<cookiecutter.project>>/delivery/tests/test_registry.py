@@ -38,6 +38,7 @@ from model_delivery.registry import (
     next_move,
 )
 from model_delivery.releases import champion, register
+from model_delivery.training.snapshot import inputs_hash, training_code
 
 
 def event(**fields: object) -> Event:
@@ -629,6 +630,19 @@ def test_a_release_has_one_name_and_is_registered_once(project: Project) -> None
     first = "v1.1.0+data.20130801.1"
     assert names == [first, "v1.1.0+data.20130801.2", "v1.1.0+data.20130901.1", first]
     assert len(event_log(project).events()) == 3
+
+
+@pytest.mark.parametrize(
+    ("same", "key", "commit"), [(True, "", "f"), (False, "", "c"), (False, "by its key", "f")]
+)
+def test_a_candidate_of_other_code_has_the_commit_of_its_training(
+    project: Project, monkeypatch: pytest.MonkeyPatch, same: bool, key: str, commit: str
+) -> None:
+    monkeypatch.setenv("GITHUB_SHA", "f" * 40)
+    candidate = make_candidate(project, "a")
+    here = inputs_hash(project, training_code(project))
+    candidate.lineage["code"] = here if same else "of another commit"
+    assert register(project, candidate, {}, "local", key).commit == commit * 40
 
 
 def test_a_user_without_a_name_is_told_by_number(monkeypatch: pytest.MonkeyPatch) -> None:

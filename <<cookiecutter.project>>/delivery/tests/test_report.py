@@ -793,6 +793,7 @@ BARE: dict[str, object] = {
     "": {"default_branch": "main", "private": False, "owner": {"type": "User", "login": "ann"}},
     "user": {"id": 17},
     "/environments": {"environments": []},
+    "/actions/permissions": {"enabled": True, "allowed_actions": "selected"},
     "/actions/variables?per_page=100": {"variables": []},
     "/actions/secrets?per_page=100": {"secrets": []},
     "/rulesets?per_page=100": [{"name": "one", "id": 7, "enforcement": "disabled"}],
@@ -804,6 +805,7 @@ BARE: dict[str, object] = {
 }
 REVIEWED = {"name": "production", "protection_rules": [{"type": "required_reviewers"}]}
 WHOLE = BARE | {
+    "/actions/permissions": {"enabled": True, "allowed_actions": "all"},
     "/environments": {"environments": [{"name": "test"}, {"name": "staging"}, REVIEWED]},
     "/actions/variables?per_page=100": {
         "variables": [{"name": f"DEPLOY_RUNNER_{n}"} for n in ("TEST", "STAGING", "PRODUCTION")]
@@ -882,7 +884,7 @@ def test_a_repository_that_has_everything_is_well(doctor: Doctor) -> None:
     assert done.exit_code == 0, done.output
     assert all(ok for ok, _ in said(done).values())
     assert list(said(done)) == [
-        *("default branch", "test", "staging", "reviewers", "production"),
+        *("default branch", "actions", "test", "staging", "reviewers", "production"),
         *("DEPLOY_RUNNER_TEST", "DEPLOY_RUNNER_STAGING", "DEPLOY_RUNNER_PRODUCTION"),
         *("SOURCE_KEY", "ruleset one", "ruleset two", "code owners", "weekly.yml"),
     ]
@@ -897,7 +899,8 @@ def test_each_thing_that_is_missing_on_github_is_named(doctor: Doctor) -> None:
     assert done.exit_code == 2
     hints = {f"DEPLOY_RUNNER_{name}" for name in ("TEST", "STAGING", "PRODUCTION")}
     assert {subject for subject, (ok, _) in found.items() if ok} == hints
-    assert len(found) == 13
+    assert len(found) == 14
+    assert found["actions"][1].startswith("allowed: selected; beside GitHub's own astral-sh/*")
     assert "`gh variable set DEPLOY_RUNNER_TEST`" in found["DEPLOY_RUNNER_TEST"][1]
     assert "`gh secret set SOURCE_KEY`" in found["SOURCE_KEY"][1]
     assert found["code owners"][1] == ".github/CODEOWNERS:3: Unknown owner"

@@ -23,8 +23,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -42,8 +44,8 @@ from model_delivery.project import Project
 from model_delivery.protocols import UserError
 from model_delivery.registry import Event, event_log
 from model_delivery.releases import champion, judged, recall, register, resolve, restore
-from model_delivery.report.verdict import Check, Outcome, Report, Verdict
-from model_delivery.rollout import canary, host, target
+from model_delivery.report.verdict import Check, Outcome, Report, Verdict, fixed
+from model_delivery.rollout import canary, host, supervisor, target
 from model_delivery.rollout.canary import Answer, Traffic, compare
 from model_delivery.rollout.host import rehearsal
 from model_delivery.rollout.target import Target, standing
@@ -128,7 +130,7 @@ def fake_start(project: Project, ship: Path, log: Path, release: str, **_: Any) 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
     monkeypatch.setattr(target, "start", fake_start)
-    for module in (host, releases):
+    for module in (host, releases, stages):
         monkeypatch.setattr(module, "limits_hash", lambda *_: "limits")
     made = make_project(tmp_path / "project")
     yield made
@@ -309,6 +311,51 @@ def test_switches_under_traffic_fail_no_request(project: Project, a: Candidate) 
     assert running(project) == [b.digest]
 
 
+def test_the_retraining_of_a_release_that_is_served_no_more_is_refused(
+    project: Project, a: Candidate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    b = make_candidate(project, "b", against=a)
+    files.write_atomic(project.work / candidates.CURRENT, b.digest)
+    for champion_of_it in ("", "0" * 64):
+        if champion_of_it:
+            monkeypatch.setenv("ML_SUCCEEDS", champion_of_it)
+            with pytest.raises(UserError, match=f"accepted {a.short} meanwhile.* code of 000000"):
+                stages.gate(stages.Run(project), "model")
+        else:
+            assert stages.gate(stages.Run(project), "model").outcome is Outcome.PASS
+    monkeypatch.setenv("ML_SUCCEEDS", a.digest)
+    assert stages.gate(stages.Run(project), "load").outcome is Outcome.PASS
+
+
+def test_a_service_that_does_not_come_up_stops_and_is_tried_again(
+    project: Project, a: Candidate
+) -> None:
+    run, good = stages.Run(project), Verdict(gate="api", checks=[fixed("answered", True, "all")])
+
+    def silent() -> Verdict:
+        raise NotReadyError("the service ended with code 1 at start")
+
+    found = stages._verdict(replace(run, force=True), "api", a, silent)
+    assert (found.outcome, found.decisive.sentence[:17]) == (Outcome.STOP, "the service ended")
+    assert a.verdict("api") == found
+    assert stages._verdict(run, "api", a, lambda: good).outcome is Outcome.PASS
+
+
+@pytest.mark.parametrize(("code", "ends", "said"), [(1, 1, "with code 1"), (-15, 2, "by `ml ro")])
+def test_a_rollout_that_crashed_is_no_bad_input(
+    project: Project, monkeypatch: pytest.MonkeyPatch, code: int, ends: int, said: str
+) -> None:
+    def spawn(command: list[str], cwd: Path, env: object, log: Path) -> SimpleNamespace:
+        log.write_text("Traceback\n")
+        return SimpleNamespace(poll=lambda: code)
+
+    monkeypatch.setattr(supervisor, "spawn", spawn)
+    goal, told = recorded(project, make_candidate(project, "a")), list[str]()
+    with pytest.raises(UserError, match=f"the rollout was ended {said}") as caught:
+        supervisor.supervise(Target(project, "production"), goal, "local", told.append)
+    assert (caught.value.code, told) == (ends, ["Traceback"])
+
+
 def test_a_verdict_that_misses_or_is_on_something_else_does_not_count(project: Project) -> None:
     candidate = make_candidate(project, "a")
     found = candidate.verdict("load")
@@ -399,14 +446,14 @@ def test_a_load_test_that_crashed_in_staging_is_named(
 def test_a_stranger_on_the_port_changes_nothing(project: Project, tmp_path: Path) -> None:
     port = project.delivery.environments["production"].port
     candidate = make_candidate(project, "a")
-    refused = pytest.raises(UserError, match=f"port {port} is in use by another program")
+    refused = pytest.raises(UserError, match=f"port {port} is in use by process {os.getpid()}, ")
     with contextlib.closing(socket.create_server(("127.0.0.1", port))), refused:
         deploy(project, candidate)
     assert [event.type for event in event_log(project).events()] == ["registered"]
     deploy(project, candidate)
     other = make_project(tmp_path / "other")  # its proxy is a stranger too
     shutil.copy(project.root / "config" / "delivery.yaml", other.root / "config")
-    with pytest.raises(UserError, match="in use by another program"):
+    with pytest.raises(UserError, match=r"in use by process \d+, `caddy` in .*/production/proxy; "):
         deploy(other, make_candidate(other, "a"))
     assert (state(project), running(other)) == ("serving", [])
 
@@ -516,7 +563,7 @@ def test_new_settings_of_log_or_variables_reach_the_service_that_runs(
 def test_where_the_port_is_taken_nothing_is_started(project: Project, a: Candidate) -> None:
     host.stop(place := Target(project, "production"))
     with socket.create_server(("127.0.0.1", place.settings.port)):
-        with pytest.raises(UserError, match="another program; stop it, or choose another: `port`"):
+        with pytest.raises(UserError, match=r"process \d+, .*; stop it, or choose another: `port`"):
             host.start(place)
         assert (processes(project.work), state(project)) == ([], "stopped")
 

@@ -716,6 +716,7 @@ def test_an_integer_s_bounds_are_whole_numbers_of_64_bits(contract: DataContract
         {"type": "number", "min": 0.001, "max": 0.002},
         {"type": "integer", "min": 2.5, "max": 3},
         {"type": "category", "pattern": "x|[a-c]+-?\\d{2,}"},
+        {"type": "category", "pattern": "(?!0)[01]"},  # every second one drawn is wrong
     ],
 )
 def test_an_example_lies_in_its_domain(contract: DataContract, spec: dict[str, Any]) -> None:
@@ -726,6 +727,25 @@ def test_an_example_lies_in_its_domain(contract: DataContract, spec: dict[str, A
     else:
         assert column.min is None or value >= column.min
         assert column.max is None or value <= column.max
+
+
+def test_a_pattern_that_gives_no_rows_is_named(contract: DataContract) -> None:
+    with pytest.raises(ValidationError, match="`pattern` cannot be part of a longer one"):
+        Column(type="category", pattern=re.compile("(?i)[a-z]"))
+    ahead = Column(type="category", pattern=re.compile("(?=.*[0-9])[A-Z]{6}"))
+    with pytest.raises(UserError, match=r"pattern `\(\?=.*no value of it can be drawn"):
+        example(contract, ahead)
+
+
+def test_a_pattern_is_drawn_alike_in_every_process(contract: DataContract) -> None:
+    code = "from model_delivery.contract import request, settings\nimport random, sys\n"
+    code += "spec = settings.Column(type='category', pattern=sys.argv[1])\n"
+    code += "print(request._value(None, spec, random.Random(1)))"
+    command = [sys.executable, "-c", code, "[^@ ]{40}"]
+    drawn = {
+        subprocess.check_output(command, env={"PYTHONHASHSEED": seed}, text=True) for seed in "12"
+    }
+    assert len(drawn) == 1
 
 
 Edit = Callable[[Path], Any]

@@ -2098,7 +2098,7 @@ def test_the_champions_commit_is_shipped_with_the_limits_of_now(
     assert [(root / name).read_text().endswith("# of now\n") for name in CURRENT] == [True, True]
     assert found["status"] == ""  # else the report calls them not committed
     env = found["env"]
-    assert (env["GITHUB_SHA"], env["ML_BECAUSE"]) == (commit, "drift")
+    assert (env["GITHUB_SHA"], env["ML_BECAUSE"], env["ML_SUCCEEDS"]) == (commit, "drift", A)
     assert (env["ML_HOME"], "VIRTUAL_ENV" in env) == (str(project.work), False)
     assert capfd.readouterr().err.count("its own words") == 1
     assert (project.root / "code").read_text() == "not committed"

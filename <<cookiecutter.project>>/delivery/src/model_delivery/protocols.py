@@ -34,6 +34,12 @@ class SourceError(UserError):
     code = 30
 
 
+class CrashError(UserError):
+    """Another process of ours ended by what nobody foresaw."""
+
+    code = 1
+
+
 class NothingNewError(UserError):
     """There is nothing to do, which is no failure."""
 

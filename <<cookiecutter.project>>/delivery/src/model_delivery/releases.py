@@ -13,10 +13,11 @@ from model_delivery.project import Project
 from model_delivery.protocols import UserError
 from model_delivery.registry import Event, blob_store, event_log, newest, shared
 from model_delivery.report.verdict import Outcome, Trigger, Verdict, allows_promotion, finite
-from model_delivery.training.snapshot import Snapshot, find_snapshot
+from model_delivery.training.snapshot import Snapshot, find_snapshot, inputs_hash, training_code
 
 JUDGED = ("verdicts", "limits", "against", "key")
 """What is recorded anew when it changes."""
+SUCCEEDS = "ML_SUCCEEDS"  # of a retraining: the champion whose commit it trains
 
 
 def champion(project: Project, environment: str = "production") -> Candidate | None:
@@ -24,6 +25,13 @@ def champion(project: Project, environment: str = "production") -> Candidate | N
     events = event_log(project).events()
     move = newest(events, environment=environment)
     return restore(project, stored(events, move)) if move else None
+
+
+def check_succeeds(digest: str) -> None:
+    """Raise a UserError in the retraining of a champion that is none any more."""
+    if (known := os.environ.get(SUCCEEDS, digest)) != digest:
+        why = f"production accepted {digest[:12]} meanwhile, and this is the code of {known[:12]}"
+        raise UserError(f"{why}; run `ml retrain` again")
 
 
 def restore(project: Project, event: Event) -> Candidate:
@@ -124,7 +132,7 @@ def register(
     """
     blobs, digest, facts = blob_store(project), candidate.digest, _facts(candidate)
     prefix = f"v{project.about['version']}+data.{facts['as_of'].replace('-', '')}"
-    commit = delivering(project) or candidate.lineage["commit"]
+    commit = delivering(project, None if key else candidate) or candidate.lineage["commit"]
     facts["verdicts"] = {gate: verdict.outcome for gate, verdict in said.items()}
     facts["limits"] = {gate: verdict.limits for gate, verdict in said.items()}
 
@@ -166,8 +174,15 @@ def _facts(candidate: Candidate) -> dict[str, Any]:
     }
 
 
-def delivering(project: Project) -> str | None:
-    """Return the commit that is being delivered: in a job not always the one checked out."""
+def delivering(project: Project, candidate: Candidate | None = None) -> str | None:
+    """Return the commit that is being delivered: in a job not always the one checked out.
+
+    Of a candidate that other code trained than is here, it is that of its training.
+    """
+    code = candidate.lineage.get("code") if candidate else None
+    if candidate and code not in (None, inputs_hash(project, training_code(project))):
+        commit: str | None = candidate.lineage["commit"]
+        return commit
     return os.environ.get("GITHUB_SHA") or git(project, "rev-parse", "HEAD")
 
 

@@ -248,7 +248,17 @@ def free_port(port: int = 0) -> int:
         with suppress(OSError), socket.create_server((HOST, place)):
             return place
     how = "stop it, or choose another: `port` in config/delivery.yaml, --port of `ml serve`"
-    raise UserError(f"port {port} is in use by another program; {how}")
+    raise UserError(f"port {port} is in use by {_holder(port)}; {how}")
+
+
+def _holder(port: int) -> str:
+    """Say which program listens on a port, as far as one is told of it."""
+    with suppress(psutil.Error):
+        for one in psutil.net_connections("tcp"):
+            if one.pid and (one.status, *one.laddr[1:]) == ("LISTEN", port):
+                holder = psutil.Process(one.pid)
+                return f"process {one.pid}, `{holder.name()}` in {holder.cwd()}"
+    return "another program"
 
 
 def processes(home: Path) -> list[psutil.Process]:
@@ -256,13 +266,6 @@ def processes(home: Path) -> list[psutil.Process]:
     found = psutil.process_iter(["environ"])
     places = [(Path((p.info["environ"] or {}).get("TMPDIR", "/")), p) for p in found]
     return [process for place, process in places if place.is_relative_to(home.resolve())]
-
-
-def megabytes(home: Path) -> float:
-    """Return the memory that the processes of a home use; not-a-number where one just ended."""
-    with suppress(psutil.Error):
-        return sum(float(process.memory_info().rss) for process in processes(home)) / 1e6
-    return float("nan")
 
 
 def end(home: Path, patience: float = 10) -> None:

@@ -39,6 +39,7 @@ from deepchecks.tabular import Dataset, SingleDatasetCheck, checks  # noqa: E402
 Request = dict[str, Any]
 Findings = dict[str, float | None]
 FEWEST_VALUES = 10  # of a column with fewer values no drift is measured
+FEWEST_OF_A_LABEL = 500  # rows to rank by
 SMALLEST_DRIFT = 0.05
 """A period's drift below this counts as this: two samples of one month differ by about 0.02."""
 
@@ -72,6 +73,7 @@ PAST: dict[str, list[pd.Series]] = {}
 """By check, the drifts between training periods: the same for each file of test rows."""
 OPTIONS: dict[str, dict[str, Any]] = {
     "FeatureDrift": {"min_samples": FEWEST_VALUES},
+    "LabelDrift": {"min_category_size_ratio": 0},  # else a label of less than 1 % is none
     "FeatureLabelCorrelation": {"random_state": 0},  # else each run draws and splits other rows
     "SimpleModelComparison": {"strategy": "tree", "scorers": ["roc_auc"]},
     # The search grows with the square of the features: all of them take a minute.
@@ -79,18 +81,36 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def read_rows(request: Request, part: str, path: str) -> pd.DataFrame:
-    """Return sampled rows of a file in their order, with the label, if any, as 0 or 1."""
+def read_rows(request: Request, part: str, path: str, whole: bool = False) -> pd.DataFrame:
+    """Return rows of a file in their order, mostly a sample, with the label, if any, as 0 or 1."""
     rows = pd.read_parquet(path)
-    rows = rows.sample(min(request["sampled"][part], len(rows)), random_state=0).sort_index()
+    if not whole:
+        rows = rows.sample(min(request["sampled"][part], len(rows)), random_state=0).sort_index()
     kinds = dict.fromkeys(filter(None, [request["label"]]), int)
     return rows.astype(kinds | dict.fromkeys(request["categorical"], object))
+
+
+def with_rare(request: Request, drawn: pd.DataFrame) -> pd.DataFrame:
+    """Return drawn test rows and, where one label is rare in them, more rows of it.
+
+    A ROC AUC does not depend on a label's share, and of eight rows of one it is noise.
+    """
+    label, rare = request["label"], int(drawn[request["label"]].mean() < 0.5)
+    if (drawn[label] == rare).sum() >= FEWEST_OF_A_LABEL:
+        return drawn
+    rest = read_rows(request, "test", request["tests"][0], whole=True).drop(drawn.index)
+    more = rest[rest[label] == rare]
+    return pd.concat([drawn, more.sample(min(len(more), FEWEST_OF_A_LABEL), random_state=0)])
 
 
 def measure(request: Request, name: str, before: pd.DataFrame, after: pd.DataFrame) -> pd.Series:
     """Run a check on both; return numbers by what they are about, NaN where there is none."""
     check = getattr(checks, name)(**OPTIONS.get(name, {}))
     alone = isinstance(check, SingleDatasetCheck)  # looks at the test rows only
+    if name == "NewCategoryTrainTest":  # what is rare, and was not drawn, is not new
+        before = read_rows(request, "train", request["train"], whole=True)
+    if name in ("SimpleModelComparison", "WeakSegmentsPerformance"):
+        after = with_rare(request, after)
     parts = {"": after} if alone else {"_train": before, "_test": after}
     options: dict[str, Any] = {"with_display": False}
     if name == "WeakSegmentsPerformance":  # sought in what alone tells most of the label

@@ -18,6 +18,7 @@ from model_delivery.rollout.target import Target
 
 HERE: Final = "repos/{owner}/{repo}"  # gh fills in the names, from the remote `origin`
 RULESETS: Final = ".github/rulesets.json"
+OTHERS: Final = "beside GitHub's own astral-sh/*, docker/*, marocchino/* and ossf/*"
 
 
 class Finding(NamedTuple):
@@ -101,12 +102,18 @@ def diagnose_github(project: Project) -> list[Finding]:
     about = gh(project, "api", HERE)
     branch = about["default_branch"]
     found = [Finding("default branch", branch == "main", f"{branch}; workflows deliver from main")]
-    for look in (_environments, _names, _rulesets, _owners, _schedules):
+    for look in (_actions, _environments, _names, _rulesets, _owners, _schedules):
         try:
             found += look(project, about)
         except UserError as error:  # as where a plan has no rulesets
             found += [Finding(look.__name__.strip("_"), False, f"not shown: {error}")]
     return found
+
+
+def _actions(project: Project, _: object) -> Iterator[Finding]:
+    """Look whether the workflows' actions may run: else not one of their jobs starts."""
+    allowed = gh(project, "api", f"{HERE}/actions/permissions").get("allowed_actions", "none")
+    yield Finding("actions", allowed == "all", f"allowed: {allowed}; {OTHERS} are needed")
 
 
 def _environments(project: Project, about: dict[str, Any]) -> Iterator[Finding]:

@@ -169,7 +169,7 @@ def rollback(
     with tty.step("rollback"), host.rehearsal(target) if rehearse else nullcontext():
         before, after = target.state().current, host.rollback(target, release)
     if after == before:
-        tty.say(said := f"nothing done: back at {after.release}; name the release to go back to")
+        tty.say(said := f"nothing done: {after.release} is what serves; name another")
         tty.job("GITHUB_STEP_SUMMARY", said)
     code = tty.show_status(target.status(), as_json)
     past.mirror(target.project)  # last: it may take its time

@@ -13,6 +13,7 @@ from typing import Any, get_args
 from model_delivery import releases
 from model_delivery.bundle import candidate as candidates
 from model_delivery.bundle.candidate import Candidate, current_candidate
+from model_delivery.bundle.launch import NotReadyError
 from model_delivery.cli.terminal import Stage, job, say, step
 from model_delivery.contract.settings import EnvironmentName
 from model_delivery.files import alone, write_atomic
@@ -34,6 +35,7 @@ from model_delivery.training import snapshot as data
 
 STAGES: tuple[Stage, ...] = get_args(Stage)
 REFUSED = "refused.json"  # the verdict on an extraction that could not become a snapshot
+READY = "ready"  # the check of a service that did not come up, which another time it may
 
 
 @dataclass
@@ -152,7 +154,8 @@ def record(run: Run) -> Event:
         candidate.save(verdicts["data"])  # goes along with the bytes; the rows stay here
         known = releases.register(run.project, candidate, verdicts, run.event, run.key)
     job("GITHUB_OUTPUT", f"digest={candidate.digest}")
-    run.recorded = known.model_copy(update={"commit": releases.delivering(run.project)})
+    commit = releases.delivering(run.project, None if run.key else candidate)
+    run.recorded = known.model_copy(update={"commit": commit})
     return run.recorded
 
 
@@ -191,6 +194,8 @@ def gate(run: Run, name: str) -> Verdict:
     served = releases.champion(project) if name in COMPARED else None
     known = candidate.verdict(name)
     old = served if served and served.digest != candidate.digest else None
+    if old:
+        releases.check_succeeds(old.digest)
     # Once it is served itself, what it was compared with before still stands.
     against = old.digest if old else known.against if served and known else None
     gates: dict[str, Callable[[], Verdict]] = {
@@ -223,11 +228,15 @@ def _verdict(
     known = None if again else judged.verdict(name)
     limits = limits_hash(run.project, name)
     same = known and (known.limits, known.against) == (limits, against)
-    if known and same and known.outcome not in (Outcome.INCONCLUSIVE, Outcome.CRASH):
+    undecided = known and known.outcome in (Outcome.INCONCLUSIVE, Outcome.CRASH)
+    if known and same and not undecided and known.decisive.name != READY:
         return known
     try:
         with step(f"check {name}"):
             verdict = ask()
+    except NotReadyError as error:
+        silent = Check(name=READY, outcome=Outcome.STOP, sentence=str(error))
+        verdict = Verdict(gate=name, checks=[silent])
     except UserError:
         raise
     except Exception as error:

@@ -49,10 +49,14 @@ class Ceiling(Limit):
 
 
 class DataLimits(Strict):
-    """Limits of the gate `data` beside the contract, whose every breach stops."""
+    """Limits of the gate `data` beside the contract, whose every breach stops.
+
+    `slack` is added to the contract's shares for the rows of the test window alone.
+    """
 
     rows: Floor
     scale: Ceiling
+    slack: Share = 0.1
 
 
 class ModelLimits(Strict):

@@ -12,7 +12,7 @@ from pydantic import BaseModel, FailFast, Field, PlainValidator, WithJsonSchema,
 from pydantic_core import PydanticCustomError
 
 from model_delivery.contract.settings import Column, DataContract
-from model_delivery.protocols import Columns
+from model_delivery.protocols import Columns, UserError
 
 JsonRow = dict[str, Any]
 MOST_ROWS = 1_000  # a longer list would hold up everybody else's request: about 4 ms are the bound
@@ -24,6 +24,15 @@ EPOCH, MICROSECOND = dt.datetime(1970, 1, 1), dt.timedelta(microseconds=1)
 _OPEN_SPAN = 1_000.0  # how far a number is drawn from its one bound, or from 0 without any
 _EDGE_TIMES = ("2012-02-29T00:00", "2013-12-31T23:59:59", "2000-01-01T00:00:00")
 _EDGE_SHARE, _MISSING_SHARE = 0.1, 0.1
+_TRIES = 100  # to draw a text that a pattern takes
+
+
+class _Ordered(random.Random):
+    """Chooses alike in all processes from what was a set of characters."""
+
+    def choice(self, seq: Any) -> Any:
+        plain = all(isinstance(one, str) for one in seq)
+        return super().choice(sorted(seq) if plain else seq)
 
 
 class Row(BaseModel, extra="forbid", strict=True, allow_inf_nan=False):
@@ -155,7 +164,12 @@ def _value(contract: DataContract, spec: Column, source: random.Random) -> Any:
     if spec.pattern:
         from rstr import Rstr  # no release carries it: none draws
 
-        return str(Rstr(source).xeger(spec.pattern))
+        drawer = Rstr(_Ordered(source.random()))
+        for text in (str(drawer.xeger(spec.pattern)) for _ in range(_TRIES)):
+            if spec.pattern.fullmatch(text):
+                return text
+        why = "no value of it can be drawn, as of one that looks ahead; use `values`, or another"
+        raise UserError(f"config/data.yaml: pattern `{spec.pattern.pattern}`: {why}")
     if spec.values:
         return source.choice(spec.values)
     time = dt.datetime.combine(contract.as_of, dt.time())

@@ -33,6 +33,10 @@ class Column(Strict, allow_inf_nan=False):
     def _domain_fits_type(self) -> Self:
         if [self.values, self.pattern].count(None) != (1 if self.type == "category" else 2):
             raise ValueError("a category, and no other type, has `values` or else `pattern`")
+        try:  # as a request's form has it
+            re.compile(f"(?:{self.pattern.pattern if self.pattern else ''})")
+        except re.error as error:
+            raise ValueError(f"`pattern` cannot be part of a longer one: {error}") from error
         if self.type not in ("number", "integer") and (self.min, self.max) != (None, None):
             raise ValueError(f"`min` and `max` are for numbers, not for a {self.type}")
         if self.type not in ("number", "category") and self.missing:
@@ -96,6 +100,14 @@ class DataContract(Strict):
         if {now.target, *now.key, *now.segments} <= {*columns}:
             changes |= {"key": now.key, "segments": now.segments}
         return self.model_copy(update=changes)
+
+    def loosened(self, slack: float) -> "DataContract":
+        """Return this contract with more rows that may miss a value or leave the domain."""
+        columns = dict(self.columns)
+        for name, spec in columns.items():
+            more = {kind: min(1.0, getattr(spec, kind) + slack) for kind in ("missing", "outside")}
+            columns[name] = spec.model_copy(update=more)
+        return self.model_copy(update={"columns": columns})
 
     def of_type(self, *kinds: Kind) -> list[str]:
         """Return the names of the input columns of these types, in order."""

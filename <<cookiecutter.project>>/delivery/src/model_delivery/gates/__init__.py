@@ -78,8 +78,9 @@ def request_of(project: Project, suite: str, rows: Judged, days: int = 0) -> dic
     """Return what the program is asked: files, columns by role, training periods, checks."""
     contract = project.contract
     numbers = contract.of_type("number", "integer", "boolean")
-    # Integers of the key are names of rows, such as an order's number, and not features.
-    names = [name for name in contract.key if contract.columns[name].type != "number"]
+    # Integers of the key, and words of any form, name rows, as an order's number does.
+    keys = {name: contract.columns[name] for name in contract.key}
+    names = [n for n, it in keys.items() if it.type in ("integer", "boolean") or it.pattern]
     times = rows.rows("train", [contract.time]).column(0).to_numpy()
     drawn = min(1, SAMPLED["train"] / len(times))
     spread = [
@@ -96,7 +97,7 @@ def request_of(project: Project, suite: str, rows: Judged, days: int = 0) -> dic
         "periods": spread,
         "fewest_rows": FEWEST_ROWS,
         "numeric": [name for name in numbers if name not in names],
-        "categorical": contract.of_type("category"),
+        "categorical": [name for name in contract.of_type("category") if name not in names],
         "label": contract.target,
         "time": contract.time,
         "score": SCORE,

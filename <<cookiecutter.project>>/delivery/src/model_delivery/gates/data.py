@@ -46,6 +46,10 @@ def contract_checks(
         if any(check.outcome is not Outcome.PASS for check in checks):
             return checks
     checks += check_content(pa.concat_tables([train, test]), contract)
+    for check in check_content(test, contract.loosened(limits.slack))[:2]:
+        if check.outcome is not Outcome.PASS:  # of which a long history hides much
+            alone = f"in the test window alone: {check.sentence}"
+            checks.append(fixed(f"newest_{check.name}", False, alone, check.value))
     extracted = snapshot.manifest["rows"]["extracted"]
     shares = {rule: rows / extracted for rule, rows in snapshot.manifest["excluded"].items()}
     if gone := [rule for rule in shares if rule not in contract.exclude]:
@@ -67,6 +71,12 @@ def judge_scale(
     """Judge the number that is furthest from its scale in the training months, or parts of days."""
     times, ratios, sparse = train.column(contract.time).to_numpy(), dict[str, float](), ""
     months = [(times >= start) & (times < end) for start, end in periods(times, days)]
+    past = f"parts of {days} days" if days else "months"
+    large = sum(month.sum() >= FEWEST_VALUES for month in months)
+    if large < 2 or len(test) < FEWEST_VALUES:
+        said = f"too few rows to tell a unit: {FEWEST_VALUES} or more have {large} training {past}"
+        said += f", newer are {len(test):,}"
+        return Check(name="scale", outcome=Outcome.WARN, sentence=said, limit=str(limit))
     for name in contract.of_type("number"):
         values = train.column(name).to_numpy()
         ratio = scale_ratio([values[m] for m in months], test.column(name).to_numpy())
@@ -76,7 +86,6 @@ def judge_scale(
             sparse += f"; too few values of `{name}` to compare"
     # What cannot be compared is not-a-number, and ranks above every ratio: never a pass.
     worst = max(ratios, key=lambda name: np.nan_to_num(ratios[name], nan=np.inf), default="")
-    past = f"parts of {days} days" if days else "months"
     sentence = f"scale of `{worst}` against that of the training {past}: another unit?"
     said = (sentence if worst else "no number that can be compared") + sparse
     return judge("scale", limit, ratios.get(worst, 1.0), said)

@@ -18,7 +18,7 @@ import scipy
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.bundle.launch import Running, end, run, start
 from model_delivery.contract.limits import Limit, LoadLimits
-from model_delivery.files import sha256_file
+from model_delivery.files import read_json
 from model_delivery.gates import judge
 from model_delivery.project import Project
 from model_delivery.protocols import UserError
@@ -48,8 +48,7 @@ MEASURES = (
 def check_load(project: Project, candidate: Candidate, champion: Candidate | None) -> Verdict:
     """Judge how fast a candidate's service answers, and how reliably."""
     releases = {CANDIDATE: candidate, TWIN: candidate}
-    forms = {sha256_file(one.ship / "request.json") for one in (candidate, champion) if one}
-    if champion and len(forms) == 1:
+    if champion and _form(champion) == _form(candidate):
         releases[CHAMPION] = champion
     services = ExitStack()
 
@@ -67,6 +66,12 @@ def check_load(project: Project, candidate: Candidate, champion: Candidate | Non
                 end(home, patience=1)
             raise
         return judge_targets(project, targets)
+
+
+def _form(release: Candidate) -> dict[str, dict[str, Any]]:
+    """Return which requests a release takes."""
+    request, notes = read_json(release.ship / "request.json"), ("example", "unit")
+    return {n: {k: v for k, v in spec.items() if k not in notes} for n, spec in request.items()}
 
 
 def judge_targets(project: Project, targets: dict[str, Running]) -> Verdict:

@@ -32,7 +32,7 @@ class Scored:
     days: NDArray[np.datetime64]
     table: pa.Table
     champion: Floats | None = None
-    gone: Sequence[str] = ()  # what the champion needs and the contract has no more
+    gone: Sequence[str] = ()  # what the champion needs and the contract has not, or not as it was
 
     def auc(self, rows: NDArray[np.bool_]) -> tuple[Estimate, Estimate | None]:
         """Return the ROC AUC of some rows, and its excess over the champion's where both count."""
@@ -65,7 +65,9 @@ def read_scored(project: Project, candidate: Candidate, champion: Candidate | No
     scored = Scored(labels.astype(float), scores, days, table)
     if champion is None:
         return scored
-    if gone := sorted(read_json(champion.ship / "request.json").keys() - contract.inputs.keys()):
+    needs = {name: spec["type"] for name, spec in read_json(champion.ship / "request.json").items()}
+    have = {name: spec.type for name, spec in contract.inputs.items()}
+    if gone := [name for name, kind in needs.items() if have.get(name) != kind]:
         return replace(scored, gone=gone)
     learned_until = np.datetime64(champion.lineage["data"]["spans"]["train"][1])
     later = times > learned_until
@@ -111,7 +113,8 @@ def score_checks(
         sentence = "first delivery, drawn rows, or a champion that is the same"
         outcome = Outcome.PASS
         if scored.gone:
-            sentence = f"not compared: it needs {', '.join(scored.gone)}, not in the contract now"
+            names = ", ".join(scored.gone)
+            sentence = f"not compared: it needs {names}, gone from the contract or of another type"
             outcome = Outcome.WARN
         checks.append(Check(name="champion", outcome=outcome, sentence=sentence, value="none"))
     found_in, table = segments(project, scored)

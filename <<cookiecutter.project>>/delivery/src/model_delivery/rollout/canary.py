@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 
 import httpx
 import numpy as np
+import psutil
 import pyarrow as pa
 import scipy
 
-from model_delivery.bundle.launch import Running, Scorer, megabytes
+from model_delivery.bundle.launch import Running, Scorer, processes
 from model_delivery.contract.request import JsonRow, columns_of, draw_rows
 from model_delivery.contract.settings import Delivery, RolloutLimits, Step
 from model_delivery.gates import judge
@@ -104,7 +105,7 @@ def watch(
     while True:
         time.sleep(1)
         answers = traffic.read()
-        memory, waited = megabytes(challenger.home), time.monotonic() - start
+        memory, waited = _megabytes(challenger.home), time.monotonic() - start
         left = "no" if memory == 0 else "yes"  # unknown, where one just ended
         if not any(champion.answers(url) for _ in range(2)):
             raise UserError("the champion does not answer any more, or the proxy before it")
@@ -117,6 +118,13 @@ def watch(
         if outcome is Outcome.STOP or waited > (step.seconds if outcome in GOOD else step.deadline):
             at = f"at {step.weight:.0%} after {waited:.0f} s"
             return [c.model_copy(update={"sentence": f"{at}: {c.sentence}"}) for c in checks]
+
+
+def _megabytes(home: Path) -> float:
+    """Return the memory that the processes of a home use; not-a-number where one just ended."""
+    with suppress(psutil.Error):
+        return sum(float(process.memory_info().rss) for process in processes(home)) / 1e6
+    return float("nan")
 
 
 def compare(limits: RolloutLimits, own: list[Answer], old: list[Answer]) -> list[Check]:

@@ -24,6 +24,9 @@ ARROW = {"number": pa.float64(), "integer": pa.int64(), "boolean": pa.bool_()}
 ARROW |= {"category": pa.string(), "timestamp": pa.timestamp("s")}  # whole ones
 SERVED = ARROW | {"timestamp": pa.timestamp("us")}  # as a service gives columns to features
 _DOMAIN = ("min", "max", "values", "pattern")
+_MAKES = {"number": '`.astype("float64")`', "integer": '`.astype("Int64")`'}
+_MAKES |= {"boolean": '`.astype("boolean")`', "category": '`.astype("string")`'}
+_MAKES |= {"timestamp": "`pd.to_datetime`, then without a zone"}  # by type, what pandas does
 
 
 def judge_rule(name: str, breaches: list[str], kept: str = "") -> Check:
@@ -37,9 +40,9 @@ def check_structure(table: pa.Table, contract: DataContract) -> list[Check]:
     strange = [f"column `{name}` is missing" for name in want if name not in have]
     strange += [f"column `{n}` is unexpected: name it, or drop it" for n in have if n not in want]
     retyped = [
-        f"column `{field.name}` is {field.type}, not a {want[field.name].type}"
+        f"column `{field.name}` is {field.type}, not of type {kind}; {_MAKES[kind]} makes it that"
         for field in table.schema
-        if field.name in want and not TYPE_TESTS[want[field.name].type](field.type)
+        if field.name in want and not TYPE_TESTS[kind := want[field.name].type](field.type)
     ]
     return [
         judge_rule("columns", strange, f"{len(want)} columns as agreed"),

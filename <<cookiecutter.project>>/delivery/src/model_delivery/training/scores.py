@@ -22,6 +22,7 @@ SAMPLE = 20_000
 """Training rows kept with their scores: enough to see an overfit, small enough to keep."""
 BINS = 10
 RESAMPLES = 200
+FEWEST_CLUSTERS, GROUPS = 5, 100
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,8 @@ def estimate(
     """Return a metric and its interval; rows of one cluster, such as a day, go together.
 
     With `other`, another model's scores of the same n rows, it is of the paired difference
-    `metric(scores) - metric(other)`.
+    `metric(scores) - metric(other)`. Of so few clusters as a table by months has, none can be
+    resampled: their rows go together at random.
     """
 
     def value(weights: Floats) -> float:
@@ -125,6 +127,9 @@ def estimate(
         return own if other is None else own - metric(labels, other, weights)
 
     names, places = np.unique(clusters, return_inverse=True)
+    if len(names) < FEWEST_CLUSTERS:
+        groups = np.random.default_rng(1).permutation(len(labels)) % GROUPS
+        names, places = np.unique(groups, return_inverse=True)
     shares = np.full(len(names), 1 / max(len(names), 1))
     draws = np.random.default_rng(0).multinomial(len(names), shares, RESAMPLES)
     sampled = np.array([value(draw[places].astype(float)) for draw in draws])

@@ -192,6 +192,13 @@ def _checked(project: Project, day: dt.date, frame: pd.DataFrame) -> pa.Table:
             table = table.set_column(place, name, pc.cast(table.column(name), options=options))
         except pa.ArrowInvalid as error:
             raise BrokenStructureError([judge_rule("types", [f"`{name}`: {error}"])]) from error
+    for name in project.contract.of_type("timestamp"):
+        column = table.column(name)
+        parts = pc.not_equal(pc.floor_temporal(column, unit="second"), column)
+        for row in np.flatnonzero(parts.fill_null(False).to_numpy())[:1]:
+            said = f"`{name}` is {column[row]} in row {row + 1}: a request has whole seconds"
+            cut = judge_rule("types", [f'{said}; `.dt.floor("s")` cuts the rest'])
+            raise BrokenStructureError([cut])
     return table
 
 

@@ -185,7 +185,8 @@ def over_all(
         less = past if other is None else metric(scored.labels[mask], other[mask], ones)
         value = metric(scored.labels[mask], scored.scores[mask], ones) - less
         broken += finite(value) and not limit.holds(value)
-    short = len(np.unique(scored.days)) < limits.window_days  # too few to resample
+    # Too few days to resample, unless each window has one, as of a table by months.
+    short = len(windows) < len(np.unique(scored.days)) < limits.window_days
     few = check.outcome in (Outcome.RETRAIN, Outcome.STOP) and (short or broken < limits.needed)
     told = f"{said}: {found.value:.4f}; {broken} of {len(windows)} windows alone break the limit"
     changes = {"outcome": Outcome.WARN} if few else {}

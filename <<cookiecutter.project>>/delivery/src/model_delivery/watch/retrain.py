@@ -22,6 +22,7 @@ from model_delivery.gates import GATES
 from model_delivery.project import Project
 from model_delivery.protocols import UserError, first_unknown_day
 from model_delivery.registry import Event, event_log, newest
+from model_delivery.releases import SUCCEEDS
 from model_delivery.releases import champion as champion_of
 from model_delivery.report.render import told
 from model_delivery.report.verdict import Outcome, exit_code
@@ -76,8 +77,8 @@ def retrain(
             why = f"config/data.yaml here is not that of {champion.release}"
             raise UserError(f"{why}: its successor could not be deployed; deliver this first")
         words = ["--event", "retraining", "--as-of", str(day), "--until", until]
-        facts = {"ML_BECAUSE": because, "GITHUB_SHA": str(champion.commit)}
-        code = _ship(project, root, words, facts, lock)
+        facts = {"ML_BECAUSE": because, SUCCEEDS: champion.digest}
+        code = _ship(project, root, words, facts | {"GITHUB_SHA": str(champion.commit)}, lock)
         if code == REFUSED:
             try:
                 _tell_refused(project, champion, day, because)

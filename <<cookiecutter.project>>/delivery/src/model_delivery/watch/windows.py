@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from model_delivery import files
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.contract.limits import MonitorLimits
-from model_delivery.contract.settings import Column, DataContract
+from model_delivery.contract.settings import DataContract
 from model_delivery.gates import ask, judge, judge_findings, limits_hash, request_of
 from model_delivery.gates.data import judge_scale
 from model_delivery.project import Project
@@ -173,11 +173,9 @@ def judge_rows(project: Project, train: pa.Table, window: Window) -> list[Check]
 
 def logged_part(project: Project, slack: float = 0.0) -> DataContract:
     """Return the contract of what the log holds as it was asked: nothing private or hashed."""
-    contract, log, kept = project.contract, project.delivery.log, dict[str, Column]()
-    for name, spec in contract.columns.items():
-        if name not in {contract.target, *log.private, *log.hashed}:
-            more = {kind: min(1.0, getattr(spec, kind) + slack) for kind in ("missing", "outside")}
-            kept[name] = spec.model_copy(update=more)
+    contract, log = project.contract.loosened(slack), project.delivery.log
+    gone = {contract.target, *log.private, *log.hashed}
+    kept = {name: spec for name, spec in contract.columns.items() if name not in gone}
     key = [name for name in contract.key if name in kept]
     return contract.model_copy(update={"columns": kept, "key": key})
 
