@@ -113,6 +113,7 @@ def test_a_limit_of_the_wrong_sign_or_scale_is_refused(bound: dict[str, Any]) ->
         (AT_MOST_2, 2.0, PASS), (AT_MOST_2, 2.1, RETRAIN), (AT_LEAST_1, 1, PASS),
         (AT_LEAST_1, 0.9, STOP), (AT_MOST_2, float("nan"), INCONCLUSIVE),
         (AT_MOST_2, -float("inf"), INCONCLUSIVE), (AT_LEAST_1, None, INCONCLUSIVE),
+        (Floor(min=1, outcome="warn"), None, WARN),
     ],
 )  # fmt: skip
 def test_a_value_has_one_outcome(limit: Limit, value: float | None, outcome: Outcome) -> None:
@@ -690,7 +691,7 @@ def test_a_drift_from_few_periods_is_only_a_warning(name: str, limit: Limit) -> 
     assert check.outcome is WARN
     assert check.sentence == "temp: 0.4; only 3 training periods tell what is usual"
     assert judge_findings(name, limit, {"temp": 1.9}, PERIODS[1:]).outcome is PASS
-    assert judge_findings(name, limit, {"temp": np.nan}, PERIODS[1:]).outcome is INCONCLUSIVE
+    assert judge_findings(name, limit, {"temp": np.nan}, PERIODS[1:]).outcome is WARN
     assert judge_findings("NewCategoryTrainTest", RARE, {"kind": 1.0}, []).outcome is STOP
 
 

@@ -341,6 +341,19 @@ def test_a_service_that_does_not_come_up_stops_and_is_tried_again(
     assert stages._verdict(run, "api", a, lambda: good).outcome is Outcome.PASS
 
 
+def test_a_refusal_of_before_is_not_told_of_a_source_that_crashed(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: object) -> None:
+        raise RuntimeError("no such attribute")
+
+    files.write_atomic(project.work / stages.REFUSED, "{}")
+    monkeypatch.setattr(stages.data, "take_snapshot", crash)
+    with pytest.raises(RuntimeError):
+        stages.extract(stages.Run(project))
+    assert not (project.work / stages.REFUSED).exists()
+
+
 @pytest.mark.parametrize(("code", "ends", "said"), [(1, 1, "with code 1"), (-15, 2, "by `ml ro")])
 def test_a_rollout_that_crashed_is_no_bad_input(
     project: Project, monkeypatch: pytest.MonkeyPatch, code: int, ends: int, said: str

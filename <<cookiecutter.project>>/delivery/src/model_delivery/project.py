@@ -22,6 +22,7 @@ Location = tuple[int | str, ...]
 HINTS = {  # where pydantic's own words are those of Python
     "missing": "a key that is needed, and is missing",
     "model_type": "needs keys below it, not a value: ",
+    "list_type": "needs a list, as [this, that]",
     "string_type": "needs a text: YAML reads no, on or 1 as something else, unless in quotes",
 }
 

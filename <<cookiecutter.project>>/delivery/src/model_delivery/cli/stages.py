@@ -90,6 +90,7 @@ def extract(run: Run) -> data.Snapshot:
     sample = run.sample or (run.event == "pull_request" and bool(unset_variables()))
     if sample:
         say("on rows drawn from the data contract: no quality is judged")
+    (run.project.work / REFUSED).unlink(missing_ok=True)  # of what was extracted before
     try:
         with step("data: extract and split"):
             snapshot = data.take_snapshot(run.project, _day(run), run.force, sample, say)
@@ -97,7 +98,6 @@ def extract(run: Run) -> data.Snapshot:
         verdict = Verdict(gate="data", subject="none", checks=broken.checks)
         write_atomic(run.project.work / REFUSED, verdict.model_dump_json(indent=2))
         raise
-    (run.project.work / REFUSED).unlink(missing_ok=True)
     if run.event == "retraining" and (old := releases.champion(run.project)):
         end, known = (it["spans"]["test"][1] for it in (snapshot.manifest, old.lineage["data"]))
         if end <= known:

@@ -36,11 +36,11 @@ class Column(Strict, allow_inf_nan=False):
         try:  # as a request's form has it
             re.compile(f"(?:{self.pattern.pattern if self.pattern else ''})")
         except re.error as error:
-            raise ValueError(f"`pattern` cannot be part of a longer one: {error}") from error
+            raise ValueError(f"`pattern` cannot be part of a longer one: {error.msg}") from error
         if self.type not in ("number", "integer") and (self.min, self.max) != (None, None):
             raise ValueError(f"`min` and `max` are for numbers, not for a {self.type}")
         if self.type not in ("number", "category") and self.missing:
-            raise ValueError(f"`missing` needs type number or category, not {self.type}")
+            raise ValueError(f"`missing` needs type number or category: make this {self.type} one")
         if self.min is not None and self.max is not None:
             if self.min > self.max:
                 raise ValueError("`min` is above `max`")

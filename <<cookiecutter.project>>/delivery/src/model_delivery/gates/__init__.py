@@ -33,13 +33,17 @@ FEWEST_ROWS = 100  # a training period with fewer drawn rows does not tell what 
 
 
 def judge(name: str, limit: Limit, value: float | Estimate | None, sentence: str) -> Check:
-    """Judge a value, an estimate by its own; what is no number is never a pass."""
+    """Judge a value, an estimate by its own; what is no number is never a pass.
+
+    It blocks no more than a broken limit would: one that only warns does.
+    """
     low = high = None
     if isinstance(value, Estimate):
         value, low, high = value
     if not finite(value):
         why = f"{sentence}: no number came out, so it cannot be judged"
-        return Check(name=name, outcome=Outcome.INCONCLUSIVE, sentence=why, limit=str(limit))
+        outcome = Outcome.WARN if limit.outcome == "warn" else Outcome.INCONCLUSIVE
+        return Check(name=name, outcome=outcome, sentence=why, limit=str(limit))
     outcome = Outcome.PASS if limit.holds(value) else Outcome(limit.outcome)
     found = {"value": value, "low": low, "high": high}
     numbers = {key: float(number) for key, number in found.items() if finite(number)}

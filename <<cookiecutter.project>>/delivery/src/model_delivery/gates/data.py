@@ -135,7 +135,10 @@ def prove(project: Project, snapshot: Snapshot) -> Verdict:
 def defects(table: pa.Table, contract: DataContract) -> dict[str, pa.Table]:
     """Return broken copies of a table by what is wrong with them."""
     frame, fifth = table.to_pandas(), np.arange(table.num_rows) % 5 == 0
-    numbers, words = contract.of_type("number"), contract.of_type("category")
+    numbers, words = (  # the key's last: it is in fewer checks
+        sorted(contract.of_type(kind), key=contract.key.__contains__)
+        for kind in ("number", "category")
+    )
     required = [name for name in [*words, *numbers] if not contract.columns[name].missing]
     target, first, often = [contract.target], next(iter(contract.inputs)), "in a fifth of rows"
     changes: list[tuple[list[str], str, Callable[[Any], Any]]] = [

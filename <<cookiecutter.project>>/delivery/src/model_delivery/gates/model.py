@@ -159,7 +159,7 @@ def _worst(name: str, limit: Limit, found: dict[str, Estimate]) -> Check:
         sentence = "none has `segment_rows` rows, of both classes; lower it, or drop `segments`"
         return Check(name=name, outcome=Outcome.WARN, sentence=sentence, limit=str(limit))
     segment, worst = min(known.items(), key=lambda pair: pair[1].high)
-    said = f"worst of {len(known)} segments: {segment}; judged by the upper end of its interval"
+    said = f"of {len(known)} segments surely lowest, by the upper end of its interval: {segment}"
     said += f"; not judged, hardly any row of a class: {silent}" if silent else ""
     check = judge(name, limit, Estimate(worst.high, worst.low, worst.high), said)
     passed = silent and check.outcome is Outcome.PASS

@@ -24,9 +24,13 @@ ARROW = {"number": pa.float64(), "integer": pa.int64(), "boolean": pa.bool_()}
 ARROW |= {"category": pa.string(), "timestamp": pa.timestamp("s")}  # whole ones
 SERVED = ARROW | {"timestamp": pa.timestamp("us")}  # as a service gives columns to features
 _DOMAIN = ("min", "max", "values", "pattern")
-_MAKES = {"number": '`.astype("float64")`', "integer": '`.astype("Int64")`'}
-_MAKES |= {"boolean": '`.astype("boolean")`', "category": '`.astype("string")`'}
-_MAKES |= {"timestamp": "`pd.to_datetime`, then without a zone"}  # by type, what pandas does
+_MAKES = {  # by type, what pandas does
+    "number": '`.astype("float64")` makes it that',
+    "integer": 'numbers become it by `.astype("Int64")`, a text is a category with a `pattern`',
+    "boolean": '`.astype("boolean")` makes it that',
+    "category": '`.astype("string")` makes it that, `dtype="string"` where it is read keeps zeros',
+    "timestamp": "`pd.to_datetime`, then without a zone, makes it that",
+}
 
 
 def judge_rule(name: str, breaches: list[str], kept: str = "") -> Check:
@@ -40,7 +44,7 @@ def check_structure(table: pa.Table, contract: DataContract) -> list[Check]:
     strange = [f"column `{name}` is missing" for name in want if name not in have]
     strange += [f"column `{n}` is unexpected: name it, or drop it" for n in have if n not in want]
     retyped = [
-        f"column `{field.name}` is {field.type}, not of type {kind}; {_MAKES[kind]} makes it that"
+        f"column `{field.name}` is {field.type}, not of type {kind}; {_MAKES[kind]}"
         for field in table.schema
         if field.name in want and not TYPE_TESTS[kind := want[field.name].type](field.type)
     ]
