@@ -314,7 +314,7 @@ def test_a_port_that_a_stranger_holds_is_refused(project: BakedProject, edit: Ed
         assert taken in refused(project, "serve", "--port", port)
         edit("config/delivery.yaml", "port: 3000", f"port: {port}")
         message = refused(project, "deploy")
-        assert f"{taken}python" in message
+        assert taken + Path("/proc/self/comm").read_text().strip() in message
         assert f"in {Path.cwd()}; stop it" in message
         doctor = project.ml("doctor", check=False)
         assert doctor.returncode == USAGE

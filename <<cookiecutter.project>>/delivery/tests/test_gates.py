@@ -369,6 +369,10 @@ def test_deepchecks_run_unless_our_own_checks_stop(
 def test_a_champion_whose_column_is_gone_is_a_warning_that_names_it(world: World) -> None:
     candidate = Candidate(world.project.root / "candidate")
     known = {"kind": "category", "wind": "number", "size": "integer"}  # a number by now
+    vars(world.project)["contract"] = CONTRACT.model_copy(
+        update={"columns": CONTRACT.columns | {"flight": Column(type="integer")}}
+    )
+    known["flight"] = "number"  # takes integers, too
     write_json(candidate.ship / "request.json", {n: {"type": kind} for n, kind in known.items()})
     scored = read_scored(world.project, candidate, candidate)
     check = next(
@@ -720,10 +724,15 @@ def test_the_request_follows_the_contract(contract: DataContract, tmp_path: Path
     vars(project).update(contract=keyed, gates=Gates.model_construct(deepchecks=limits))
     request = request_of(project, "data", Snapshot(tmp_path))
     assert request["categorical"] == ["kind", "model code"]
-    free = keyed.model_copy(update={"key": ["at", "model code"]})  # any text: always a new one
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(vars(project), "contract", free)
-        assert request_of(project, "data", Snapshot(tmp_path))["categorical"] == ["kind"]
+    free = keyed.model_copy(update={"key": ["at", "model code"]})
+    for values, kept in ((120, ["kind"]), (60, ["kind", "model code"])):  # of 120 rows
+        words = [f"AB-{n % values}" for n in range(120)]
+        pq.write_table(
+            pa.table({contract.time: times, "model code": words}), tmp_path / "train.parquet"
+        )
+        vars(project)["contract"] = free
+        assert request_of(project, "data", Snapshot(tmp_path))["categorical"] == kept
+    vars(project)["contract"] = keyed
     assert request["numeric"] == ["amount", "json", "_flag"]  # `count` is of the key: a name
     assert request["checks"] == ["FeatureDrift"]
     assert request["periods"] == [], "of 31 rows each, none tells what is usual"

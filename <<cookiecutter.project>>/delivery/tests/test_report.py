@@ -794,6 +794,7 @@ BARE: dict[str, object] = {
     "user": {"id": 17},
     "/environments": {"environments": []},
     "/actions/permissions": {"enabled": True, "allowed_actions": "selected"},
+    "/actions/permissions/selected-actions": {"patterns_allowed": ["docker/*", "ossf/*"]},
     "/actions/variables?per_page=100": {"variables": []},
     "/actions/secrets?per_page=100": {"secrets": []},
     "/rulesets?per_page=100": [{"name": "one", "id": 7, "enforcement": "disabled"}],
@@ -900,7 +901,10 @@ def test_each_thing_that_is_missing_on_github_is_named(doctor: Doctor) -> None:
     hints = {f"DEPLOY_RUNNER_{name}" for name in ("TEST", "STAGING", "PRODUCTION")}
     assert {subject for subject, (ok, _) in found.items() if ok} == hints
     assert len(found) == 14
-    assert found["actions"][1].startswith("allowed: selected; beside GitHub's own astral-sh/*")
+    assert found["actions"][1] == "allowed: selected; lacks astral-sh/, marocchino/"
+    owners = ["docker/*", "ossf/*", "marocchino/*", "astral-sh/setup-uv@*"]
+    selected = {"/actions/permissions/selected-actions": {"patterns_allowed": owners}}
+    assert said(doctor(BARE | selected))["actions"] == (True, "allowed: selected; lacks none")
     assert "`gh variable set DEPLOY_RUNNER_TEST`" in found["DEPLOY_RUNNER_TEST"][1]
     assert "`gh secret set SOURCE_KEY`" in found["SOURCE_KEY"][1]
     assert found["code owners"][1] == ".github/CODEOWNERS:3: Unknown owner"

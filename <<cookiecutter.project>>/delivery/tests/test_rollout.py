@@ -327,7 +327,7 @@ def test_the_retraining_of_a_release_that_is_served_no_more_is_refused(
     assert stages.gate(stages.Run(project), "load").outcome is Outcome.PASS
 
 
-def test_a_service_that_does_not_come_up_stops_and_is_tried_again(
+def test_a_service_that_does_not_come_up_is_inconclusive_and_tried_again(
     project: Project, a: Candidate
 ) -> None:
     run, good = stages.Run(project), Verdict(gate="api", checks=[fixed("answered", True, "all")])
@@ -336,7 +336,8 @@ def test_a_service_that_does_not_come_up_stops_and_is_tried_again(
         raise NotReadyError("the service ended with code 1 at start")
 
     found = stages._verdict(replace(run, force=True), "api", a, silent)
-    assert (found.outcome, found.decisive.sentence[:17]) == (Outcome.STOP, "the service ended")
+    assert (found.outcome, found.decisive.name) == (Outcome.INCONCLUSIVE, "ready")
+    assert found.decisive.sentence.startswith("the service ended")
     assert a.verdict("api") == found
     assert stages._verdict(run, "api", a, lambda: good).outcome is Outcome.PASS
 

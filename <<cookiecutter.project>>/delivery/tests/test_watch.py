@@ -1606,6 +1606,19 @@ def test_what_came_true_is_judged_by_its_interval_and_by_windows(
     assert f"{windows} of 4 windows alone" in found.sentence
 
 
+def test_dates_a_week_apart_tell_of_decay_and_four_days_do_not(world: World) -> None:
+    frame, at = world.frame, world.frame["at"].to_numpy().astype("M8[D]")
+    labels, day = frame["late"].to_numpy(float), (at - at[0]).astype(int)
+    scores = np.random.default_rng(0).permutation(frame["score"])
+    some = (day >= 5) & (day < 9)  # of two windows
+    few = LIMITS.model_copy(update={"requests": Floor(min=10, outcome="warn")})
+    for rows, dates, outcome in ((day >= 0, at - day % 7, RETRAIN), (some, at, WARN)):
+        scored = Scored(labels[rows], scores[rows], dates[rows], pa.table({}))
+        found = over_all("roc_auc", few, scored, day[rows] // 7, "said", 0.83)
+        assert found.outcome is outcome, found
+        assert re.search("[24] of [24] windows alone", found.sentence), found
+
+
 def test_a_segment_that_ranks_worse_is_a_warning_and_all_are_on_the_page(world: World) -> None:
     own = ModelLimits.model_construct(
         segment_rows=100,

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from model_delivery.contract.limits import Gates
+from model_delivery.contract.request import request_json
 from model_delivery.contract.settings import DataContract, Delivery
 from model_delivery.protocols import Strict, UserError, user_module, user_package
 
@@ -64,6 +65,7 @@ class Project:
     def check_config(self) -> None:
         """Read all four files, so that a mistake in any is found before work begins."""
         _ = self.contract, self.parameters, self.gates, self.delivery
+        request_json(self.contract)  # has an example of each column
         self.check_log()
 
     def check_log(self) -> None:

@@ -177,12 +177,12 @@ def _facts(candidate: Candidate) -> dict[str, Any]:
 def delivering(project: Project, candidate: Candidate | None = None) -> str | None:
     """Return the commit that is being delivered: in a job not always the one checked out.
 
-    Of a candidate that other code trained than is here, it is that of its training.
+    Of a candidate that other code trained, all of it in a commit, it is that of its training.
     """
-    code = candidate.lineage.get("code") if candidate else None
-    if candidate and code not in (None, inputs_hash(project, training_code(project))):
-        commit: str | None = candidate.lineage["commit"]
-        return commit
+    known = candidate.lineage if candidate else {}
+    told = known.get("code") and not known.get("changed_files")
+    if told and known["code"] != inputs_hash(project, training_code(project)):
+        return str(known["commit"])
     return os.environ.get("GITHUB_SHA") or git(project, "rev-parse", "HEAD")
 
 

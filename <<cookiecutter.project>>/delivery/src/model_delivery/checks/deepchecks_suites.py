@@ -107,8 +107,10 @@ def measure(request: Request, name: str, before: pd.DataFrame, after: pd.DataFra
     """Run a check on both; return numbers by what they are about, NaN where there is none."""
     check = getattr(checks, name)(**OPTIONS.get(name, {}))
     alone = isinstance(check, SingleDatasetCheck)  # looks at the test rows only
-    if name == "NewCategoryTrainTest":  # what is rare, and was not drawn, is not new
-        before = read_rows(request, "train", request["train"], whole=True)
+    if name == "NewCategoryTrainTest" and (names := request["categorical"]):
+        whole = read_rows(request, "train", request["train"], whole=True)
+        # What is rare, and was not drawn, is not new: of each value the first row is enough.
+        before = whole[np.any([~whole[one].duplicated() for one in names], axis=0)]
     if name in ("SimpleModelComparison", "WeakSegmentsPerformance"):
         after = with_rare(request, after)
     parts = {"": after} if alone else {"_train": before, "_test": after}

@@ -18,7 +18,7 @@ from model_delivery.rollout.target import Target
 
 HERE: Final = "repos/{owner}/{repo}"  # gh fills in the names, from the remote `origin`
 RULESETS: Final = ".github/rulesets.json"
-OTHERS: Final = "beside GitHub's own astral-sh/*, docker/*, marocchino/* and ossf/*"
+OTHERS: Final = ("astral-sh/", "docker/", "marocchino/", "ossf/")  # whose actions are used
 
 
 class Finding(NamedTuple):
@@ -112,8 +112,12 @@ def diagnose_github(project: Project) -> list[Finding]:
 
 def _actions(project: Project, _: object) -> Iterator[Finding]:
     """Look whether the workflows' actions may run: else not one of their jobs starts."""
-    allowed = gh(project, "api", f"{HERE}/actions/permissions").get("allowed_actions", "none")
-    yield Finding("actions", allowed == "all", f"allowed: {allowed}; {OTHERS} are needed")
+    path = f"{HERE}/actions/permissions"
+    allowed, known = gh(project, "api", path).get("allowed_actions", "none"), ""
+    if allowed == "selected":
+        known = " ".join(gh(project, "api", f"{path}/selected-actions")["patterns_allowed"])
+    lacks = [] if allowed == "all" else [one for one in OTHERS if one not in known]
+    yield Finding("actions", not lacks, f"allowed: {allowed}; lacks {', '.join(lacks) or 'none'}")
 
 
 def _environments(project: Project, about: dict[str, Any]) -> Iterator[Finding]:

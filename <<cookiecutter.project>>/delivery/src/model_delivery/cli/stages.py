@@ -35,7 +35,6 @@ from model_delivery.training import snapshot as data
 
 STAGES: tuple[Stage, ...] = get_args(Stage)
 REFUSED = "refused.json"  # the verdict on an extraction that could not become a snapshot
-READY = "ready"  # the check of a service that did not come up, which another time it may
 
 
 @dataclass
@@ -228,14 +227,13 @@ def _verdict(
     known = None if again else judged.verdict(name)
     limits = limits_hash(run.project, name)
     same = known and (known.limits, known.against) == (limits, against)
-    undecided = known and known.outcome in (Outcome.INCONCLUSIVE, Outcome.CRASH)
-    if known and same and not undecided and known.decisive.name != READY:
+    if known and same and known.outcome not in (Outcome.INCONCLUSIVE, Outcome.CRASH):
         return known
     try:
         with step(f"check {name}"):
             verdict = ask()
-    except NotReadyError as error:
-        silent = Check(name=READY, outcome=Outcome.STOP, sentence=str(error))
+    except NotReadyError as error:  # perhaps the champion's service, or a busy machine
+        silent = Check(name="ready", outcome=Outcome.INCONCLUSIVE, sentence=str(error))
         verdict = Verdict(gate=name, checks=[silent])
     except UserError:
         raise

@@ -5,6 +5,7 @@ import math
 import random
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -165,10 +166,11 @@ def _value(contract: DataContract, spec: Column, source: random.Random) -> Any:
         from rstr import Rstr  # no release carries it: none draws
 
         drawer = Rstr(_Ordered(source.random()))
-        for text in (str(drawer.xeger(spec.pattern)) for _ in range(_TRIES)):
-            if spec.pattern.fullmatch(text):
-                return text
-        why = "no value of it can be drawn, as of one that looks ahead; use `values`, or another"
+        with suppress(LookupError):  # it does not know all forms
+            for text in (str(drawer.xeger(spec.pattern)) for _ in range(_TRIES)):
+                if spec.pattern.fullmatch(text):
+                    return text
+        why = "no value of it can be drawn, as of some that look ahead; use `values`, or another"
         raise UserError(f"config/data.yaml: pattern `{spec.pattern.pattern}`: {why}")
     if spec.values:
         return source.choice(spec.values)

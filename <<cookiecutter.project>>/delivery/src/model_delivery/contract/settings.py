@@ -33,10 +33,8 @@ class Column(Strict, allow_inf_nan=False):
     def _domain_fits_type(self) -> Self:
         if [self.values, self.pattern].count(None) != (1 if self.type == "category" else 2):
             raise ValueError("a category, and no other type, has `values` or else `pattern`")
-        try:  # as a request's form has it
-            re.compile(f"(?:{self.pattern.pattern if self.pattern else ''})")
-        except re.error as error:
-            raise ValueError(f"`pattern` cannot be part of a longer one: {error.msg}") from error
+        if self.pattern and self.pattern.flags != re.UNICODE:  # it is part of a longer one
+            raise ValueError("`pattern` has flags for all of it, as (?i): write [Aa]")
         if self.type not in ("number", "integer") and (self.min, self.max) != (None, None):
             raise ValueError(f"`min` and `max` are for numbers, not for a {self.type}")
         if self.type not in ("number", "category") and self.missing:

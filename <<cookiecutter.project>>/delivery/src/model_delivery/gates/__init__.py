@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+import pyarrow.compute as pc
 import yaml
 
 from model_delivery.bundle.candidate import git
@@ -82,9 +83,12 @@ def request_of(project: Project, suite: str, rows: Judged, days: int = 0) -> dic
     """Return what the program is asked: files, columns by role, training periods, checks."""
     contract = project.contract
     numbers = contract.of_type("number", "integer", "boolean")
-    # Integers of the key, and words of any form, name rows, as an order's number does.
+    # Integers of the key, and texts that hardly repeat, name rows, as an order's number does.
     keys = {name: contract.columns[name] for name in contract.key}
-    names = [n for n, it in keys.items() if it.type in ("integer", "boolean") or it.pattern]
+    names = [n for n, it in keys.items() if it.type in ("integer", "boolean")]
+    for name in (n for n, it in keys.items() if it.pattern):
+        values = rows.rows("train", [name]).column(0)
+        names += [name] if pc.count_distinct(values).as_py() > len(values) / 2 else []
     times = rows.rows("train", [contract.time]).column(0).to_numpy()
     drawn = min(1, SAMPLED["train"] / len(times))
     spread = [

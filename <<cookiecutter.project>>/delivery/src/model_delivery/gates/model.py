@@ -19,6 +19,8 @@ from model_delivery.report.verdict import Chart, Check, Outcome, Table, Verdict,
 from model_delivery.training import scores as metrics
 from model_delivery.training.scores import SCORE, Estimate, estimate, roc_auc
 
+WIDER = ("number", "integer")  # who takes the first takes the second
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -67,6 +69,7 @@ def read_scored(project: Project, candidate: Candidate, champion: Candidate | No
         return scored
     needs = {name: spec["type"] for name, spec in read_json(champion.ship / "request.json").items()}
     have = {name: spec.type for name, spec in contract.inputs.items()}
+    needs |= {n: "integer" for n, kind in needs.items() if (kind, have.get(n)) == WIDER}
     if gone := [name for name, kind in needs.items() if have.get(name) != kind]:
         return replace(scored, gone=gone)
     learned_until = np.datetime64(champion.lineage["data"]["spans"]["train"][1])

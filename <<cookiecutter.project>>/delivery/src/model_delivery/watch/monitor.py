@@ -185,8 +185,7 @@ def over_all(
         less = past if other is None else metric(scored.labels[mask], other[mask], ones)
         value = metric(scored.labels[mask], scored.scores[mask], ones) - less
         broken += finite(value) and not limit.holds(value)
-    # Too few days to resample, unless each window has one, as of a table by months.
-    short = len(windows) < len(np.unique(scored.days)) < limits.window_days
+    short = np.ptp(scored.days).astype(int) + 1 < limits.window_days  # days, to resample
     few = check.outcome in (Outcome.RETRAIN, Outcome.STOP) and (short or broken < limits.needed)
     told = f"{said}: {found.value:.4f}; {broken} of {len(windows)} windows alone break the limit"
     changes = {"outcome": Outcome.WARN} if few else {}
