@@ -355,7 +355,10 @@ def test_a_refusal_of_before_is_not_told_of_a_source_that_crashed(
     assert not (project.work / stages.REFUSED).exists()
 
 
-@pytest.mark.parametrize(("code", "ends", "said"), [(1, 1, "with code 1"), (-15, 2, "by `ml ro")])
+@pytest.mark.parametrize(
+    ("code", "ends", "said"),
+    [(1, 1, "with code 1"), (-15, 2, "by `ml ro"), (-9, 2, "with code -9")],
+)
 def test_a_rollout_that_crashed_is_no_bad_input(
     project: Project, monkeypatch: pytest.MonkeyPatch, code: int, ends: int, said: str
 ) -> None:
