@@ -69,8 +69,7 @@ def read_scored(project: Project, candidate: Candidate, champion: Candidate | No
         return scored
     needs = {name: spec["type"] for name, spec in read_json(champion.ship / "request.json").items()}
     have = {name: spec.type for name, spec in contract.inputs.items()}
-    needs |= {n: "integer" for n, kind in needs.items() if (kind, have.get(n)) == WIDER}
-    if gone := [name for name, kind in needs.items() if have.get(name) != kind]:
+    if gone := [n for n, it in needs.items() if have.get(n) != it and (it, have.get(n)) != WIDER]:
         return replace(scored, gone=gone)
     learned_until = np.datetime64(champion.lineage["data"]["spans"]["train"][1])
     later = times > learned_until

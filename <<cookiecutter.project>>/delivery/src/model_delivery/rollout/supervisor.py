@@ -52,7 +52,7 @@ def supervise(target: Target, goal: Event, why: Trigger, show: Callable[[str], N
         log.unlink()  # all of it is told here
         raise UserError(said[-1])
     how = "by `ml rollback`" if code == -SIGTERM else f"with code {code}"
-    kind = CrashError if code > 0 else UserError  # no signal, as of who was short of memory
+    kind = CrashError if code > 0 else UserError  # a signal is nobody's bug
     raise kind(f"the rollout was ended {how}; see {log} and `ml status`")
 
 

@@ -22,7 +22,7 @@ SAMPLE = 20_000
 """Training rows kept with their scores: enough to see an overfit, small enough to keep."""
 BINS = 10
 RESAMPLES = 200
-FEWEST_CLUSTERS, GROUPS = 3, 100
+FEWEST_CLUSTERS, GROUPS = 3, 100  # with fewer, rows are resampled in so many random groups
 
 
 @dataclass(frozen=True)
