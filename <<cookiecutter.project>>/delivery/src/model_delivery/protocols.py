@@ -23,27 +23,15 @@ MISTAKES = ArithmeticError, AssertionError, AttributeError, ImportError, LookupE
 
 
 class UserError(Exception):
-    """Something the user can mend: what is wrong, where, and what to do; all else is a crash."""
+    """Something the user can mend: what is wrong, where, and what to do; all else is a crash.
 
-    code = 2  # of the process that ends with it
+    `code` is that of the process which ends with it: 2, but 30 where the source of rows is down
+    (inconclusive), 1 where another process of ours crashed, 0 where there is nothing to do.
+    """
 
-
-class SourceError(UserError):
-    """The source of rows is down, after several tries: inconclusive."""
-
-    code = 30
-
-
-class CrashError(UserError):
-    """Another process of ours ended by what nobody foresaw."""
-
-    code = 1
-
-
-class NothingNewError(UserError):
-    """There is nothing to do, which is no failure."""
-
-    code = 0
+    def __init__(self, said: str, code: int = 2) -> None:
+        super().__init__(said)
+        self.code = code
 
 
 class Strict(BaseModel):
@@ -110,7 +98,7 @@ def ask_source(name: str, *arguments: Any) -> Any:
     """Call a function of the user's `sources.py`; what is no mistake in code is tried three times.
 
     Databases and services have errors of their own, so the mistakes are what is listed. A
-    SourceError has the last error.
+    UserError with code 30 has the last error.
     """
     check_variables()
     ask = getattr(user_module("sources"), name)
@@ -126,7 +114,7 @@ def ask_source(name: str, *arguments: Any) -> Any:
             if wait is None:
                 tries, why = len(WAITS) + 1, f"{type(error).__name__}: {error}"
                 said = f"sources.{name}: the source is down, asked {tries} times ({why})"
-                raise SourceError(f"{said}; run it again when it answers") from error
+                raise UserError(f"{said}; run it again when it answers", 30) from error
             time.sleep(wait)
 
 

@@ -24,7 +24,7 @@ from model_delivery.gates.model import check_model
 from model_delivery.gates.shipped import check_api, check_package
 from model_delivery.history import mirror
 from model_delivery.project import Project
-from model_delivery.protocols import NothingNewError, UserError, unset_variables
+from model_delivery.protocols import UserError, unset_variables
 from model_delivery.registry import Event, event_log, newest
 from model_delivery.report.render import write_pages
 from model_delivery.report.verdict import Check, Outcome, Report, Trigger, Verdict, allows_promotion
@@ -100,7 +100,7 @@ def extract(run: Run) -> data.Snapshot:
     if run.event == "retraining" and (old := releases.champion(run.project)):
         end, known = (it["spans"]["test"][1] for it in (snapshot.manifest, old.lineage["data"]))
         if end <= known:
-            raise NothingNewError(f"no new data: the newest row is of {end}, as the champion's")
+            raise UserError(f"no new data: the newest row is of {end}, as the champion's", 0)
     return snapshot
 
 

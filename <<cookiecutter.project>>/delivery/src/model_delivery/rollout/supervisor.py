@@ -14,7 +14,7 @@ from typing import cast
 from model_delivery.bundle.launch import spawn
 from model_delivery.contract.settings import EnvironmentName
 from model_delivery.project import find_project
-from model_delivery.protocols import CrashError, UserError
+from model_delivery.protocols import UserError
 from model_delivery.registry import Event
 from model_delivery.report.verdict import USAGE, Trigger, Verdict
 from model_delivery.rollout import host
@@ -52,8 +52,8 @@ def supervise(target: Target, goal: Event, why: Trigger, show: Callable[[str], N
         log.unlink()  # all of it is told here
         raise UserError(said[-1])
     how = "by `ml rollback`" if code == -SIGTERM else f"with code {code}"
-    kind = CrashError if code > 0 else UserError  # a signal is nobody's bug
-    raise kind(f"the rollout was ended {how}; see {log} and `ml status`")
+    ends = 1 if code > 0 else USAGE  # a signal is nobody's bug
+    raise UserError(f"the rollout was ended {how}; see {log} and `ml status`", ends)
 
 
 def main() -> None:

@@ -52,7 +52,7 @@ def retrain(
 
     Without a day it is the source's newest. `force` skips cool-down and budget, and loses what is
     in no commit; `say` gets what is worth knowing on the way. A UserError says why the commit
-    cannot be trained here, a SourceError that the source is down.
+    cannot be trained here, or, with code 30, that the source is down.
     """
     wait = "another `ml retrain` is at work; this one waits, and looks then what is left"
     with alone(project.work / "retrain.lock", lambda: say(wait)) as lock:
