@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from model_delivery.contract.limits import Limit
 from model_delivery.contract.settings import DataContract
-from model_delivery.gates import deepchecks, judge, quality
+from model_delivery.gates import deepchecks, judge, judge_findings, quality
 from model_delivery.project import Project
 from model_delivery.protocols import Floats, UserError
 from model_delivery.report.verdict import Check, Outcome, Table, Verdict, fixed
@@ -71,7 +71,7 @@ def judge_scale(
     contract: DataContract, limit: Limit, train: pa.Table, test: pa.Table, days: int = 0
 ) -> Check:
     """Judge the number that is furthest from its scale in the training months, or parts of days."""
-    times, ratios, sparse = train.column(contract.time).to_numpy(), dict[str, float](), ""
+    times, found = train.column(contract.time).to_numpy(), dict[str, float | None]()
     months = [(times >= start) & (times < end) for start, end in periods(times, days)]
     past = f"parts of {days} days" if days else "months"
     large = sum(month.sum() >= FEWEST_VALUES for month in months)
@@ -83,14 +83,12 @@ def judge_scale(
         values = train.column(name).to_numpy()
         ratio = scale_ratio([values[m] for m in months], test.column(name).to_numpy())
         if np.isfinite(ratio) or not contract.columns[name].missing:
-            ratios[name] = ratio
+            found[f"scale of `{name}` against that of the training {past}: another unit?"] = ratio
         else:  # as often missing as the contract lets it: its share of missing values is judged
-            sparse += f"; too few values of `{name}` to compare"
-    # What cannot be compared is not-a-number, and ranks above every ratio: never a pass.
-    worst = max(ratios, key=lambda name: np.nan_to_num(ratios[name], nan=np.inf), default="")
-    sentence = f"scale of `{worst}` against that of the training {past}: another unit?"
-    said = (sentence if worst else "no number that can be compared") + sparse
-    return judge("scale", limit, ratios.get(worst, 1.0), said)
+            found[f"too few values of `{name}` to compare"] = None
+    if {*found.values()} <= {None}:
+        found["no number that can be compared"] = 1.0
+    return judge_findings("scale", limit, found, ())
 
 
 def scale_ratio(train: Sequence[Floats], test: Floats) -> float:
