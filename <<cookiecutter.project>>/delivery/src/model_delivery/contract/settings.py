@@ -99,14 +99,6 @@ class DataContract(Strict):
             changes |= {"key": now.key, "segments": now.segments}
         return self.model_copy(update=changes)
 
-    def loosened(self, slack: float) -> "DataContract":
-        """Return this contract with more rows that may miss a value or leave the domain."""
-        columns = dict(self.columns)
-        for name, spec in columns.items():
-            more = {kind: min(1.0, getattr(spec, kind) + slack) for kind in ("missing", "outside")}
-            columns[name] = spec.model_copy(update=more)
-        return self.model_copy(update={"columns": columns})
-
     def of_type(self, *kinds: Kind) -> list[str]:
         """Return the names of the input columns of these types, in order."""
         return [name for name, spec in self.inputs.items() if spec.type in kinds]

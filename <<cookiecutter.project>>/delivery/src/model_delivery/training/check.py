@@ -55,16 +55,19 @@ def check_structure(table: pa.Table, contract: DataContract) -> list[Check]:
     ]
 
 
-def check_content(table: pa.Table, contract: DataContract) -> list[Check]:
-    """Judge values, after `check_structure`: missing, outside their domain, or a key twice."""
+def check_content(table: pa.Table, contract: DataContract, slack: float = 0.0) -> list[Check]:
+    """Judge values, after `check_structure`: missing, outside their domain, or a key twice.
+
+    `slack` is added to the shares of rows that may miss a value or leave the domain.
+    """
     breaches: dict[str, list[str]] = {"missing": [], "outside": []}
     for name, spec in contract.columns.items():
         column = table.column(name).combine_chunks()
         absent = pc.is_null(column, nan_is_null=True).to_numpy(zero_copy_only=False)
         found = {"missing": absent, "outside": outside(column, spec) & ~absent}
         for word, marked in found.items():
-            share, row, most = float(np.mean(marked)), int(np.argmax(marked)), getattr(spec, word)
-            if share > most:
+            share, row = float(np.mean(marked)), int(np.argmax(marked))
+            if share > (most := getattr(spec, word) + slack):
                 where = f"{column[row].as_py()!r} in {_where(table, contract, row)}"
                 said = f"`{name}`: {share:.2%} {word}, at most {most:.2%}, e.g. {where}"
                 breaches[word].append(said)

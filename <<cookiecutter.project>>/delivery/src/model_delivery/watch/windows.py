@@ -149,10 +149,10 @@ def judge_rows(project: Project, train: pa.Table, window: Window) -> list[Check]
     checks = [judge("requests", limits.requests, window.requests, f"rows since {window.start}")]
     if len(window.rows) < limits.requests.min:
         return checks
-    loose = logged_part(project, limits.slack)
     gone = {SCORE, *project.delivery.log.hashed, *project.delivery.log.private}  # by now
     for name in window.rows.column_names:  # of nothing but null: as good as not there
-        bare = name not in loose.columns or loose.columns[name].missing < 1
+        spec = contract.columns.get(name)
+        bare = spec is None or spec.missing + limits.slack < 1
         gone |= {name} if bare and not pc.count(window.rows.column(name)).as_py() else set()
     rows = window.rows.select([name for name in window.rows.column_names if name not in gone])
     checks += check_structure(rows, contract)[:2]
@@ -166,14 +166,14 @@ def judge_rows(project: Project, train: pa.Table, window: Window) -> list[Check]
     stuck = len(asked) >= few and asked[SCORE].nunique() == 1  # a repeated row may have one
     if stuck:
         said += f"; the newest {few} different rows all got the same one"
-    checks += check_content(rows, loose)[:2]  # a row may be asked for twice
+    checks += check_content(rows, contract, limits.slack)[:2]  # a row may be asked for twice
     checks.append(judge_scale(contract, limits.scale, train, rows, limits.window_days))
     return [*checks, fixed("predictions", low >= 0 and high <= 1 and not stuck, said)]
 
 
-def logged_part(project: Project, slack: float = 0.0) -> DataContract:
+def logged_part(project: Project) -> DataContract:
     """Return the contract of what the log holds as it was asked: nothing private or hashed."""
-    contract, log = project.contract.loosened(slack), project.delivery.log
+    contract, log = project.contract, project.delivery.log
     gone = {contract.target, *log.private, *log.hashed}
     kept = {name: spec for name, spec in contract.columns.items() if name not in gone}
     key = [name for name in contract.key if name in kept]
