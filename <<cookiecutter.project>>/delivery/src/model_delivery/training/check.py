@@ -44,9 +44,9 @@ def check_structure(table: pa.Table, contract: DataContract) -> list[Check]:
     strange = [f"column `{name}` is missing" for name in want if name not in have]
     strange += [f"column `{n}` is unexpected: name it, or drop it" for n in have if n not in want]
     retyped = [
-        f"column `{field.name}` is {field.type}, not of type {kind}; {_MAKES[kind]}"
-        for field in table.schema
-        if field.name in want and not TYPE_TESTS[kind := want[field.name].type](field.type)
+        f"column `{name}` is {own}, not of type {kind}; {_MAKES[kind]}"
+        for name, own in ((field.name, _plain(field.type)) for field in table.schema)
+        if name in want and not TYPE_TESTS[kind := want[name].type](own)
     ]
     return [
         judge_rule("columns", strange, f"{len(want)} columns as agreed"),
@@ -95,7 +95,7 @@ def check_rows(
     for name, asked in request.items():
         domain = {key: value for key, value in asked.items() if key in ("type", *_DOMAIN)}
         spec = Column.model_validate(domain)
-        columns[name] = values = _readable(rows.column(name), spec.type, text)
+        columns[name] = values = readable(rows.column(name), spec.type, text)
         absent = pc.is_null(values).to_numpy(zero_copy_only=False)
         bad = absent & (not asked["missing"]) | outside(values, spec) & ~absent
         first = int(np.argmax(bad)) if bad.any() else len(values)
@@ -109,9 +109,12 @@ def check_rows(
     return columns
 
 
-def _readable(column: pa.Array, kind: Kind, text: bool) -> pa.Array:
-    """Return a column's values before the first that is not of this kind: mostly all of them."""
-    own = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+def readable(column: pa.Array, kind: Kind, text: bool = False) -> pa.Array:
+    """Return a column's values as a service has them, before the first that is not of this kind.
+
+    Mostly these are all; a time with a part of a second is no such value.
+    """
+    own = _plain(column.type)
     whole = kind == "number" and pa.types.is_integer(own)
     if not (text or whole or pa.types.is_null(own) or TYPE_TESTS[kind](own)):
         return pa.nulls(0, ARROW[kind])
@@ -126,6 +129,11 @@ def _readable(column: pa.Array, kind: Kind, text: bool) -> pa.Array:
     if kind == "number":
         return pa.array(values.to_numpy(zero_copy_only=False), from_pandas=True)
     return values.cast("timestamp[us]") if kind == "timestamp" else values
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """Return the type of a column's values, also of a categorical's."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def outside(column: pa.Array, spec: Column) -> Any:

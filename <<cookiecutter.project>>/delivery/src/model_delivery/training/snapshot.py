@@ -22,7 +22,7 @@ from model_delivery.contract.settings import DataContract
 from model_delivery.project import Project
 from model_delivery.protocols import UserError, ask_source
 from model_delivery.report.verdict import Check, Outcome, Verdict
-from model_delivery.training.check import SERVED, check_structure, judge_rule
+from model_delivery.training.check import check_structure, judge_rule, readable
 
 CURRENT = "snapshot"
 Times = NDArray[np.datetime64]
@@ -176,8 +176,6 @@ def _checked(project: Project, day: dt.date, frame: pd.DataFrame) -> pa.Table:
         why = "; ".join(map(str, error.args))
         mixed = judge_rule("types", [f"no table, or columns stand twice or mix types ({why})"])
         raise BrokenStructureError([mixed]) from error
-    kinds = [f.type.value_type if pa.types.is_dictionary(f.type) else f.type for f in table.schema]
-    table = table.cast(pa.schema(zip(table.column_names, kinds, strict=True)))  # categoricals
     checks = check_structure(table, project.contract)
     if all(check.outcome is Outcome.PASS for check in checks):
         for row in np.flatnonzero(~(frame[time] < pd.Timestamp(day)))[:1]:
@@ -186,19 +184,13 @@ def _checked(project: Project, day: dt.date, frame: pd.DataFrame) -> pa.Table:
     if any(check.outcome is not Outcome.PASS for check in checks):
         raise BrokenStructureError(checks)
     for place, name in enumerate(table.column_names):
-        kind = SERVED[project.contract.columns[name].type]
-        try:
-            options = pc.CastOptions(kind, allow_time_truncate=True)  # nanoseconds are cut
-            table = table.set_column(place, name, pc.cast(table.column(name), options=options))
-        except pa.ArrowInvalid as error:
-            raise BrokenStructureError([judge_rule("types", [f"`{name}`: {error}"])]) from error
-    for name in project.contract.of_type("timestamp"):
-        column = table.column(name)
-        parts = pc.not_equal(pc.floor_temporal(column, unit="second"), column)
-        for row in np.flatnonzero(parts.fill_null(False).to_numpy())[:1]:
-            said = f"`{name}` is {column[row]} in row {row + 1}: a request has whole seconds"
-            cut = judge_rule("types", [f'{said}; `.dt.floor("s")` cuts the rest'])
-            raise BrokenStructureError([cut])
+        column, kind = table.column(name).combine_chunks(), project.contract.columns[name].type
+        values = readable(column, kind)
+        if (row := len(values)) < len(column):
+            why = 'a request has 64 bits, and whole seconds: `.dt.floor("s")` cuts the rest'
+            beyond = judge_rule("types", [f"`{name}` is {column[row]} in row {row + 1}: {why}"])
+            raise BrokenStructureError([beyond])
+        table = table.set_column(place, name, values)
     return table
 
 

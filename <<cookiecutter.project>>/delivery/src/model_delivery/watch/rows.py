@@ -182,7 +182,6 @@ def read_labels(
     if isinstance(frame, pd.DataFrame) and {*names} <= {*frame} and not len(frame):
         return none, []  # whose types a source may not know
     try:
-        frame = frame.astype(dict.fromkeys(frame.select_dtypes("category"), object))
         found = check_structure(pa.Table.from_pandas(frame, preserve_index=False), wanted)[:2]
     except (ValueError, TypeError, AttributeError) as error:
         found = [judge_rule("types", [f"no table of {', '.join(names)} ({error})"])]
