@@ -187,7 +187,8 @@ def _checked(project: Project, day: dt.date, frame: pd.DataFrame) -> pa.Table:
         column, kind = table.column(name).combine_chunks(), project.contract.columns[name].type
         values = readable(column, kind)
         if (row := len(values)) < len(column):
-            why = 'a request has 64 bits, and whole seconds: `.dt.floor("s")` cuts the rest'
+            whole = 'a request has whole seconds; `.dt.floor("s")` cuts the rest'
+            why = whole if kind == "timestamp" else "a request's numbers have 64 bits"
             beyond = judge_rule("types", [f"`{name}` is {column[row]} in row {row + 1}: {why}"])
             raise BrokenStructureError([beyond])
         table = table.set_column(place, name, values)
@@ -197,7 +198,7 @@ def _checked(project: Project, day: dt.date, frame: pd.DataFrame) -> pa.Table:
 def _write(project: Project, day: dt.date, table: pa.Table, sample: bool) -> Snapshot:
     """Take out rows, each counted under the first rule that names it; split, and write."""
     contract, time, excluded, extracted = project.contract, project.contract.time, {}, len(table)
-    newest = table.column(time).to_numpy().max() if extracted else pd.NaT
+    newest = table.column(time).to_numpy().max()
     if newest < pd.Timestamp(day) - pd.DateOffset(months=1):
         why = f"no row of the month before; newest: {newest}: set `as_of` to the day after it"
         raise UserError(f"sources.extract({day}): {why}")

@@ -111,7 +111,7 @@ def decide(verdict: Verdict, can_go_back: bool) -> Decision:
     broken = {check.name for check in verdict.checks if check.outcome is outcome}
     if outcome is Outcome.PASS:
         return Decision("ok", f"all {len(verdict.checks)} checks pass", verdict=verdict)
-    if outcome in (Outcome.STOP, Outcome.CRASH):
+    if outcome is Outcome.STOP:
         alone = can_go_back and broken <= {*FAULTS}
         word, because = ("rollback", verdict.subject) if alone else ("stop", "")
     elif outcome is Outcome.RETRAIN:
