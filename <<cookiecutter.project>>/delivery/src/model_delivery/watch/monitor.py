@@ -32,7 +32,7 @@ from model_delivery.rollout.target import Target
 from model_delivery.training import scores as metrics
 from model_delivery.training.scores import SAMPLE, SCORE, Estimate, estimate
 from model_delivery.watch import windows as weeks
-from model_delivery.watch.windows import COLUMNS, GATE, Window, combined, readable
+from model_delivery.watch.windows import COLUMNS, GATE, Window, combined
 
 FAULTS = ("predictions", "previous")
 """Checks that speak against the release, and not against what it was asked."""
@@ -67,18 +67,16 @@ def monitor(target: Target, as_of: dt.date | None = None) -> Decision:
         raise UserError(f"--as-of {as_of}: the source knows only what was before {newest}")
     project, home = served.as_trained(target.project), target.folder / GATE
     target, limits = replace(target, project=project), project.gates.monitor
-    windows, checks = weeks.read_windows(target, served, as_of)
-    found = weeks.judge_windows(project, home / "windows", served, windows)
-    checks.insert(1, found[-1].checks[0])
-    names = dict.fromkeys(check.name for one in found for check in one.checks[1:])
-    checks += [combined(name, found, limits) for name in names]
-    seen = [window for window, one in zip(windows, found, strict=True) if readable(one)]
+    windows, (log, *labels) = weeks.read_windows(target, served, as_of)
+    requests, *others = weeks.judge_windows(project, home, served, windows)
+    checks = [log, requests, *labels, *others]
+    seen = [window for window in windows if window.readable]
     if not seen:
         said = f"no window has {limits.requests.min:g} rows of this release: nothing was judged"
         checks.append(Check(name="judged", outcome=Outcome.WARN, sentence=said))
     performance, tables = judge_performance(project, served, earlier, seen)
     checks += [*performance, _new_data(served, as_of, limits), *_answered(target, served.digest)]
-    rows = _past(home / "windows", as_of, limits)
+    rows = _past(home, as_of, limits, windows)
     verdict = Verdict(
         gate=GATE,
         subject=served.digest,
@@ -203,7 +201,7 @@ def _new_data(served: Candidate, as_of: dt.date, limits: MonitorLimits) -> Check
 
 def _answered(target: Target, digest: str) -> list[Check]:
     """Judge by days what was refused and what failed: the log of predictions has neither."""
-    limits, days = target.project.gates.monitor, list[Verdict]()
+    limits, days = target.project.gates.monitor, list[list[Check]]()
     for day, (answers, refused, failed) in _counted(target, digest).items():
         if answers >= limits.requests.min / limits.window_days:
             said = f"share of {answers:,} requests of {day} that"
@@ -211,7 +209,7 @@ def _answered(target: Target, digest: str) -> list[Check]:
                 judge("refused", limits.refused, refused / answers, f"{said} were refused (4xx)"),
                 judge("failed", limits.failed, failed / answers, f"{said} failed (5xx)"),
             ]
-            days.append(Verdict(gate=GATE, checks=checks))
+            days.append(checks)
     return [combined(name, days, limits, "days") for name in ("refused", "failed") if days]
 
 
@@ -245,12 +243,16 @@ def _counted(target: Target, digest: str) -> dict[str, list[int]]:
     return {day[-10:]: count for day, count in days.items() if day.startswith(digest)}
 
 
-def _past(home: Path, as_of: dt.date, limits: MonitorLimits) -> list[list[Any]]:
-    """Return the rows of `COLUMNS` of all windows that were judged, the oldest first."""
+def _past(
+    home: Path, as_of: dt.date, limits: MonitorLimits, windows: Sequence[Window]
+) -> list[list[Any]]:
+    """Keep windows' rows of `COLUMNS`; return those of all judged so far, the oldest first."""
+    path = home / "windows.json"
+    known: dict[str, list[Any]] = files.read_json(path) if path.exists() else {}
+    known |= {str(window.start): window.summary(limits.requests.min) for window in windows}
+    files.write_json(path, known)
     days = [as_of - place * dt.timedelta(limits.window_days) for place in range(weeks.SHOWN, 0, -1)]
-    verdicts = [weeks.kept(home / f"{day}.json") for day in days]
-    tables = [table for verdict in verdicts if verdict for table in verdict.tables]
-    return [row for table in tables if table.columns == COLUMNS for row in table.rows]
+    return [known[str(day)] for day in days if len(known.get(str(day), ())) == len(COLUMNS)]
 
 
 def _charts(

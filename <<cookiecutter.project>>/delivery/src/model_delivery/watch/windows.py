@@ -1,4 +1,4 @@
-"""Windows of what a release was asked: each judged as training data are, and kept by its content.
+"""Windows of what a release was asked: each judged as training data are.
 
 Structure and shares are those of the data contract, with some slack; scale and drift are compared
 with parts of the training span as long as a window.
@@ -6,8 +6,7 @@ with parts of the training span as long as a window.
 
 import datetime as dt
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,11 @@ from model_delivery import files
 from model_delivery.bundle.candidate import Candidate
 from model_delivery.contract.limits import MonitorLimits
 from model_delivery.contract.settings import DataContract
-from model_delivery.gates import ask, judge, judge_findings, limits_hash, request_of
+from model_delivery.gates import ask, judge, judge_findings, request_of
 from model_delivery.gates.data import judge_scale
 from model_delivery.project import Project
 from model_delivery.protocols import Floats
-from model_delivery.report.verdict import Check, Outcome, Table, Verdict, fixed
+from model_delivery.report.verdict import Check, Outcome, finite, fixed
 from model_delivery.rollout.target import Target
 from model_delivery.training.check import check_content, check_structure
 from model_delivery.training.scores import SCORE, roc_auc
@@ -43,30 +42,35 @@ COLUMNS += ["ROC AUC", "feature drift", "prediction drift"]
 class Window:
     """Days from `start`: a release's n rows, what came true of each, and how many rows of any.
 
-    `truth`, shape (n,), is 0, 1, or not-a-number where it is not known.
+    `truth`, shape (n,), is 0, 1, or not-a-number where it is not known. `checks` come by judging.
     """
 
     start: dt.date
     rows: pa.Table
     truth: Floats
     requests: int
+    checks: list[Check] = field(default_factory=list)
+
+    @property
+    def readable(self) -> bool:
+        """Whether it had enough rows of the release, of the right structure."""
+        return any(check.name == "predictions" for check in self.checks)
 
     def labelled(self) -> tuple[pa.Table, Floats]:
         """Return the rows whose label is known, and the labels."""
         known = np.isfinite(self.truth)
         return self.rows.filter(pa.array(known)), self.truth[known]
 
-    def summary(self, checks: Sequence[Check], fewest: float) -> Table:
-        """Return one row of `COLUMNS`, for the page and for those of later runs."""
-        values, (rows, labels) = {check.name: check.value for check in checks}, self.labelled()
+    def summary(self, fewest: float) -> list[Any]:
+        """Return a row of the page: `COLUMNS`."""
+        values, (rows, labels) = {check.name: check.value for check in self.checks}, self.labelled()
         judged: list[Any] = [None, None, None]
-        if len(labels) >= fewest and "predictions" in values:
+        if len(labels) >= fewest and self.readable:
             scores = rows.column(SCORE).to_numpy()
             auc = roc_auc(labels, scores, np.ones(len(labels)))
-            judged = [labels.mean().item(), scores.mean().item(), auc]
+            judged = [labels.mean().item(), scores.mean().item(), auc if finite(auc) else None]
         row = [str(self.start), self.requests, len(self.rows), len(labels), *judged]
-        row += [values.get(name) for name in DRIFTS]
-        return Table(title="Windows", columns=COLUMNS, rows=[row])
+        return [*row, *map(values.get, DRIFTS)]
 
 
 def read_windows(
@@ -99,48 +103,27 @@ def read_windows(
     return windows, [log, *checks]
 
 
-def kept(path: Path) -> Verdict | None:
-    """Return a verdict that was kept; None where none is, or one of another version."""
-    with suppress(OSError, ValueError):
-        return Verdict.model_validate_json(path.read_bytes())
-    return None
-
-
 def judge_windows(
     project: Project, home: Path, served: Candidate, windows: Sequence[Window]
-) -> list[Verdict]:
-    """Return a verdict on each window; Deepchecks is asked once, of all new ones that are sound.
+) -> list[Check]:
+    """Judge each window; Deepchecks is asked once, of all that are sound.
 
-    What lies in `home` by a window's first day is used again while rows, release and limits are
-    the same; it is only a cache.
+    Return `requests` of the newest, and what each other check says of all of them.
     """
-    found, new, train = list[Verdict](), list[int](), served.rows("train")
+    train, sound = served.rows("train"), dict[Path, Window]()
     with files.temporary_folder(home) as folder:
-        paths = [folder / f"{window.start}.parquet" for window in windows]
-        for window, path in zip(windows, paths, strict=True):
-            pq.write_table(window.rows, path)
-            facts = files.sha256_file(path), window.requests, served.digest
-            key = files.sha256_json([facts, limits_hash(project, GATE)])
-            known = kept(home / f"{window.start}.json")
-            if known is None or known.limits != key or known.outcome is Outcome.INCONCLUSIVE:
-                checks = judge_rows(project, train, window)
-                known = Verdict(gate=GATE, subject=served.digest, limits=key, checks=checks)
-                good = all(check.outcome in (Outcome.PASS, Outcome.WARN) for check in checks[1:])
-                new += [len(found)] if readable(known) and good else []
-            found.append(known)
-        drifts = judge_drifts(project, served, [paths[place] for place in new])
-    for place, checks in zip(new, drifts, strict=True):
-        found[place] = found[place].model_copy(update={"checks": found[place].checks + checks})
-    fewest = project.gates.monitor.requests.min
-    for place, (window, one) in enumerate(zip(windows, found, strict=True)):
-        found[place] = one.model_copy(update={"tables": [window.summary(one.checks, fewest)]})
-        files.write_atomic(home / f"{window.start}.json", found[place].model_dump_json(indent=1))
-    return found
-
-
-def readable(window: Verdict) -> bool:
-    """Return whether a window had enough rows of the release, of the right structure."""
-    return any(check.name == "predictions" for check in window.checks)
+        for window in windows:
+            window.checks.extend(judge_rows(project, train, window))
+            good = {check.outcome for check in window.checks[1:]} <= {Outcome.PASS, Outcome.WARN}
+            if window.readable and good:
+                sound[path := folder / f"{window.start}.parquet"] = window
+                pq.write_table(window.rows, path)
+        drifts = judge_drifts(project, served, [*sound])
+    for window, checks in zip(sound.values(), drifts, strict=True):
+        window.checks.extend(checks)
+    found = [window.checks for window in windows]
+    names = dict.fromkeys(check.name for checks in found for check in checks[1:])
+    return [found[-1][0], *(combined(name, found, project.gates.monitor) for name in names)]
 
 
 def judge_rows(project: Project, train: pa.Table, window: Window) -> list[Check]:
@@ -199,16 +182,16 @@ def judge_drifts(project: Project, served: Candidate, paths: Sequence[Path]) -> 
 
 
 def combined(
-    name: str, windows: Sequence[Verdict], limits: MonitorLimits, each: str = "windows"
+    name: str, windows: Sequence[Sequence[Check]], limits: MonitorLimits, each: str = "windows"
 ) -> Check:
     """Return what a check says of all windows: in fewer than `needed` it is only a warning."""
-    found = [check for window in windows for check in window.checks if check.name == name]
+    found = [check for checks in windows for check in checks if check.name == name]
     broken = [check for check in found if check.outcome is not Outcome.PASS]
     if not broken:
         return found[-1]
     silent = [check for check in broken if check.outcome is Outcome.INCONCLUSIVE]
     bad = [check for check in broken if check.outcome not in (Outcome.INCONCLUSIVE, Outcome.WARN)]
-    at_once = name in AT_ONCE and any(check in windows[-1].checks for check in bad)
+    at_once = name in AT_ONCE and any(check in windows[-1] for check in bad)
     counts = at_once or len(bad) >= limits.needed
     several = bad if counts else silent or broken
     last = several[-1]
