@@ -38,7 +38,7 @@ COLUMNS = ["window", "rows", "of this release", "labelled", "share positive", "m
 COLUMNS += ["ROC AUC", "feature drift", "prediction drift"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Window:
     """Days from `start`: a release's n rows, what came true of each, and how many rows of any.
 
