@@ -2279,7 +2279,7 @@ def test_a_model_that_a_gate_refused_was_tried_and_is_no_release(
     for name in (told[-1].release, made[0].digest, made[0].short, "none"):
         with pytest.raises(UserError, match="no release"):
             releases.find(told, name)
-    assert releases.recorded(told, made[0].digest) is None
+    assert registry.newest(told, digest=made[0].digest) is None
     assert releases.resolve(project, A).release == "v1+a"
     monkeypatch.setattr(retraining, "_ship", lambda *_: 0)
     assert "nothing was registered" in ask(project, force=True).sentence

@@ -43,11 +43,11 @@ def describe(events: Sequence[Event], wanted: str, other: str = "") -> tuple[lis
     its gates compared it with, if there was one, and above what happened to it.
     """
     one = find(events, wanted)
-    last = recorded(events, one.digest) or one
-    champion = newest(events, type="registered", digest=last.against or "")
+    against = recorded(events, one).against
+    champion = newest(events, type="registered", digest=against)
     two = find(events, other) if other else champion
     pair = [event for event in (one, two) if event]
-    judged = [recorded(events, event.digest) or event for event in pair]
+    judged = [recorded(events, event) for event in pair]
     table = pd.DataFrame({clean(event.release): _facts(event) for event in judged})
     if other:
         return judged, table[table.nunique(axis=1, dropna=False) > 1].to_string(na_rep="")

@@ -179,7 +179,7 @@ def _checked(stored: dict[str, bytes]) -> tuple[list[Event], str]:
     return events, after
 
 
-def newest(events: Sequence[Event], **fields: str) -> Event | None:
+def newest(events: Sequence[Event], **fields: str | None) -> Event | None:
     """Return the last event whose fields have these values, if there is one."""
     found = (e for e in reversed(events) if all(getattr(e, k) == v for k, v in fields.items()))
     return next(found, None)

@@ -24,7 +24,7 @@ def champion(project: Project, environment: str = "production") -> Candidate | N
     """Return what an environment accepted last by the log."""
     events = event_log(project).events()
     move = newest(events, environment=environment)
-    return restore(project, stored(events, move)) if move else None
+    return restore(project, recorded(events, move)) if move else None
 
 
 def check_succeeds(digest: str) -> None:
@@ -46,7 +46,7 @@ def recall(project: Project, snapshot: Snapshot) -> str:
     key, events = candidates.training_key(project, snapshot), event_log(project).events()
     if known := newest(events, key=key):
         with suppress(UserError):
-            candidate = restore(project, stored(events, known))
+            candidate = restore(project, recorded(events, known))
             write_atomic(candidates.key_record(project, key), candidate.digest)
     return key
 
@@ -137,7 +137,7 @@ def register(
     facts["limits"] = {gate: verdict.limits for gate, verdict in said.items()}
 
     def decide(events: Sequence[Event]) -> Event:
-        known = recorded(events, digest)
+        known = newest(events, digest=digest, environment=None)
         facts["key"] = key or (known.key if known else candidate.lineage["key"])
         # Of other limits of the data, which go along with the bytes, these are stored anew.
         same = known and known.limits.get("data") == facts["limits"].get("data")
@@ -197,15 +197,12 @@ def run_page() -> str:
     return f"{known[0]}/{known[1]}/actions/runs/{known[2]}" if known[2] else ""
 
 
-def recorded(events: Sequence[Event], digest: str) -> Event | None:
-    """Return what was recorded last of a digest itself: its registration, or newer verdicts."""
-    return newest([event for event in events if event.environment is None], digest=digest)
+def recorded(events: Sequence[Event], event: Event) -> Event:
+    """Return what was recorded last of an event's digest itself; the event, if nothing was.
 
-
-def stored(events: Sequence[Event], event: Event) -> Event:
-    """Return an event with its digest's bytes as they are kept now: they may be stored anew."""
-    last = recorded(events, event.digest) or event
-    return event.model_copy(update={"blob": last.blob})
+    It is the registration or newer verdicts, and has the bytes as they are kept now.
+    """
+    return newest(events, digest=event.digest, environment=None) or event
 
 
 def find(events: Sequence[Event], wanted: str) -> Event:
@@ -227,8 +224,7 @@ def resolve(project: Project, wanted: str) -> Event:
     if tag != wanted:
         raise UserError(f"no tag `{tag}` here; `git fetch --tags` brings those of `origin`")
     events = event_log(project).events()
-    first = find(events, wanted)
-    goal = recorded(events, first.digest) or first
+    goal = recorded(events, find(events, wanted))
     # A retraining is of the champion's commit, whatever is checked out where it is deployed.
     pushed = "" if goal.trigger == "retraining" else os.environ.get("GITHUB_SHA")
     return goal.model_copy(update={"commit": pushed or goal.commit})
@@ -261,5 +257,5 @@ def staged(project: Project, tag: str, commit: str) -> Event:
     if accepted and passed.as_of < accepted.as_of:  # of a retraining since
         than = f"that of {accepted.release} in production ({accepted.as_of})"
         raise UserError(f"{tag}: its data ends {passed.as_of}, before {than}; {again}")
-    goal, data = recorded(events, passed.digest) or passed, passed.release.partition("+")[2]
+    goal, data = recorded(events, passed), passed.release.partition("+")[2]
     return goal.model_copy(update={"commit": commit, "release": f"{tag}+{data}"})

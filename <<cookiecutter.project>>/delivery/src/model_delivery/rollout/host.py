@@ -23,7 +23,7 @@ from model_delivery.gates import limits_hash
 from model_delivery.gates.load import CANDIDATE, judge_targets
 from model_delivery.protocols import UserError
 from model_delivery.registry import Event, event_log, newest, shared
-from model_delivery.releases import admit, given_up, stored, way_back
+from model_delivery.releases import admit, given_up, recorded, way_back
 from model_delivery.report.render import told, value_of
 from model_delivery.report.verdict import Check, Outcome, Trigger, Verdict, fixed
 from model_delivery.rollout import canary
@@ -145,8 +145,9 @@ def rehearsal(target: Target) -> Iterator[None]:
     mine, commits = [e for e in events if e.environment == target.name], dict[str, str | None]()
     for event in reversed(mine):
         news = {"commit": commits.setdefault(event.digest, event.commit)}
+        news["blob"] = recorded(events, event).blob  # it may be stored anew
         if event.type != "verdict":  # that moved nothing
-            moves.setdefault(event.digest, stored(events, event).model_copy(update=news))
+            moves.setdefault(event.digest, event.model_copy(update=news))
     kept = list(moves.values())[: target.project.delivery.keep_releases]
     left = functools.reduce(given_up, mine, list[str]())
     with target.lock():
