@@ -215,7 +215,7 @@ class DirectoryBlobs:
 
     def get(self, digest: str, checksum: str, destination: Path) -> None:
         """Make `destination`, unless it is that, what was stored, attested, and nothing else."""
-        if destination.exists() and not files.changed_files(destination / "ship", digest):
+        if not files.changed_files(destination / "ship", digest):
             return
         path = self._path(digest)
         if not DirectoryBlobs.has(self, digest, checksum) and not self.has(digest, checksum):

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 from model_delivery.bundle import candidate as candidates
-from model_delivery.bundle.candidate import Candidate, git, load_candidate
+from model_delivery.bundle.candidate import Candidate, git
 from model_delivery.files import changed_files, write_atomic
 from model_delivery.gates import COMPARED, GATES, limits_hash
 from model_delivery.project import Project
@@ -38,7 +38,7 @@ def restore(project: Project, event: Event) -> Candidate:
     """Return a registered candidate, from the blob store if it is not here."""
     folder = candidates.candidate_folder(project, event.digest)
     blob_store(project).get(event.digest, event.blob, folder)
-    return load_candidate(project, event.digest)
+    return Candidate(folder)
 
 
 def recall(project: Project, snapshot: Snapshot) -> str:
