@@ -239,15 +239,14 @@ def staged(project: Project, tag: str, commit: str) -> Event:
         mend = "merge it, wait for staging, and give the merged commit a tag of another name"
         raise UserError(f"{tag}: its commit {commit[:12]} is not on the branch here; {mend}")
     events = event_log(project).events()
-    good = [event for event in events if event.type in ("promoted", "verdict")]
-    passed = newest(good, environment="staging", commit=commit)
+    told = [e for e in events if e.environment == "staging"]  # good is `digest`, bad `previous`
+    passed = newest([e for e in told if e.type != "rolled_back"], commit=commit)
     again = "run deliver.yml of that commit again: `gh run list --workflow deliver.yml "
     again += f"--commit {commit}` names the run, `gh run rerun ID` starts it, for 30 days; where "
     again += "there is none, push a commit, which may be empty, and tag that. On this machine: "
     again += "`ml ship --until load` and `ml deploy --to staging`. Then deliver the tag again"
     if passed is None:
         raise UserError(f"{tag}: nothing passed staging at its commit {commit[:12]}; {again}")
-    told = [e for e in events if e.environment == "staging"]  # good is `digest`, bad `previous`
     ends = [e for e in told if passed.digest in (e.digest, e.type == "rolled_back" and e.previous)]
     if ends[-1].digest != passed.digest:
         why = f"rolled back in staging ({ends[-1].reason or 'by hand'})"
