@@ -128,7 +128,8 @@ def register(
 ) -> Event:
     """Keep a candidate's bytes and verdicts, and name it; return the event that says so.
 
-    What the log holds already is not written again. `key` is what led to it now, if not its own.
+    What the log holds already is not written again, and has the commit of now. `key` is what led
+    to it now, if not its own.
     """
     blobs, digest, facts = blob_store(project), candidate.digest, _facts(candidate)
     prefix = f"v{project.about['version']}+data.{facts['as_of'].replace('-', '')}"
@@ -155,7 +156,7 @@ def register(
             facts.update(type="registered", release=name, blob=blob)
         return Event(digest=digest, commit=commit, trigger=trigger, **facts)
 
-    return event_log(project).append(decide)
+    return event_log(project).append(decide).model_copy(update={"commit": commit})
 
 
 def _facts(candidate: Candidate) -> dict[str, Any]:

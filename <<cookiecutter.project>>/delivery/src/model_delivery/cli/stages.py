@@ -151,10 +151,8 @@ def record(run: Run) -> Event:
     with step(f"register {candidate.short}"):
         verdicts = releases.judged(run.project, candidate, run.event)
         candidate.save(verdicts["data"])  # goes along with the bytes; the rows stay here
-        known = releases.register(run.project, candidate, verdicts, run.event, run.key)
+        run.recorded = releases.register(run.project, candidate, verdicts, run.event, run.key)
     job("GITHUB_OUTPUT", f"digest={candidate.digest}")
-    commit = releases.delivering(run.project, None if run.key else candidate)
-    run.recorded = known.model_copy(update={"commit": commit})
     return run.recorded
 
 
