@@ -252,17 +252,16 @@ def write_report(run: Run) -> tuple[Path, Path]:
     """Write `report.html`, `report.md` and, for programs, `report.json`; return the first two."""
     folder, broken = run.project.work / "report", (run.project.work / REFUSED).exists()
     verdicts, facts = ([gate(run, "data")], {}) if broken else _found(run.project)
-    subject = facts.pop("subject", verdicts[-1].subject)
+    facts = {"subject": verdicts[-1].subject, **facts}
     left = [name for name in GATES if name not in {verdict.gate for verdict in verdicts}]
     if all(allows_promotion(verdict.outcome, run.event) for verdict in verdicts):
-        verdicts += [Verdict(gate=name, subject=subject) for name in left]
+        verdicts += [Verdict(gate=name, subject=facts["subject"]) for name in left]
     elif left:
         facts["notes"] = ["Later gates did not run: an earlier one does not allow it."]
-    about: dict[str, Any] = {"project": run.project.about["name"], "event": run.event, **facts}
-    about["run"] = releases.run_page()
     if run.event in ("local", "pull_request"):
-        about["lowered"] = lowered_limits(run.project)
-    report = Report(subject=subject, verdicts=verdicts, **about)
+        facts["lowered"] = lowered_limits(run.project)
+    facts |= {"project": run.project.about["name"], "run": releases.run_page()}
+    report = Report(event=run.event, verdicts=verdicts, **facts)
     job("GITHUB_STEP_SUMMARY", write_pages(folder, report))
     return folder / "report.html", folder / "report.md"
 
