@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from model_delivery.bundle.candidate import Candidate, load_candidate, make_candidate
+from model_delivery.bundle.candidate import Candidate, current_candidate, make_candidate
 from model_delivery.bundle.launch import start
 from model_delivery.project import Project
 from model_delivery.protocols import UserError
@@ -129,11 +129,11 @@ def test_a_changed_byte_is_refused_before_anything_is_loaded_and_trained_away(
     model, before = candidate.ship / "model" / "model.txt", written(candidate)
     model.write_text(model.read_text().replace("tree", "tree ", 1))
     with pytest.raises(UserError, match=r"model/model\.txt"):
-        load_candidate(small, candidate.digest)
+        current_candidate(small)
     again = make_candidate(small, snapshot, "local")
     assert again.digest == candidate.digest
     assert written(again) > before
-    load_candidate(small, candidate.digest)
+    assert current_candidate(small).digest == candidate.digest
 
 
 def test_the_service_answers_a_row_with_the_score_that_was_judged(

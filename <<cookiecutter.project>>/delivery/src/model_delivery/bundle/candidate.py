@@ -91,19 +91,14 @@ def candidate_folder(project: Project, digest: str) -> Path:
     return project.work / "candidates" / digest
 
 
-def load_candidate(project: Project, digest: str) -> Candidate:
-    """Return a candidate; a UserError where its bytes are not those of the digest."""
-    candidate = Candidate(candidate_folder(project, digest))
-    files.verify(candidate.ship, digest)
-    return candidate
-
-
 def current_candidate(project: Project) -> Candidate:
-    """Return the candidate that `ml train` made last, checked."""
+    """Return the candidate that `ml train` made last; a UserError where its bytes have changed."""
     pointer = project.work / CURRENT
     if not pointer.exists():
         raise UserError("no candidate yet; run `ml train`")
-    return load_candidate(project, pointer.read_text())
+    candidate = Candidate(candidate_folder(project, pointer.read_text()))
+    files.verify(candidate.ship, candidate.digest)
+    return candidate
 
 
 def training_key(project: Project, snapshot: Snapshot) -> str:
