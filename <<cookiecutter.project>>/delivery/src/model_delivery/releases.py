@@ -76,22 +76,6 @@ def judged(project: Project, candidate: Candidate, trigger: Trigger) -> dict[str
     return said
 
 
-def given_up(before: Sequence[str], move: Event) -> list[str]:
-    """Return the digests that served and were then taken back, after one more move.
-
-    One that is served again leaves them; one that failed its canary may try again.
-    """
-    left = move.type == "rolled_back" and move.previous and not move.reason
-    known = [*before, str(move.previous)] if left else before
-    return [digest for digest in known if digest != move.digest]
-
-
-def way_back(moves: Sequence[Event], left: Sequence[str]) -> Event | None:
-    """Return the move before the first, newest one whose release was not taken back."""
-    bad = {move.previous for move in moves if move.type == "rolled_back"} | {*left}
-    return next((move for move in moves[1:] if move.digest not in bad), None)
-
-
 def admit(
     project: Project, place: str, current: Event | None, goal: Event, trigger: Trigger
 ) -> None:

@@ -5,7 +5,6 @@ prove itself, switches the proxy in one step, and replaces the state. `_converge
 what the state says: it ends every move, undoes every failed one, and mends after a crash.
 """
 
-import functools
 import itertools
 import logging
 import threading
@@ -23,7 +22,7 @@ from model_delivery.gates import limits_hash
 from model_delivery.gates.load import CANDIDATE, judge_targets
 from model_delivery.protocols import UserError
 from model_delivery.registry import Event, event_log, newest, shared
-from model_delivery.releases import admit, given_up, recorded, way_back
+from model_delivery.releases import admit, recorded
 from model_delivery.report.render import told, value_of
 from model_delivery.report.verdict import Check, Outcome, Trigger, Verdict, fixed
 from model_delivery.rollout import canary
@@ -40,13 +39,11 @@ def deploy(target: Target, goal: Event, trigger: Trigger = "local") -> Verdict:
         target.save(target.state(), shared=target.state().shared or shared(target.project))
         target.tell()  # gates judge beside the champion that the log knows
         target.check_ready()
-        current = target.state().current
+        current, keep = target.state().current, target.project.delivery.keep_releases
         facts = dict[str, Any](verdicts=goal.verdicts, trigger=trigger, because=goal.because)
         if current and current.digest == goal.digest:
             if news := _news(target, goal, **facts):
-                state, told_once = target.state(), {"commit": goal.commit}
-                moves = [current.model_copy(update=told_once), *state.moves[1:]]
-                target.save(state, moves=moves, untold=[*state.untold, news])
+                target.save(target.state().after(news, keep))
             target.keep_settings()
             served = fixed("served", True, f"{target.name} serves it already", current.release)
             verdict = Verdict(gate="rollout", subject=current.digest, checks=[served])
@@ -99,8 +96,7 @@ def rollback(target: Target, release: str | None) -> Event:
         stays = state.trying or state.current.type == "rolled_back"
         before = state.current.digest if stays else state.current.previous
         if faulty:
-            back, release = way_back(state.moves, state.left), None
-            before = back.digest if back else None
+            release, before = None, state.way_back.digest if state.way_back else None
         wanted = release or (before or "none")[:12]
         found = [m for m in state.moves if wanted in (m.release, m.digest[: max(6, len(wanted))])]
         if not found:
@@ -141,17 +137,13 @@ def rehearsal(target: Target) -> Iterator[None]:
     if (state := target.state()).current and not state.rehearsed:
         mend = "rehearse another by `--to`, or where nothing serves"
         raise UserError(f"{target.name} is served here; {mend}")
-    events, moves = event_log(target.project).events(), dict[str, Event]()
-    mine, commits = [e for e in events if e.environment == target.name], dict[str, str | None]()
-    for event in reversed(mine):
-        news = {"commit": commits.setdefault(event.digest, event.commit)}
-        news["blob"] = recorded(events, event).blob  # it may be stored anew
-        if event.type != "verdict":  # that moved nothing
-            moves.setdefault(event.digest, event.model_copy(update=news))
-    kept = list(moves.values())[: target.project.delivery.keep_releases]
-    left = functools.reduce(given_up, mine, list[str]())
+    events, keep = event_log(target.project).events(), target.project.delivery.keep_releases
+    state = State(rehearsed=free_port())
+    for event in (one for one in events if one.environment == target.name):
+        kept = {"blob": recorded(events, event).blob}  # it may have been stored anew
+        state = state.after(event.model_copy(update=kept), keep)
     with target.lock():
-        target.save(State(moves=kept, left=left, rehearsed=free_port()))
+        target.save(state, untold=[])
     done = threading.Event()
     if not target.batch:
         threading.Thread(target=_visit, args=(target, done), daemon=True).start()
@@ -247,11 +239,8 @@ def _settle(target: Target, move: Event) -> None:
     if move.type == "promoted":
         target.save(target.state(), weight=1.0)  # before they are led there
     _switch(target, move)
-    state = target.state()
-    moves = [move, *(old for old in state.moves if old.digest != move.digest)]
-    kept = moves[: target.project.delivery.keep_releases]
-    facts = {"left": given_up(state.left, move), "untold": [*state.untold, move]}
-    target.save(state, moves=kept, **facts, trying=None, weight=0.0)
+    state = target.state().after(move, target.project.delivery.keep_releases)
+    target.save(state, trying=None, weight=0.0)
 
 
 @contextmanager

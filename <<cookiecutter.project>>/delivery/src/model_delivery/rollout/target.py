@@ -62,6 +62,31 @@ class State(Strict):
     def current(self) -> Event | None:
         return self.moves[0] if self.moves else None
 
+    @property
+    def way_back(self) -> Event | None:
+        """The newest move before the current one whose release was not taken back."""
+        bad = {move.previous for move in self.moves if move.type == "rolled_back"} | {*self.left}
+        return next((move for move in self.moves[1:] if move.digest not in bad), None)
+
+    def after(self, event: Event, keep: int) -> "State":
+        """Return the state after one more event, with so many installed releases at most.
+
+        A verdict, or a delivery of what serves, only tells another commit. A release that is served
+        again leaves those that were taken back; one that failed its canary may try again.
+        """
+        same = self.current is not None and self.current.digest == event.digest
+        if event.type == "verdict" or (same and event.type == "promoted"):
+            told = {"commit": event.commit}
+            own = (m.model_copy(update=told) if m.digest == event.digest else m for m in self.moves)
+            moves = [*own]
+        else:
+            moves = [event, *(move for move in self.moves if move.digest != event.digest)]
+        back = event.type == "rolled_back" and event.previous and not event.reason
+        left = [*self.left, str(event.previous)] if back else self.left
+        left = [digest for digest in left if digest != event.digest]
+        facts = {"moves": moves[:keep], "left": left, "untold": [*self.untold, event]}
+        return self.model_copy(update=facts)
+
 
 @dataclass(frozen=True)
 class Target:

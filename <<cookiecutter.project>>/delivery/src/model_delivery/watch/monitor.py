@@ -25,7 +25,7 @@ from model_delivery.gates import judge, limits_hash
 from model_delivery.gates.model import Scored, segments
 from model_delivery.project import Project
 from model_delivery.protocols import UserError, first_unknown_day
-from model_delivery.releases import champion, run_page, way_back
+from model_delivery.releases import champion, run_page
 from model_delivery.report.render import told, write_pages
 from model_delivery.report.verdict import Chart, Check, Outcome, Report, Table, Verdict, finite
 from model_delivery.rollout.target import Target
@@ -96,7 +96,7 @@ def watched(target: Target) -> tuple[Candidate | None, Candidate | None]:
     """Return what an environment serves, and what `ml rollback` would go back to, or None."""
     state, home = target.state(), target.folder / "releases"
     if (current := state.current) and not state.rehearsed:
-        back = None if state.trying else way_back(state.moves, state.left)
+        back = None if state.trying else state.way_back
         return Candidate(home / current.digest), Candidate(home / back.digest) if back else None
     # Files are scored by what the registry has as accepted, and a shared log read, anywhere.
     shared = target.batch or "://" in target.project.delivery.log.folder
