@@ -209,10 +209,10 @@ def _slower(own: list[Answer], old: list[Answer]) -> Estimate:
 def _quantile(arm: list[Answer]) -> Estimate:
     if not arm:
         return UNKNOWN
-    waits = [-math.inf, *sorted(answer.milliseconds for answer in arm), math.inf]
-    tails = SIGNIFICANCE / 2, 1 - SIGNIFICANCE / 2
-    places = scipy.stats.binom.ppf(tails, len(arm), 0.95).astype(int)
-    return Estimate(waits[math.ceil(0.95 * len(arm))], waits[places[0]], waits[places[1] + 1])
+    waits = [answer.milliseconds for answer in arm]
+    ends = scipy.stats.quantile_test(waits, p=0.95).confidence_interval(1 - SIGNIFICANCE)
+    value = float(np.quantile(waits, 0.95, method="inverted_cdf"))
+    return Estimate(value, float(ends.low), float(ends.high))
 
 
 def _distance(own: list[Answer], old: list[Answer]) -> tuple[Estimate, str]:
