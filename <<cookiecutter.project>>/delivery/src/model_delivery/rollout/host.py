@@ -42,7 +42,7 @@ def deploy(target: Target, goal: Event, trigger: Trigger = "local") -> Verdict:
         current, keep = target.state().current, target.project.delivery.keep_releases
         facts = dict[str, Any](verdicts=goal.verdicts, trigger=trigger, because=goal.because)
         if current and current.digest == goal.digest:
-            if news := _news(target, goal, **facts):
+            if news := _news(target, current, goal, **facts):
                 target.save(target.state().after(news, keep))
             target.keep_settings()
             served = fixed("served", True, f"{target.name} serves it already", current.release)
@@ -167,14 +167,13 @@ def _event(target: Target, goal: Event, **facts: Any) -> Event:
     return Event(**known | facts)
 
 
-def _news(target: Target, goal: Event, **facts: Any) -> Event | None:
+def _news(target: Target, current: Event, goal: Event, **facts: Any) -> Event | None:
     """Return what the log is to be told of a release that is deployed again, if anything."""
-    current = target.state().current
     if shared(target.project):  # on this machine it was deployed by hand, which is no job's affair
         last = newest(event_log(target.project).events(), environment=target.name)
         if last is None or last.digest != goal.digest:
             return _event(target, goal, type="promoted", **facts)
-    same = current is None or current.commit == goal.commit
+    same = current.commit == goal.commit
     return None if same else _event(target, goal, type="verdict", **facts)
 
 
