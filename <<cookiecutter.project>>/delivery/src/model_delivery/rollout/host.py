@@ -97,7 +97,7 @@ def rollback(target: Target, release: str | None) -> Event:
         before = state.current.digest if stays else state.current.previous
         if faulty:
             release, before = None, state.way_back.digest if state.way_back else None
-        wanted = release or (before or "none")[:12]
+        wanted = release or before or "none"
         found = [m for m in state.moves if wanted in (m.release, m.digest[: max(6, len(wanted))])]
         if not found:
             what = f"installed release `{release}`" if release else "earlier release"
@@ -192,10 +192,9 @@ def _champion(target: Target, current: Event) -> canary.Arm | None:
 def _try(target: Target, move: Event, champion: canary.Arm | None) -> Verdict:
     """Let a release prove itself, stage by stage, until one is no pass; return the verdict."""
     limits, checks = limits_hash(target.project, "rollout"), list[Check]()
-    verdict = Verdict(gate="rollout", subject=move.digest, limits=limits)
     for found in _stages(target, move, champion):
         checks = found + checks  # the newest stage says most
-        verdict = verdict.model_copy(update={"checks": checks})
+        verdict = Verdict(gate="rollout", subject=move.digest, limits=limits, checks=checks)
         target.save(target.state(), verdict=verdict)
         values = ", ".join(f"{check.name} {value_of(check)[0]}" for check in found)
         log.info("%s: %s", verdict.outcome, values)
@@ -207,7 +206,7 @@ def _try(target: Target, move: Event, champion: canary.Arm | None) -> Verdict:
 def _stages(target: Target, move: Event, champion: canary.Arm | None) -> Iterator[list[Check]]:
     """Start a release, ask it, then give it ever more clients; yield what each stage found."""
     current, settings = target.state().current, target.project.delivery
-    target.save(target.state(), trying=move, weight=0.0, verdict=None)
+    target.save(target.state(), verdict=None)
     if current and not target.batch:
         log.info(canary.damage(settings, target.settings.canary))
     try:
