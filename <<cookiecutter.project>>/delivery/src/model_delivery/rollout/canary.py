@@ -52,7 +52,7 @@ class Traffic:
     """What clients got who were led to services, from now on, as the proxy's log has it."""
 
     def __init__(self, log: Path, *services: Running) -> None:
-        self.log, self.offset = log, 0
+        self.log, self.offset, self.services = log, 0, services
         with suppress(FileNotFoundError):  # while it rolls over
             self.offset = log.stat().st_size
         self.digests = {service.address: service.digest for service in services}
@@ -97,11 +97,9 @@ def shadow(project: Project, challenger: Arm, champion: Arm | None) -> list[Chec
     return checks
 
 
-def watch(
-    limits: RolloutLimits, step: Step, traffic: Traffic, url: str, arms: tuple[Running, Running]
-) -> list[Check]:
+def watch(limits: RolloutLimits, step: Step, traffic: Traffic, url: str) -> list[Check]:
     """Look every second at what clients get in one step; return the checks that decide it."""
-    start, (challenger, champion) = time.monotonic(), arms
+    start, (challenger, champion) = time.monotonic(), traffic.services
     while True:
         time.sleep(1)
         answers = traffic.read()

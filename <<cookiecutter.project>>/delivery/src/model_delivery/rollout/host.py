@@ -229,7 +229,7 @@ def _stages(target: Target, move: Event, champion: canary.Arm | None) -> Iterato
         until = time.time() + step.deadline + 5
         places = champion.address, challenger.address
         target.proxy.route(current.release, *places, weight=step.weight, until=until)
-        yield canary.watch(settings.rollout, step, traffic, target.url, (challenger, champion))
+        yield canary.watch(settings.rollout, step, traffic, target.url)
 
 
 def _settle(target: Target, move: Event) -> None:
