@@ -24,7 +24,7 @@ from typing import Any
 
 import psutil
 
-from model_delivery.bundle.launch import Running, end, identity, processes, start
+from model_delivery.bundle.launch import Running, end, processes, start
 from model_delivery.contract.settings import Delivery, Environment, EnvironmentName
 from model_delivery.files import read_json, write_atomic, write_json
 from model_delivery.project import Project, find_project
@@ -261,7 +261,6 @@ class Target:
             return {"environment": self.name, "state": "nothing deployed"}
         well = {service.digest: "answers" for service in services if service.answers()}
         own = [move.digest for move in (current, state.trying) if move]
-        led = [(one.digest, one.launch) for one in services if one.digest in own]
         if self.batch:
             health, note = "batch", f"nothing runs: `ml predict --in {self.name}` scores by it"
         elif state.rehearsed and not services and not processes(self.folder):
@@ -270,7 +269,7 @@ class Target:
             health, problem = "stopped", "nothing runs"
         elif current.digest not in well:
             health, problem = "unhealthy", f"the service of {current.release} does not answer"
-        elif identity(self.url) not in led:
+        elif not any(one.answers(self.url) for one in services if one.digest in own):
             health, problem = "unhealthy", f"the proxy does not lead to {current.release}"
         arms = dict[str, str]()
         for move, share in ((current, 1 - state.weight), (state.trying, state.weight)):
