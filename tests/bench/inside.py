@@ -35,8 +35,9 @@ from model_delivery.gates.load import Round, _interval, run_rounds
 from model_delivery.project import find_project
 from model_delivery.protocols import user_module
 from model_delivery.registry import Event
+from model_delivery.releases import State
 from model_delivery.report.verdict import Check, Outcome, Table
-from model_delivery.rollout.target import State, Target
+from model_delivery.rollout.target import Target
 from model_delivery.training.check import check_content, check_structure
 from model_delivery.training.snapshot import current_snapshot
 from model_delivery.watch.log import MODEL_LOG

@@ -26,8 +26,9 @@ from model_delivery import protocols
 from model_delivery.bundle.candidate import Candidate, current_candidate
 from model_delivery.project import Project, find_project
 from model_delivery.registry import Event
+from model_delivery.releases import State
 from model_delivery.report.verdict import Outcome
-from model_delivery.rollout.target import State, Target
+from model_delivery.rollout.target import Target
 from model_delivery.watch.monitor import monitor
 
 DAYS = 28

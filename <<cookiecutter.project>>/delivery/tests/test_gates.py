@@ -654,6 +654,8 @@ def test_intervals_resample_days_and_differences_are_paired() -> None:
     assert 0.7 < width / usual < 1.4  # and not zero
     one_class = metrics.estimate(metrics.roc_auc, labels * 0, rows[2], days)
     assert np.isnan([one_class.value, one_class.low, one_class.high]).all()
+    nothing = metrics.estimate(metrics.roc_auc, *[np.array([])] * 2, np.array([], "M8[D]"))
+    assert np.isnan(nothing).all(), "as of a segment without a row later than the champion's"
 
 
 RARE = Limit(max=0.1, outcome="stop")

@@ -371,6 +371,7 @@ def change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
         ("data", "temp:", "warmth:", ""),  # a column that is gone lets nothing through
         ("data", CONTRACT_BEFORE, "columns: { one: { type: number, missing: 1 } }", ""),
         ("data", "exclude: {", "exclude: { cold: { most: 1 },", "`exclude.cold.most` max 0 → 1"),
+        ("data", "exclude: {", "slack: 0.5\nexclude: {", "`slack` max 0.1 → 0.5"),
         ("data", "min: -30", "min: -40", ""),  # the range of a request, and no share
     ],
 )
@@ -625,7 +626,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     """Return a project whose log holds three releases, moves, and a rollback with its reason."""
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "data.yaml").touch()
-    (tmp_path / "pyproject.toml").write_text('[project]\nname = "late"\n')
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "late"\nversion = "1.0.0"\n')
     monkeypatch.chdir(tmp_path)
     moved = {"type": "promoted", "environment": "production"}
     first = {"parameters": {"trees": 10, "rate": 0.1}, "metrics": {"auc": [0.75, 0.7, 0.8]}}
@@ -706,6 +707,7 @@ def test_a_comparison_has_what_differs(project: Project) -> None:
     assert re.search(r"metric auc +0.75 \(0.7 to 0.8\) +0.77 ", shown)
     for same in ("rate", "as_of", "promoted"):
         assert same not in shown
+    assert run("--compare", "v1", "v1").strip() == "no difference"
 
 
 def test_nothing_in_the_log_is_markup_or_a_control_character(project: Project) -> None:
@@ -782,7 +784,7 @@ if words[0] != "api" or "--method" in words:
         calls.write(json.dumps([words, given]) + "\\n")
     sys.exit("gh: Validation Failed (HTTP 422)" if (folder / "refuses").exists() else 0)
 answers = json.loads((folder / "answers").read_text())
-path = words[1].removeprefix("repos/{{owner}}/{{repo}}")
+path = words[-1].removeprefix("repos/{{owner}}/{{repo}}")
 if path not in answers:
     print('{{"message": "Not Found"}}', end="")
     sys.exit("gh: Not Found (HTTP 404)")
@@ -794,9 +796,12 @@ BARE: dict[str, object] = {
     "user": {"id": 17},
     "/environments": {"environments": []},
     "/actions/permissions": {"enabled": True, "allowed_actions": "selected"},
-    "/actions/permissions/selected-actions": {"patterns_allowed": ["docker/*", "ossf/*"]},
-    "/actions/variables?per_page=100": {"variables": []},
-    "/actions/secrets?per_page=100": {"secrets": []},
+    "/actions/permissions/selected-actions": {
+        "patterns_allowed": ["docker/*", "ossf/*"],
+        "github_owned_allowed": False,
+    },
+    "/actions/variables": [{"variables": []}],
+    "/actions/secrets": [{"secrets": []}],
     "/rulesets?per_page=100": [{"name": "one", "id": 7, "enforcement": "disabled"}],
     "/codeowners/errors": {
         "errors": [{"path": ".github/CODEOWNERS", "line": 3, "kind": "Unknown owner"}]
@@ -808,10 +813,11 @@ REVIEWED = {"name": "production", "protection_rules": [{"type": "required_review
 WHOLE = BARE | {
     "/actions/permissions": {"enabled": True, "allowed_actions": "all"},
     "/environments": {"environments": [{"name": "test"}, {"name": "staging"}, REVIEWED]},
-    "/actions/variables?per_page=100": {
-        "variables": [{"name": f"DEPLOY_RUNNER_{n}"} for n in ("TEST", "STAGING", "PRODUCTION")]
-    },
-    "/actions/secrets?per_page=100": {"secrets": [{"name": "SOURCE_KEY"}]},
+    "/actions/variables": [  # in pages, as of each list that may be long
+        {"variables": [{"name": f"DEPLOY_RUNNER_{n}"} for n in names]}
+        for names in (("TEST", "STAGING"), ("PRODUCTION",))
+    ],
+    "/actions/secrets": [{"secrets": [{"name": "SOURCE_KEY"}]}],
     "/rulesets?per_page=100": [
         {"name": name, "id": 7, "enforcement": "active"} for name in ("one", "two")
     ],
@@ -901,9 +907,10 @@ def test_each_thing_that_is_missing_on_github_is_named(doctor: Doctor) -> None:
     hints = {f"DEPLOY_RUNNER_{name}" for name in ("TEST", "STAGING", "PRODUCTION")}
     assert {subject for subject, (ok, _) in found.items() if ok} == hints
     assert len(found) == 14
-    assert found["actions"][1] == "allowed: selected; lacks astral-sh/, marocchino/"
+    assert found["actions"][1] == "allowed: selected; lacks actions/, astral-sh/, marocchino/"
     owners = ["docker/*", "ossf/*", "marocchino/*", "astral-sh/setup-uv@*"]
-    selected = {"/actions/permissions/selected-actions": {"patterns_allowed": owners}}
+    chosen = {"patterns_allowed": owners, "github_owned_allowed": True}
+    selected = {"/actions/permissions/selected-actions": chosen}
     assert said(doctor(BARE | selected))["actions"] == (True, "allowed: selected; lacks none")
     assert "`gh variable set DEPLOY_RUNNER_TEST`" in found["DEPLOY_RUNNER_TEST"][1]
     assert "`gh secret set SOURCE_KEY`" in found["SOURCE_KEY"][1]

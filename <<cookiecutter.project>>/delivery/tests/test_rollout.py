@@ -539,6 +539,20 @@ def test_what_was_taken_back_is_not_gone_back_to_whatever_came_since(
     for name in (b.digest[:6], b.digest):  # as `ml status` shows it
         assert rollback(project, name).digest == served(project) == b.digest
     assert b.digest not in place.state().left
+    deploy(project, d := make_candidate(project, "d", against=b))
+    back = place.state().way_back
+    assert (back and back.digest) == b.digest, "by hand it was brought back, so it was no mistake"
+    assert rollback(project, f"^{d.digest}").digest == b.digest
+
+
+def test_a_late_verdict_on_another_release_moves_nothing(project: Project) -> None:
+    a, b = (recorded(project, make_candidate(project, name)) for name in "ab")
+    moves = [it.model_copy(update={"type": "promoted"}) for it in (a, b)]
+    known = releases.State().after(moves[0], 2).after(moves[1], 2)
+    late = a.model_copy(update={"type": "verdict", "commit": "d" * 40})
+    assert [move.digest for move in known.after(late, 2).moves] == [b.digest, a.digest]
+    assert [move.commit for move in known.after(late, 2).moves] == [b.commit, "d" * 40]
+    assert known.after(late, 1).moves == [moves[1]]
 
 
 def test_settings_of_the_last_deploy_hold_until_the_next(
@@ -1148,6 +1162,23 @@ def test_a_rehearsal_starts_the_accepted_release_and_leaves_nothing(project: Pro
     note = Target(project, "production").status()["note"]
     assert "DEPLOY_RUNNER_PRODUCTION" in note
     assert "`ml doctor --github`" in note
+
+
+def test_what_was_only_rehearsed_here_is_not_started(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a timer, or by a person while a rehearsal is under way in another terminal."""
+    place, run = Target(project, "production"), stages.Run(project, release="none")
+    with rehearsal(place):
+        deploy(project, make_candidate(project, "a"))
+        before = place.state()
+        host.start(place)
+        with pytest.raises(UserError, match="a rehearsal is under way; wait, or end it by `ml"):
+            stages.deploy(run)
+        assert place.state() == before
+    assert state(project) == "rehearsed"
+    host.start(place)
+    assert (state(project), processes(project.work)) == ("nothing deployed", [])
 
 
 def test_a_rehearsed_release_that_was_delivered_twice_goes_back(project: Project) -> None:

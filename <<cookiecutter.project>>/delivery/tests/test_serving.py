@@ -31,6 +31,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from model_delivery import files
 from model_delivery.bundle import launch
 from model_delivery.bundle.candidate import Candidate, build_package, pack, unpack, write_ship
 from model_delivery.bundle.launch import Running, free_port, processes
@@ -79,6 +80,48 @@ def start(
         project = Project(log.parent)
         vars(project)["delivery"] = SimpleNamespace(start_timeout_seconds=timeout)
         return launch.start(project, ship, log, port, **options)
+
+
+def test_an_environment_whose_interpreter_is_gone_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a system or uv has replaced its Python by a newer one."""
+    ship, made = tmp_path / "ship", list[Path]()
+    files.write_atomic(ship / "requirements.txt", "bentoml==1")
+
+    def run(command: list[str], cwd: Path, **_: object) -> str:
+        if command[1] == "venv":
+            made.append(python := cwd / "made" / "bin" / "python")
+            python.parent.mkdir(parents=True)
+            python.symlink_to(sys.executable)
+        return ""
+
+    monkeypatch.setattr(launch, "run", run)
+    found = [launch.service_environment(Project(tmp_path), ship) for _ in range(2)]
+    assert len(made) == 1
+    found[0].unlink()
+    found[0].symlink_to(tmp_path / "gone")
+    assert launch.service_environment(Project(tmp_path), ship) == found[0] == found[1]
+    assert found[0].exists()
+    assert len(made) == 2
+
+
+def test_who_is_given_more_rows_has_more_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = list[float]()
+    monkeypatch.setattr(launch, "service_environment", lambda *_: tmp_path)
+    monkeypatch.setattr(launch, "clean_variables", lambda _: {})
+    monkeypatch.setattr(launch, "run", lambda *_, timeout, **__: times.append(timeout) or "")
+    for given in ("", "x" * 40_000_000):
+        launch.run_cleanly(Project(tmp_path), tmp_path, [], tmp_path, given)
+    assert times == [launch.PATIENCE_SECONDS, launch.PATIENCE_SECONDS + 120]
+
+
+def test_a_project_without_a_version_is_told_what_it_is_for(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "late"\ndynamic = ["version"]\n')
+    with pytest.raises(UserError, match=r"pyproject\.toml: `project\.version` names releases"):
+        _ = Project(tmp_path).about
 
 
 @pytest.fixture(scope="module")

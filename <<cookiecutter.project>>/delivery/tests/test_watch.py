@@ -79,11 +79,11 @@ from model_delivery.history import line
 from model_delivery.project import Project, find_project, read_config
 from model_delivery.protocols import UserError, ask_source
 from model_delivery.registry import Event, event_log
-from model_delivery.releases import register
+from model_delivery.releases import State, register
 from model_delivery.report.verdict import Check, Outcome, Trigger, Verdict, fixed
 from model_delivery.rollout import canary, host
 from model_delivery.rollout import target as targets
-from model_delivery.rollout.target import State, Target
+from model_delivery.rollout.target import Target
 from model_delivery.serving import probabilities
 from model_delivery.training.snapshot import Snapshot, inputs_hash, training_code
 from model_delivery.watch import (
@@ -992,6 +992,7 @@ def test_a_batch_environment_has_nothing_that_runs(settings: Any, message: str) 
 PASS, WARN, RETRAIN, INCONCLUSIVE, STOP, _ = Outcome
 CONTRACT = DataContract.model_validate({
     "task": "binary", "target": "late", "time": "at", "key": ["at"], "as_of": "2013-08-01",
+    "slack": 0.05,
     "columns": {
         "at": {"type": "timestamp"},
         "kind": {"type": "category", "values": ["a", "b"]},
@@ -1000,7 +1001,7 @@ CONTRACT = DataContract.model_validate({
     },
 })  # fmt: skip
 LIMITS = MonitorLimits.model_validate({
-    "window_days": 7, "windows": 4, "needed": 2, "slack": 0.05,
+    "window_days": 7, "windows": 4, "needed": 2,
     "requests": {"min": 100, "outcome": "warn"}, "labels": {"min": 0.8, "outcome": "warn"},
     "scale": {"max": 2.5, "outcome": "stop"}, "refused": {"max": 0.2, "outcome": "stop"},
     "failed": {"max": 0.05, "outcome": "stop"},
@@ -1561,7 +1562,7 @@ def test_what_is_watched_and_what_there_is_to_go_back_to(
     assert digests() == [A, B]
     state = world.target.state()
     moves = [state.moves[0].model_copy(update={"type": "rolled_back"}), state.moves[1]]
-    world.target.save(state, moves=moves)
+    world.target.save(state, moves=moves, left=[B])
     assert digests() == [A, None], "what it came back from is no way back"
     failed = [moves[0].model_copy(update={"previous": "c" * 64}), moves[1]]
     world.target.save(state, moves=failed)
@@ -2241,7 +2242,9 @@ def make_refused(project: Project, day: dt.date = NEW, outcome: Outcome = STOP) 
     staged = project.work / "staged"
     write_json(staged / "ship" / "model.json", {"of": str(day)})
     data = {"as_of": str(day), "spans": {"test": ["2013-07-01T00:00:00", "2013-07-31T23:59:00"]}}
-    lineage = {"data": data, "snapshot": "s", "key": "k", "parameters": {}, "commit": "c" * 40}
+    champion = registry.newest(event_log(project).events(), environment="production")
+    lineage = {"data": data, "snapshot": "s", "key": "k", "parameters": {}}
+    lineage |= {"commit": champion and champion.commit}
     write_json(staged / "lineage.json", lineage)
     made = Candidate(candidate_folder(project, seal(staged / "ship")))
     made.folder.parent.mkdir(exist_ok=True)
@@ -2291,12 +2294,18 @@ def test_a_model_that_a_gate_refused_was_tried_and_is_no_release(
     assert releases.resolve(project, registered.release).digest == made[0].digest
 
 
-@pytest.mark.parametrize(("day", "outcome"), [(OLD, STOP), (NEW, PASS), (NEW, INCONCLUSIVE)])
+@pytest.mark.parametrize(
+    ("day", "outcome", "commit"),
+    [(OLD, STOP, ""), (NEW, PASS, ""), (NEW, INCONCLUSIVE, ""), (NEW, STOP, "a person's")],
+)
 def test_what_trained_nothing_or_was_no_refusal_is_not_counted(
-    project: Project, monkeypatch: pytest.MonkeyPatch, day: dt.date, outcome: Outcome
+    project: Project, monkeypatch: pytest.MonkeyPatch, day: dt.date, outcome: Outcome, commit: str
 ) -> None:
     """Where bad data trained nothing, the candidate is an earlier one; a rollout counts itself."""
-    make_refused(project, day, outcome)
+    own = make_refused(project, day, outcome)
+    if commit:
+        lineage = read_json(own.folder / "lineage.json")
+        write_json(own.folder / "lineage.json", lineage | {"commit": commit})
     monkeypatch.setattr(retraining, "_ship", lambda *_: 20)
     before = event_log(project).events()
     assert ask(project).code == 20

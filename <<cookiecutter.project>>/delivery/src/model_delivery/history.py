@@ -50,7 +50,8 @@ def describe(events: Sequence[Event], wanted: str, other: str = "") -> tuple[lis
     judged = [recorded(events, event) for event in pair]
     table = pd.DataFrame({clean(event.release): _facts(event) for event in judged})
     if other:
-        return judged, table[table.nunique(axis=1, dropna=False) > 1].to_string(na_rep="")
+        unlike = table[table.nunique(axis=1, dropna=False) > 1]
+        return judged, unlike.to_string(na_rep="") if len(unlike) else "no difference"
     since = [e for e in events if one.digest in (e.digest, e.previous) and e.id != one.id]
     return pair + since, "\n".join([table.to_string(na_rep=""), "", *map(line, [one, *since])])
 
@@ -102,7 +103,7 @@ def browse(project: Project, port: int, tell: Callable[[str], None]) -> None:
     store, log = f"sqlite:///{folder}/view.sqlite", folder / "ui.log"
     command = [replay(project, store), "-m", "mlflow", "ui", "--backend-store-uri", store]
     command += ["--host", HOST, "--port", str(port), "--workers", "1"]
-    env = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
+    env = without_tokens() | {"MLFLOW_DISABLE_TELEMETRY": "true"}
     env["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # eight processes with nothing to do
     ui = spawn(command, folder, env, log)
     try:

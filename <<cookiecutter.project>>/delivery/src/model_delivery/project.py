@@ -44,8 +44,10 @@ class Project:
     @cached_property
     def about(self) -> dict[str, Any]:
         """The table `project` of pyproject.toml: name, version and the like."""
-        text = (self.root / "pyproject.toml").read_text(encoding="utf-8")
-        return dict(tomllib.loads(text)["project"])
+        about = dict(tomllib.loads((self.root / "pyproject.toml").read_text("utf-8"))["project"])
+        if "version" not in about:
+            raise UserError("pyproject.toml: `project.version` names releases, and is not there")
+        return about
 
     contract = cached_property(lambda self: read_config(self.root, "data", DataContract))
     gates = cached_property(lambda self: read_config(self.root, "gates", Gates))

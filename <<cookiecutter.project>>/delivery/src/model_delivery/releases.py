@@ -10,7 +10,7 @@ from model_delivery.bundle.candidate import Candidate, git
 from model_delivery.files import changed_files, write_atomic
 from model_delivery.gates import COMPARED, GATES, limits_hash
 from model_delivery.project import Project
-from model_delivery.protocols import UserError
+from model_delivery.protocols import Strict, UserError
 from model_delivery.registry import Event, blob_store, event_log, newest, shared
 from model_delivery.report.verdict import Outcome, Trigger, Verdict, allows_promotion, finite
 from model_delivery.training.snapshot import Snapshot, find_snapshot, inputs_hash, training_code
@@ -18,6 +18,48 @@ from model_delivery.training.snapshot import Snapshot, find_snapshot, inputs_has
 JUDGED = ("verdicts", "limits", "against", "key")
 """What is recorded anew when it changes."""
 SUCCEEDS = "ML_SUCCEEDS"  # of a retraining: the champion whose commit it trains
+
+
+class State(Strict):
+    """The move after which an environment serves what it serves, and what is around it."""
+
+    moves: list[Event] = []  # newest first, one for each installed digest
+    left: list[str] = []  # digests that served and were then taken back: none to go back to
+    untold: list[Event] = []  # what the log was not told
+    trying: Event | None = None  # the move that a rollout is about, written before each act
+    weight: float = 0.0  # the share of requests that it gets meanwhile
+    verdict: Verdict | None = None  # on the last rollout, or so far
+    shared: bool = False  # its log is the one of workflows, which only a job can write
+    rehearsed: int = 0  # the port of a rehearsal: what it accepts serves elsewhere, or nowhere
+
+    @property
+    def current(self) -> Event | None:
+        return self.moves[0] if self.moves else None
+
+    @property
+    def way_back(self) -> Event | None:
+        """The newest move before the current one whose release was not taken back."""
+        bad = {*self.left} | {move.previous for move in self.moves if move.reason}
+        return next((move for move in self.moves[1:] if move.digest not in bad), None)
+
+    def after(self, event: Event, keep: int) -> "State":
+        """Return the state after one more event, with so many installed releases at most.
+
+        A verdict, or a delivery of what serves, only tells another commit. A release that is served
+        again leaves those that were taken back; one that failed its canary may try again.
+        """
+        same = self.current is not None and self.current.digest == event.digest
+        if event.type == "verdict" or (same and event.type == "promoted"):
+            told = {"commit": event.commit}
+            own = (m.model_copy(update=told) if m.digest == event.digest else m for m in self.moves)
+            moves = [*own]
+        else:
+            moves = [event, *(move for move in self.moves if move.digest != event.digest)]
+        back = event.type == "rolled_back" and event.previous and not event.reason
+        left = [*self.left, str(event.previous)] if back else self.left
+        left = [digest for digest in left if digest != event.digest]
+        facts = {"moves": moves[:keep], "left": left, "untold": [*self.untold, event]}
+        return self.model_copy(update=facts)
 
 
 def champion(project: Project, environment: str = "production") -> Candidate | None:

@@ -18,7 +18,7 @@ from model_delivery.rollout.target import Target
 
 HERE: Final = "repos/{owner}/{repo}"  # gh fills in the names, from the remote `origin`
 RULESETS: Final = ".github/rulesets.json"
-OTHERS: Final = ("astral-sh/", "docker/", "marocchino/", "ossf/")  # whose actions are used
+OWNERS: Final = ("actions/", "astral-sh/", "docker/", "marocchino/", "ossf/")  # of used actions
 
 
 class Finding(NamedTuple):
@@ -115,8 +115,9 @@ def _actions(project: Project, _: object) -> Iterator[Finding]:
     path = f"{HERE}/actions/permissions"
     allowed, known = gh(project, "api", path).get("allowed_actions", "none"), ""
     if allowed == "selected":
-        known = " ".join(gh(project, "api", f"{path}/selected-actions")["patterns_allowed"])
-    lacks = [] if allowed == "all" else [one for one in OTHERS if one not in known]
+        chosen = gh(project, "api", f"{path}/selected-actions")
+        known = " ".join(chosen["patterns_allowed"]) + " actions/" * chosen["github_owned_allowed"]
+    lacks = [] if allowed == "all" else [one for one in OWNERS if one not in known]
     yield Finding("actions", not lacks, f"allowed: {allowed}; lacks {', '.join(lacks) or 'none'}")
 
 
@@ -148,8 +149,8 @@ def _names(project: Project, _: object) -> Iterator[Finding]:
     needs = needed_variables()
     why = "without it deliveries rehearse", "sources.py needs it"
     for kind, names, reason in zip(("variable", "secret"), (runners, needs), why, strict=True):
-        answer = gh(project, "api", f"{HERE}/actions/{kind}s?per_page=100")
-        have = {each["name"] for each in answer[f"{kind}s"]}
+        pages = gh(project, "api", "--paginate", "--slurp", f"{HERE}/actions/{kind}s")
+        have = {each["name"] for page in pages for each in page[f"{kind}s"]}
         for name in names:
             said = "set" if name in have else f"not set here: {reason}; `gh {kind} set {name}`"
             yield Finding(name, name in have or kind == "variable", said)

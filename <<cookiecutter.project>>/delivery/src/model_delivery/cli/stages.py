@@ -30,7 +30,7 @@ from model_delivery.report.render import write_pages
 from model_delivery.report.verdict import Check, Outcome, Report, Trigger, Verdict, allows_promotion
 from model_delivery.rollout.host import rehearsal
 from model_delivery.rollout.supervisor import supervise
-from model_delivery.rollout.target import State, Target
+from model_delivery.rollout.target import Target
 from model_delivery.training import snapshot as data
 
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -159,9 +159,8 @@ def record(run: Run) -> Event:
 def deploy(run: Run) -> Verdict:
     """Make an environment serve a release, as far as its rollout allows it."""
     target, release = Target(run.project, run.environment), run.release
-    if target.state().rehearsed and not run.rehearse:
-        target.save(State())
     if not run.rehearse:  # that takes a port of its own
+        target.leave_rehearsal()
         target.check_ready()
     move = releases.resolve(run.project, release) if release else run.recorded or record(run)
     place = rehearsal(target) if run.rehearse else nullcontext()

@@ -49,14 +49,10 @@ class Ceiling(Limit):
 
 
 class DataLimits(Strict):
-    """Limits of the gate `data` beside the contract, whose every breach stops.
-
-    `slack` is added to the contract's shares for the rows of the test window alone.
-    """
+    """Limits of the gate `data` beside the contract, whose every breach stops."""
 
     rows: Floor
     scale: Ceiling
-    slack: Share = 0.1
 
 
 class ModelLimits(Strict):
@@ -117,8 +113,7 @@ class DeepchecksLimits(Strict):
 class MonitorLimits(Strict):
     """Limits of what is watched in production, by windows of the rows' own time.
 
-    A finding counts if `needed` of the last `windows` have it. `slack` is added to the shares of
-    rows that the data contract lets miss a value or leave the domain.
+    A finding counts if `needed` of the last `windows` have it.
     """
 
     window_days: PositiveInt
@@ -126,7 +121,6 @@ class MonitorLimits(Strict):
     needed: PositiveInt
     requests: Floor
     labels: Floor
-    slack: Share
     scale: Ceiling
     refused: Ceiling
     failed: Ceiling

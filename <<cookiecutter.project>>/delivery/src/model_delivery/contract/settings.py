@@ -11,6 +11,7 @@ from model_delivery.contract.limits import Ceiling, Share
 from model_delivery.protocols import Strict
 
 Kind = Literal["number", "integer", "category", "timestamp", "boolean"]
+SLACK = 0.1
 
 
 class Column(Strict, allow_inf_nan=False):
@@ -57,7 +58,10 @@ class Exclusion(Strict):
 
 
 class DataContract(Strict):
-    """The whole of `config/data.yaml`."""
+    """The whole of `config/data.yaml`.
+
+    `slack` is added to shares for the rows of one month or week by themselves, which vary more.
+    """
 
     task: Literal["binary"]
     target: str
@@ -65,6 +69,7 @@ class DataContract(Strict):
     key: Annotated[list[str], Field(min_length=1)]
     segments: list[str] = []
     as_of: Annotated[dt.date, Field(strict=False)]
+    slack: Share = SLACK
     exclude: dict[str, Exclusion] = {}
     columns: dict[str, Column]
 
@@ -94,7 +99,7 @@ class DataContract(Strict):
             if (new := now.columns.get(name)) and new.type == spec.type:
                 shares = {"missing": new.missing, "outside": new.outside}
                 columns[name] = spec.model_copy(update=shares)
-        changes: dict[str, Any] = {"columns": columns}
+        changes: dict[str, Any] = {"columns": columns, "slack": now.slack}
         if {now.target, *now.key, *now.segments} <= {*columns}:
             changes |= {"key": now.key, "segments": now.segments}
         return self.model_copy(update=changes)

@@ -15,6 +15,7 @@ import yaml
 from model_delivery.bundle.candidate import git
 from model_delivery.bundle.launch import program_python, run
 from model_delivery.contract.limits import Limit
+from model_delivery.contract.settings import SLACK
 from model_delivery.files import read_json, sha256_json, temporary_folder, write_json
 from model_delivery.project import Project
 from model_delivery.protocols import UserError, without_tokens
@@ -200,6 +201,7 @@ def _shares(content: Any) -> dict[str, Any]:
         for name, spec in content["columns"].items()
         for kind in ("missing", "outside")
     }
+    shares["slack"] = {"max": content.get("slack", SLACK)}
     rules = (content.get("exclude") or {}).items()
     return shares | {f"exclude.{name}.most": {"max": rule["most"]} for name, rule in rules}
 

@@ -47,7 +47,7 @@ def contract_checks(
         return checks
     checks += check_content(pa.concat_tables([train, test]), contract)
     large = len(test) >= FEWEST_ROWS  # of which a long history hides much
-    for check in check_content(test, contract, limits.slack)[:2] if large else ():
+    for check in check_content(test, contract, contract.slack)[:2] if large else ():
         if check.outcome is not Outcome.PASS:
             alone = f"in the test window alone: {check.sentence}"
             checks.append(fixed(f"newest_{check.name}", False, alone, check.value))

@@ -22,11 +22,11 @@ from model_delivery.gates import limits_hash
 from model_delivery.gates.load import CANDIDATE, judge_targets
 from model_delivery.protocols import UserError
 from model_delivery.registry import Event, event_log, newest, shared
-from model_delivery.releases import admit, recorded
+from model_delivery.releases import State, admit, recorded
 from model_delivery.report.render import told, value_of
 from model_delivery.report.verdict import Check, Outcome, Trigger, Verdict, fixed
 from model_delivery.rollout import canary
-from model_delivery.rollout.target import BusyError, State, Target
+from model_delivery.rollout.target import BusyError, Target
 
 log = logging.getLogger(__name__)
 GIVEN_UP = "was rolled back after it had served: train another, or name it in `ml rollback`"
@@ -116,8 +116,10 @@ def rollback(target: Target, release: str | None) -> Event:
 
 def start(target: Target) -> None:
     """Serve again what is deployed; to a command at work, as a rollout, it is left."""
-    with suppress(BusyError), target.lock():
-        _converge(target)
+    with suppress(BusyError):
+        target.leave_rehearsal()
+        with target.lock():
+            _converge(target)
 
 
 def stop(target: Target) -> None:
@@ -148,7 +150,8 @@ def rehearsal(target: Target) -> Iterator[None]:
     if not target.batch:
         threading.Thread(target=_visit, args=(target, done), daemon=True).start()
     try:
-        start(target)
+        with target.lock():
+            _converge(target)
         yield
     finally:
         done.set()

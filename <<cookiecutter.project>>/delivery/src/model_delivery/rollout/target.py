@@ -28,10 +28,10 @@ from model_delivery.bundle.launch import Running, end, processes, start
 from model_delivery.contract.settings import Delivery, Environment, EnvironmentName
 from model_delivery.files import read_json, write_atomic, write_json
 from model_delivery.project import Project, find_project
-from model_delivery.protocols import Strict, UserError
+from model_delivery.protocols import UserError
 from model_delivery.registry import Event, blob_store, event_log, next_move, shared
+from model_delivery.releases import State
 from model_delivery.report.render import told
-from model_delivery.report.verdict import Verdict
 from model_delivery.rollout.proxy import Caddy
 from model_delivery.watch.log import KEY, MODEL_LOG, log_key
 
@@ -44,48 +44,6 @@ SETTINGS = "settings.json"
 
 class BusyError(UserError):
     """Another command changes the target."""
-
-
-class State(Strict):
-    """The move after which an environment serves what it serves, and what is around it."""
-
-    moves: list[Event] = []  # newest first, one for each installed digest
-    left: list[str] = []  # digests that served and were then taken back: none to go back to
-    untold: list[Event] = []  # what the log was not told
-    trying: Event | None = None  # the move that a rollout is about, written before each act
-    weight: float = 0.0  # the share of requests that it gets meanwhile
-    verdict: Verdict | None = None  # on the last rollout, or so far
-    shared: bool = False  # its log is the one of workflows, which only a job can write
-    rehearsed: int = 0  # the port of a rehearsal: what it accepts serves elsewhere, or nowhere
-
-    @property
-    def current(self) -> Event | None:
-        return self.moves[0] if self.moves else None
-
-    @property
-    def way_back(self) -> Event | None:
-        """The newest move before the current one whose release was not taken back."""
-        bad = {move.previous for move in self.moves if move.type == "rolled_back"} | {*self.left}
-        return next((move for move in self.moves[1:] if move.digest not in bad), None)
-
-    def after(self, event: Event, keep: int) -> "State":
-        """Return the state after one more event, with so many installed releases at most.
-
-        A verdict, or a delivery of what serves, only tells another commit. A release that is served
-        again leaves those that were taken back; one that failed its canary may try again.
-        """
-        same = self.current is not None and self.current.digest == event.digest
-        if event.type == "verdict" or (same and event.type == "promoted"):
-            told = {"commit": event.commit}
-            own = (m.model_copy(update=told) if m.digest == event.digest else m for m in self.moves)
-            moves = [*own]
-        else:
-            moves = [event, *(move for move in self.moves if move.digest != event.digest)]
-        back = event.type == "rolled_back" and event.previous and not event.reason
-        left = [*self.left, str(event.previous)] if back else self.left
-        left = [digest for digest in left if digest != event.digest]
-        facts = {"moves": moves[:keep], "left": left, "untold": [*self.untold, event]}
-        return self.model_copy(update=facts)
 
 
 @dataclass(frozen=True)
@@ -163,6 +121,15 @@ class Target:
         except ValueError as error:
             why = "written by a newer version (run that one's `ml`), or damaged"
             raise UserError(f"{path}: {why}: {error}") from error
+
+    def leave_rehearsal(self) -> None:
+        """Forget what was only rehearsed here; while it is under way, a BusyError."""
+        if self.state().rehearsed:
+            with self.lock():
+                if processes(self.folder):
+                    wait = f"wait, or end it by `ml deploy --to {self.name} --stop`"
+                    raise BusyError(f"{self.name}: a rehearsal is under way; {wait}")
+                self.save(State())
 
     def keep_settings(self) -> None:
         """Let the settings of now be those by which it is served."""

@@ -126,11 +126,13 @@ def estimate(
         own = metric(labels, scores, weights)
         return own if other is None else own - metric(labels, other, weights)
 
+    if not len(labels):
+        return UNKNOWN
     names, places = np.unique(clusters, return_inverse=True)
     if len(names) < FEWEST_CLUSTERS:
         groups = np.random.default_rng(1).permutation(len(labels)) % GROUPS
         names, places = np.unique(groups, return_inverse=True)
-    shares = np.full(len(names), 1 / max(len(names), 1))
+    shares = np.full(len(names), 1 / len(names))
     draws = np.random.default_rng(0).multinomial(len(names), shares, RESAMPLES)
     sampled = np.array([value(draw[places].astype(float)) for draw in draws])
     sampled, point = sampled[np.isfinite(sampled)], value(np.ones(len(labels)))

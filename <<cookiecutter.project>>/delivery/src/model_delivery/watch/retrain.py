@@ -165,7 +165,8 @@ def _tell_refused(project: Project, champion: Event, day: dt.date, because: str)
     candidate = current_candidate(project)
     said = [one for gate in GATES if (one := candidate.verdict(gate))]
     stopped = next((one for one in said if one.outcome is Outcome.STOP), None)
-    if stopped is None or candidate.lineage["data"]["as_of"] != str(day):
+    trained = candidate.lineage["data"]["as_of"], candidate.lineage["commit"]
+    if stopped is None or trained != (str(day), champion.commit):
         return  # it was the rollout; or the data, of which nothing was trained
     about = {"release": f"refused {candidate.short}", "as_of": str(day)}
     facts = {"type": "verdict", "digest": "none", "blob": "", "commit": champion.commit}

@@ -135,7 +135,7 @@ def judge_rows(project: Project, train: pa.Table, window: Window) -> list[Check]
     gone = {SCORE, *project.delivery.log.hashed, *project.delivery.log.private}  # by now
     for name in window.rows.column_names:  # of nothing but null: as good as not there
         spec = contract.columns.get(name)
-        bare = spec is None or spec.missing + limits.slack < 1
+        bare = spec is None or spec.missing + contract.slack < 1
         gone |= {name} if bare and not pc.count(window.rows.column(name)).as_py() else set()
     rows = window.rows.select([name for name in window.rows.column_names if name not in gone])
     checks += check_structure(rows, contract)[:2]
@@ -149,7 +149,7 @@ def judge_rows(project: Project, train: pa.Table, window: Window) -> list[Check]
     stuck = len(asked) >= few and asked[SCORE].nunique() == 1  # a repeated row may have one
     if stuck:
         said += f"; the newest {few} different rows all got the same one"
-    checks += check_content(rows, contract, limits.slack)[:2]  # a row may be asked for twice
+    checks += check_content(rows, contract, contract.slack)[:2]  # a row may be asked for twice
     checks.append(judge_scale(contract, limits.scale, train, rows, limits.window_days))
     return [*checks, fixed("predictions", low >= 0 and high <= 1 and not stuck, said)]
 
