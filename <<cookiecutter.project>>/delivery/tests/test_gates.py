@@ -25,6 +25,7 @@ from unittest.mock import MagicMock
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from model_delivery import gates, protocols
@@ -289,6 +290,23 @@ def test_a_number_that_may_be_missing_and_nearly_is_has_no_scale(world: World) -
         assert (check.sentence == told) is (missing > 0)
 
 
+def test_whole_numbers_have_a_scale_unless_they_name_rows(world: World) -> None:
+    count, contract = Column(type="integer"), world.project.contract
+    contract = contract.model_copy(update={"columns": contract.columns | {"count": count}})
+    random = np.random.default_rng(0)
+    train, test = (
+        part.append_column("count", pa.array(random.poisson(6, len(part))))
+        for part in (world.train, world.test)
+    )
+    assert judge_scale(contract, AT_MOST_2, train, test).outcome is PASS
+    place = test.column_names.index("count")
+    other = test.set_column(place, "count", pc.multiply(test.column("count"), 7))
+    check = judge_scale(contract, AT_MOST_2, train, other)
+    assert (check.outcome, "scale of `count`" in check.sentence) == (RETRAIN, True), check
+    key = contract.model_copy(update={"key": ["at", "count"]})
+    assert judge_scale(key, AT_MOST_2, train, other).outcome is PASS
+
+
 def test_of_few_rows_the_scale_is_a_warning_that_says_so(world: World) -> None:
     limit, contract = Ceiling(max=2, outcome="stop"), world.project.contract
     for train, test, days in (
@@ -444,6 +462,34 @@ def test_columns_of_a_source_are_as_a_service_gives_them_to_features(
     beyond = frame.assign(count=np.uint64(2**63))
     with pytest.raises(snapshots.BrokenStructureError, match=r"`count` is 9\d+8 in row 1: .* 64 b"):
         snapshots._checked(world.project, day, beyond)
+
+
+def test_a_column_that_mixes_types_is_named_with_its_row(
+    world: World, contract: DataContract
+) -> None:
+    vars(world.project)["contract"] = contract
+    day = date(2013, 8, 1)
+    frame = snapshots.draw(contract, day, 100).astype({"amount": object})
+    frame.index += 1000  # as of files that were put together
+    frame.loc[1041, "amount"] = "2.261,57"
+    said = r"column `amount` mixes types: '2\.261,57' in row 42 is a str$"
+    with pytest.raises(snapshots.BrokenStructureError, match=said):
+        snapshots._checked(world.project, day, frame)
+
+
+def test_a_feature_without_any_number_is_named(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def transform(columns: Any) -> Any:
+        return np.where([True, False], 1.0, np.full((len(columns["at"]), 2), np.nan))
+
+    built = SimpleNamespace(names=("a", "b"), transform=transform)
+    module = SimpleNamespace(Features=SimpleNamespace(fit=lambda _: built))
+    monkeypatch.setattr(metrics, "user_module", lambda _: module)
+    rows = {"train": world.train, "test": world.test}
+    snapshot: Any = SimpleNamespace(rows=rows.get)
+    with pytest.raises(UserError, match="`b` is not a number in any row to train on; mend it"):
+        metrics.fit(world.project, snapshot)
 
 
 def test_rules_that_changed_after_the_extraction_are_no_crash(world: World) -> None:

@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -600,6 +601,23 @@ def test_a_job_s_summary_has_what_an_environment_serves(
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(page))
     terminal.show_error(UserError("it ended:\n# with a heading"))
     assert page.read_text().endswith("    it ended:\n    # with a heading\n")
+
+
+def test_a_mistake_in_the_users_code_is_told_from_there_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The frames before it are the machinery's, and bury it."""
+    monkeypatch.setattr(terminal, "user_package", lambda: "fares")
+    write_atomic(own := tmp_path / "fares" / "features.py", "def fit(rows):\n    rows['logns']\n")
+    code = runpy.run_path(str(own))
+    for act, frames in ((code["fit"], ["features.py"]), (json.loads, ["test_report.py"])):
+        with pytest.raises((KeyError, TypeError)) as caught:
+            act({})
+        assert terminal.show_error(caught.value) == 1
+        told = capsys.readouterr().err
+        found = re.findall(r'File ".*/(.+?)", line', told)
+        assert found[: len(frames)] == frames, told
+    assert terminal.show_error(UserError("no rows", 0)) == 0
 
 
 def test_a_written_file_has_the_rights_that_the_umask_leaves(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import errno
 import http.client
 import itertools
 import json
+import math
 import os
 import random
 import re
@@ -1333,7 +1334,11 @@ def test_a_champion_of_few_different_scores_says_what_to_do() -> None:
     checks = compare(LIMITS, arm(200), arm(200, score=0.5))
     (check,) = (check for check in checks if check.name == "score_distance")
     assert check.outcome is UNDECIDED
-    assert "1 different ones are too few: send other rows, or use `canary: []`" in check.sentence
+    few = "1 different ones of the champion are too few: send other rows, or use `canary: []`"
+    assert few in check.sentence
+    checks = compare(LIMITS, arm(200), arm(200, score=math.nan))
+    (check,) = (check for check in checks if check.name == "score_distance")
+    assert "too few: it refuses what clients send, such as a new column" in check.sentence
     assert all("too few" not in c.sentence for c in compare(LIMITS, arm(200), arm(200)))
 
 

@@ -513,6 +513,17 @@ def test_checkouts_that_share_what_serves_share_its_log(
     assert place.log == str(tmp_path / "shared" / "logs" / "production")
 
 
+def test_a_mistake_between_keys_is_told_where_its_name_stands(tmp_path: Path) -> None:
+    real = (find_project().root / "config" / "data.yaml").read_text()
+    path = tmp_path / "config" / "data.yaml"
+    lines = ["# of segmnt, `key` and the like", *real.splitlines()]
+    place = next(n for n, line in enumerate(lines, 1) if line.startswith("segments: ["))
+    lines[place - 1] = "segments: [segmnt]"
+    files.write_atomic(path, "\n".join(lines))
+    with pytest.raises(UserError, match=f"data.yaml:{place}: `the file`: `segmnt` is named as a"):
+        read_config(tmp_path, "data", DataContract)
+
+
 def test_a_file_of_settings_that_holds_itself_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "gates.yaml").write_text("data: &data {rows: *data}\n")

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -110,7 +111,8 @@ def read_config(root: Path, name: str, model: type[Config]) -> Config:
         schema = model.model_json_schema()
         parts = [schema, *schema.get("$defs", {}).values()]
         kinds = {part.get("title", ""): [*part.get("properties", ())] for part in parts}
-        told = [f"{path}:{_message(problem, lines, kinds)}" for problem in error.errors()]
+        text = content.decode()
+        told = [f"{path}:{_message(problem, lines, kinds, text)}" for problem in error.errors()]
         raise UserError("\n".join(told)) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # of 30 February, too
         raise UserError(f"{path}: not YAML: {error}") from error
@@ -128,7 +130,9 @@ def _places(node: yaml.Node | None, at: Location) -> Iterator[tuple[Location, in
         yield from _places(value, (*at, name))
 
 
-def _message(problem: ErrorDetails, lines: dict[Location, int], kinds: dict[str, list[str]]) -> str:
+def _message(
+    problem: ErrorDetails, lines: dict[Location, int], kinds: dict[str, list[str]], content: str
+) -> str:
     known = place = problem["loc"]
     while known not in lines:
         known = known[:-1]
@@ -141,4 +145,8 @@ def _message(problem: ErrorDetails, lines: dict[Location, int], kinds: dict[str,
         near = difflib.get_close_matches(str(place[-1]), keys, n=1)
         text = f"unknown key; did you mean `{near[0]}`?" if near else "unknown key"
     found = "" if isinstance(problem["input"], dict) else f" (found {problem['input']!r:.80})"
-    return f"{lines[known]}: `{dotted}`: {text}{found}"
+    line = lines[known]
+    if not place and (named := re.match(r"`(\w+)`", text)):  # of several keys together
+        wanted = re.compile(rf"^[^#]*\b{named[1]}\b", re.MULTILINE).search(content)
+        line = content[: wanted.end()].count("\n") + 1 if wanted else line
+    return f"{line}: `{dotted}`: {text}{found}"

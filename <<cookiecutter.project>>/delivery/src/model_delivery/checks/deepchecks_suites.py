@@ -113,6 +113,9 @@ def measure(request: Request, name: str, before: pd.DataFrame, after: pd.DataFra
         before = whole[np.any([~whole[one].duplicated() for one in names], axis=0)]
     if name in ("SimpleModelComparison", "WeakSegmentsPerformance"):
         after = with_rare(request, after)
+    if name == "FeatureLabelCorrelation":  # it drops rows without a value, which may tell as much
+        gaps = {one: after[one].min() - 1 for one in request["numeric"]}
+        after = after.fillna(gaps | dict.fromkeys(request["categorical"], "none"))
     parts = {"": after} if alone else {"_train": before, "_test": after}
     options: dict[str, Any] = {"with_display": False}
     if name == "WeakSegmentsPerformance":  # sought in what alone tells most of the label
@@ -153,6 +156,8 @@ def find(request: Request, name: str, train: pd.DataFrame, test: pd.DataFrame) -
     findings, usual = Findings(), 1.0
     for about, value in found.items():
         said = f"`{about}`: {value:.3f}" if about in train else f"{about}: {value:.3f}"
+        if name == "FeatureLabelCorrelation":
+            said += "; 1 is a column that tells the label alone: is it known by then?"
         if drift:
             past = [old[about] for old in PAST[name] if np.isfinite(old[about])]
             known = train[about].count() if about in train else len(train)

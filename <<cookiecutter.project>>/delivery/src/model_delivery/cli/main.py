@@ -289,12 +289,11 @@ def _end(*_: object) -> None:
 
 
 def main() -> None:
-    """Run the command; what the user can mend is one message and exit code 2."""
+    """Run the command; what the user can mend is one message, mostly with exit code 2."""
     for sign in _ENDING:
         if signal.getsignal(sign) is not signal.SIG_IGN:  # as `nohup` sets it
             signal.signal(sign, _end)
     try:
         app()
-    except UserError as error:
-        tty.show_error(error)
-        sys.exit(error.code)
+    except Exception as error:
+        sys.exit(tty.show_error(error))

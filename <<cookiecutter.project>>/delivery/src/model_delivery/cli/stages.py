@@ -92,7 +92,8 @@ def extract(run: Run) -> data.Snapshot:
     (run.project.work / REFUSED).unlink(missing_ok=True)  # of what was extracted before
     try:
         with step("data: extract and split"):
-            snapshot = data.take_snapshot(run.project, _day(run), run.force, sample, say)
+            again = run.force or run.event == "retraining"  # the source may have been corrected
+            snapshot = data.take_snapshot(run.project, _day(run), again, sample, say)
     except data.BrokenStructureError as broken:
         verdict = Verdict(gate="data", subject="none", checks=broken.checks)
         write_atomic(run.project.work / REFUSED, verdict.model_dump_json(indent=2))

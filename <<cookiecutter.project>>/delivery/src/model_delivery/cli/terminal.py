@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from rich.text import Text
 
 from model_delivery.contract.settings import EnvironmentName
 from model_delivery.gates import Gate
-from model_delivery.protocols import UserError
+from model_delivery.protocols import UserError, user_package
 from model_delivery.releases import hosted
 from model_delivery.report.render import clean, value_of
 from model_delivery.report.verdict import Check, Outcome, Trigger, Verdict, decide, exit_code
@@ -104,11 +105,21 @@ def show(value: Any, as_json: bool, text: str) -> None:
         results.print(text, soft_wrap=True, markup=False)
 
 
-def show_error(error: UserError) -> None:
-    """Print what the user can mend, also in a job's summary."""
+def show_error(error: Exception) -> int:
+    """Print what the user can mend, also in a job's summary, or where it crashed; return the code.
+
+    A mistake in the user's own code is told from there on: the frames before it are all ours.
+    """
+    if not isinstance(error, UserError):
+        own, package = error.__traceback__, user_package()
+        while own and Path(own.tb_frame.f_code.co_filename).parent.name != package:
+            own = own.tb_next
+        traceback.print_exception(error.with_traceback(own or error.__traceback__))
+        return 1
     progress.print("[bold red]error[/] " if error.code else "", end="")
     progress.print(str(error), markup=False, soft_wrap=True)
     job("GITHUB_STEP_SUMMARY", indent(str(error), "    "))
+    return error.code
 
 
 def show_status(found: dict[str, Any], as_json: bool) -> int:

@@ -78,7 +78,7 @@ def judge_scale(
         said = f"too few rows to tell a unit: {FEWEST_VALUES} or more have {large} training {past}"
         said += f", newer are {len(test):,}"
         return Check(name="scale", outcome=Outcome.WARN, sentence=said, limit=str(limit))
-    for name in contract.of_type("number"):
+    for name in (it for it in contract.of_type("number", "integer") if it not in contract.key):
         values = train.column(name).to_numpy()
         ratio = scale_ratio([values[m] for m in months], test.column(name).to_numpy())
         if np.isfinite(ratio) or not contract.columns[name].missing:

@@ -221,7 +221,9 @@ def _distance(own: list[Answer], old: list[Answer]) -> tuple[Estimate, str]:
     a, b = ([x.score for x in arm if math.isfinite(x.score)] for arm in (own, old))
     what, kinds = "Kolmogorov-Smirnov distance of scores", len({*b})
     if kinds < DISTINCT:
-        what += f"; {kinds} different ones are too few: send other rows, or use `canary: []`"
+        mend = "send other rows, or use `canary: []`"
+        mend = mend if b or not old else "it refuses what clients send, such as a new column"
+        what += f"; {kinds} different ones of the champion are too few: {mend}"
     if not a or kinds < DISTINCT:
         return UNKNOWN, what
     value = float(scipy.stats.ks_2samp(a, b, method="asymp").statistic)

@@ -26,7 +26,7 @@ SERVED = ARROW | {"timestamp": pa.timestamp("us")}  # as a service gives columns
 _DOMAIN = ("min", "max", "values", "pattern")
 _MAKES = {  # by type, what pandas does
     "number": '`.astype("float64")` makes it that',
-    "integer": 'numbers become it by `.astype("Int64")`, a text is a category with a `pattern`',
+    "integer": '`.astype("Int64")` makes it that; with gaps it is a number, a text a category',
     "boolean": '`.astype("boolean")` makes it that',
     "category": '`.astype("string")` makes it that, `dtype="string"` where it is read keeps zeros',
     "timestamp": "`pd.to_datetime`, then without a zone, makes it that",

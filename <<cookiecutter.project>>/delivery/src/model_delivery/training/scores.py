@@ -59,6 +59,9 @@ def fit(project: Project, snapshot: Snapshot) -> Trained:
             raise UserError(f"{same}: nothing can be learned or judged; take another day or target")
     features: FeatureBuilder = user_module("features").Features.fit(inputs)
     matrix = _checked(features.transform(inputs), train.num_rows, features.names)
+    for place in np.flatnonzero(np.isnan(matrix).all(axis=0))[:1]:
+        never = f"`{features.names[place]}` is not a number in any row to train on"
+        raise UserError(f"features.Features.transform: {never}; mend it, or take it out")
     model: Model = user_module("model").Model(project.parameters)
     model.fit(matrix, labels, stopping_rows(inputs[contract.time]))
     rows = np.sort(np.random.default_rng(0).permutation(train.num_rows)[:SAMPLE])

@@ -174,8 +174,8 @@ def _checked(project: Project, day: dt.date, frame: pd.DataFrame) -> pa.Table:
         table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
     except (ValueError, TypeError, AttributeError) as error:
         why = "; ".join(map(str, error.args))
-        mixed = judge_rule("types", [f"no table, or columns stand twice or mix types ({why})"])
-        raise BrokenStructureError([mixed]) from error
+        told = _mixed(frame) or [f"no table, or columns stand twice ({why})"]
+        raise BrokenStructureError([judge_rule("types", told)]) from error
     checks = check_structure(table, project.contract)
     if all(check.outcome is Outcome.PASS for check in checks):
         for row in np.flatnonzero(~(frame[time] < pd.Timestamp(day)))[:1]:
@@ -193,6 +193,19 @@ def _checked(project: Project, day: dt.date, frame: pd.DataFrame) -> pa.Table:
             raise BrokenStructureError([beyond])
         table = table.set_column(place, name, values)
     return table
+
+
+def _mixed(frame: Any) -> list[str]:
+    """Say which columns of a table hold values of several types, and where the rarest one is."""
+    told, whole = list[str](), isinstance(frame, pd.DataFrame) and frame.columns.is_unique
+    for name in frame.select_dtypes(object) if whole else ():
+        kinds = frame[name].reset_index(drop=True).dropna().map(type)
+        *_, rare = kinds.value_counts().index
+        row = int(np.argmax(kinds == rare))
+        if kinds.nunique() > 1:
+            what = f"{frame[name].iloc[kinds.index[row]]!r} in row {kinds.index[row] + 1}"
+            told.append(f"column `{name}` mixes types: {what} is a {rare.__name__}")
+    return told
 
 
 def _write(project: Project, day: dt.date, table: pa.Table, sample: bool) -> Snapshot:

@@ -186,6 +186,7 @@ def over_all(
     short = np.ptp(scored.days).astype(int) + 1 < limits.window_days  # days, to resample
     few = check.outcome in (Outcome.RETRAIN, Outcome.STOP) and (short or broken < limits.needed)
     told = f"{said}: {found.value:.4f}; {broken} of {len(windows)} windows alone break the limit"
+    told += f", of fewer days than `window_days`: {limits.window_days}" if short else ""
     changes = {"outcome": Outcome.WARN} if few else {}
     return check.model_copy(update=changes | {"sentence": told})
 
