@@ -305,6 +305,16 @@ def test_whole_numbers_have_a_scale_unless_they_name_rows(world: World) -> None:
     assert (check.outcome, "scale of `count`" in check.sentence) == (RETRAIN, True), check
     key = contract.model_copy(update={"key": ["at", "count"]})
     assert judge_scale(key, AT_MOST_2, train, other).outcome is PASS
+    months = random.choice([12, 24, 36, 48, 60], size=len(train))
+    for before, after in (
+        (random.poisson(1.2, len(train)), random.poisson(0.45, len(test))),
+        (random.poisson(9, len(train)), random.poisson(22, len(test))),  # a holiday
+        (random.choice(90_000, len(train)), random.choice(90_000, len(test)) + 30_000),  # codes
+        (months, np.where(random.random(len(test)) < 0.9, 60, 12)),
+    ):
+        old = train.set_column(train.column_names.index("count"), "count", pa.array(before))
+        new = test.set_column(place, "count", pa.array(after))
+        assert judge_scale(contract, AT_MOST_2, old, new).outcome is PASS
 
 
 def test_of_few_rows_the_scale_is_a_warning_that_says_so(world: World) -> None:
@@ -471,8 +481,9 @@ def test_a_column_that_mixes_types_is_named_with_its_row(
     day = date(2013, 8, 1)
     frame = snapshots.draw(contract, day, 100).astype({"amount": object})
     frame.index += 1000  # as of files that were put together
-    frame.loc[1041, "amount"] = "2.261,57"
-    said = r"column `amount` mixes types: '2\.261,57' in row 42 is a str$"
+    frame.loc[1040, "amount"], frame.loc[1041, "amount"] = 7, "2.261,57"  # the first can be read
+    frame["json"] = pd.Series([None] * 100, frame.index, dtype=object)
+    said = r"data\.yaml: column `amount` mixes types: '2\.261,57' in row 42 is of type str$"
     with pytest.raises(snapshots.BrokenStructureError, match=said):
         snapshots._checked(world.project, day, frame)
 

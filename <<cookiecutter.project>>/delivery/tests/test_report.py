@@ -802,7 +802,7 @@ if words[0] != "api" or "--method" in words:
         calls.write(json.dumps([words, given]) + "\\n")
     sys.exit("gh: Validation Failed (HTTP 422)" if (folder / "refuses").exists() else 0)
 answers = json.loads((folder / "answers").read_text())
-path = words[-1].removeprefix("repos/{{owner}}/{{repo}}")
+path = words[1].removeprefix("repos/{{owner}}/{{repo}}")
 if path not in answers:
     print('{{"message": "Not Found"}}', end="")
     sys.exit("gh: Not Found (HTTP 404)")
@@ -818,8 +818,6 @@ BARE: dict[str, object] = {
         "patterns_allowed": ["docker/*", "ossf/*"],
         "github_owned_allowed": False,
     },
-    "/actions/variables": [{"variables": []}],
-    "/actions/secrets": [{"secrets": []}],
     "/rulesets?per_page=100": [{"name": "one", "id": 7, "enforcement": "disabled"}],
     "/codeowners/errors": {
         "errors": [{"path": ".github/CODEOWNERS", "line": 3, "kind": "Unknown owner"}]
@@ -831,11 +829,11 @@ REVIEWED = {"name": "production", "protection_rules": [{"type": "required_review
 WHOLE = BARE | {
     "/actions/permissions": {"enabled": True, "allowed_actions": "all"},
     "/environments": {"environments": [{"name": "test"}, {"name": "staging"}, REVIEWED]},
-    "/actions/variables": [  # in pages, as of each list that may be long
-        {"variables": [{"name": f"DEPLOY_RUNNER_{n}"} for n in names]}
-        for names in (("TEST", "STAGING"), ("PRODUCTION",))
-    ],
-    "/actions/secrets": [{"secrets": [{"name": "SOURCE_KEY"}]}],
+    **{
+        f"/actions/variables/DEPLOY_RUNNER_{n}": {"name": n}
+        for n in ("TEST", "STAGING", "PRODUCTION")
+    },
+    "/actions/secrets/SOURCE_KEY": {"name": "SOURCE_KEY"},
     "/rulesets?per_page=100": [
         {"name": name, "id": 7, "enforcement": "active"} for name in ("one", "two")
     ],

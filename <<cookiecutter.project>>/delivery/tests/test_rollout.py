@@ -11,6 +11,7 @@ import http.client
 import itertools
 import json
 import math
+import multiprocessing
 import os
 import random
 import re
@@ -554,6 +555,18 @@ def test_a_late_verdict_on_another_release_moves_nothing(project: Project) -> No
     assert [move.digest for move in known.after(late, 2).moves] == [b.digest, a.digest]
     assert [move.commit for move in known.after(late, 2).moves] == [b.commit, "d" * 40]
     assert known.after(late, 1).moves == [moves[1]]
+
+
+def test_who_failed_a_canary_once_and_served_since_is_a_way_back(project: Project) -> None:
+    a, b, c = (recorded(project, make_candidate(project, name)) for name in "abc")
+    served = {"type": "promoted", "environment": "production"}
+    failed = {"type": "rolled_back", "previous": b.digest, "reason": "inconclusive"}
+    known = releases.State()
+    for one, facts in ((a, served), (a, failed), (b, served), (c, served)):
+        known = known.after(one.model_copy(update=facts), 3)
+    assert (known.way_back and known.way_back.digest) == b.digest
+    known = known.after(c.model_copy(update=failed), 3)
+    assert (known.way_back and known.way_back.digest) == a.digest
 
 
 def test_settings_of_the_last_deploy_hold_until_the_next(
@@ -1170,14 +1183,36 @@ def test_what_was_only_rehearsed_here_is_not_started(
 ) -> None:
     """As by a timer, or by a person while a rehearsal is under way in another terminal."""
     place, run = Target(project, "production"), stages.Run(project, release="none")
+    made = make_candidate(project, "a")
     with rehearsal(place):
-        deploy(project, make_candidate(project, "a"))
-        before = place.state()
-        host.start(place)
-        with pytest.raises(UserError, match="a rehearsal is under way; wait, or end it by `ml"):
-            stages.deploy(run)
-        assert place.state() == before
+        for _ in range(2):  # before anything runs, and while it does
+            before = place.state()
+            host.start(place)
+            with pytest.raises(
+                UserError, match=r"production is busy: process \d+ changes it; wait"
+            ):
+                stages.deploy(run)
+            assert place.state() == before
+            deploy(project, made)
     assert state(project) == "rehearsed"
+    with pytest.raises(UserError, match="nothing deployed, nothing to roll back"):
+        rollback(project)
+    assert (state(project), processes(project.work)) == ("nothing deployed", [])
+
+
+def test_a_rehearsal_that_was_killed_is_cleared_away(project: Project) -> None:
+    place = Target(project, "production")
+    made = recorded(project, make_candidate(project, "a"))
+
+    def die() -> None:
+        rehearsal(place).__enter__()
+        host.deploy(place, made)
+        os._exit(0)
+
+    child = multiprocessing.get_context("fork").Process(target=die)
+    child.start()
+    child.join()
+    assert (state(project), bool(processes(project.work))) == ("serving", True)
     host.start(place)
     assert (state(project), processes(project.work)) == ("nothing deployed", [])
 
@@ -1338,7 +1373,10 @@ def test_a_champion_of_few_different_scores_says_what_to_do() -> None:
     assert few in check.sentence
     checks = compare(LIMITS, arm(200), arm(200, score=math.nan))
     (check,) = (check for check in checks if check.name == "score_distance")
-    assert "too few: it refuses what clients send, such as a new column" in check.sentence
+    assert (
+        "too few: it gives none to what clients send, as to a new column: `canary: []`"
+        in check.sentence
+    )
     assert all("too few" not in c.sentence for c in compare(LIMITS, arm(200), arm(200)))
 
 

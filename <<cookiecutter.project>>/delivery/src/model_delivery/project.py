@@ -147,6 +147,6 @@ def _message(
     found = "" if isinstance(problem["input"], dict) else f" (found {problem['input']!r:.80})"
     line = lines[known]
     if not place and (named := re.match(r"`(\w+)`", text)):  # of several keys together
-        wanted = re.compile(rf"^[^#]*\b{named[1]}\b", re.MULTILINE).search(content)
+        wanted = re.compile(rf"^[^#\n]*?\b{named[1]}\b", re.MULTILINE).search(content)
         line = content[: wanted.end()].count("\n") + 1 if wanted else line
     return f"{line}: `{dotted}`: {text}{found}"

@@ -1,5 +1,6 @@
 """Releases by the log: the champion, what a key led to, what passed staging at a tag."""
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -38,9 +39,13 @@ class State(Strict):
 
     @property
     def way_back(self) -> Event | None:
-        """The newest move before the current one whose release was not taken back."""
-        bad = {*self.left} | {move.previous for move in self.moves if move.reason}
-        return next((move for move in self.moves[1:] if move.digest not in bad), None)
+        """The newest move before the current one whose release was not taken back since."""
+        bad = {*self.left}
+        for newer, move in itertools.pairwise(self.moves):
+            bad |= {str(newer.previous)} if newer.reason else set()  # it failed a canary
+            if move.digest not in bad:
+                return move
+        return None
 
     def after(self, event: Event, keep: int) -> "State":
         """Return the state after one more event, with so many installed releases at most.

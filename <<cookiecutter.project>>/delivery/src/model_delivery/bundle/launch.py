@@ -97,14 +97,14 @@ def service_environment(project: Project, ship: Path) -> Path:
     name = sha256_json([sys.version_info[:2], requirements.read_text()])[:16]
     final = project.work / "environments" / name
     if not (python := final / "bin" / "python").exists():
-        if python.is_symlink():  # to an interpreter that was replaced or taken away
-            shutil.rmtree(final)
         with temporary_folder(final.parent) as folder:
             run(["uv", "venv", "-q", "--relocatable", "--python", sys.executable, "made"], folder)
             into = ["--python", str(folder / "made" / "bin" / "python"), "--compile-bytecode"]
             pins = ["--require-hashes", "--no-deps", "-r", str(requirements)]
             run(["uv", "pip", "install", "-q", *into, *pins], folder, timeout=600)
             os.sync()  # nothing looks into it again, also after a power cut
+            if not python.exists():  # it leads to an interpreter that was taken away
+                shutil.rmtree(final, ignore_errors=True)
             settle(folder / "made", final)
     return python
 

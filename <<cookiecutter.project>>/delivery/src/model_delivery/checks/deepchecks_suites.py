@@ -156,7 +156,7 @@ def find(request: Request, name: str, train: pd.DataFrame, test: pd.DataFrame) -
     findings, usual = Findings(), 1.0
     for about, value in found.items():
         said = f"`{about}`: {value:.3f}" if about in train else f"{about}: {value:.3f}"
-        if name == "FeatureLabelCorrelation":
+        if name == "FeatureLabelCorrelation" and about in train:
             said += "; 1 is a column that tells the label alone: is it known by then?"
         if drift:
             past = [old[about] for old in PAST[name] if np.isfinite(old[about])]

@@ -149,11 +149,15 @@ def _names(project: Project, _: object) -> Iterator[Finding]:
     needs = needed_variables()
     why = "without it deliveries rehearse", "sources.py needs it"
     for kind, names, reason in zip(("variable", "secret"), (runners, needs), why, strict=True):
-        pages = gh(project, "api", "--paginate", "--slurp", f"{HERE}/actions/{kind}s")
-        have = {each["name"] for page in pages for each in page[f"{kind}s"]}
         for name in names:
-            said = "set" if name in have else f"not set here: {reason}; `gh {kind} set {name}`"
-            yield Finding(name, name in have or kind == "variable", said)
+            try:
+                have = bool(gh(project, "api", f"{HERE}/actions/{kind}s/{name}"))
+            except UserError as error:
+                if "404" not in str(error):
+                    raise
+                have = False
+            said = "set" if have else f"not set here: {reason}; `gh {kind} set {name}`"
+            yield Finding(name, have or kind == "variable", said)
     watched = any(hasattr(user_module("sources"), name) for name in ("labels", "newest"))
     for file in ("deliver.yml", "retrain.yml", "monitor.yml", *["deploy.yml"] * watched):
         path = project.root / ".github" / "workflows" / file

@@ -93,7 +93,7 @@ class DataContract(Strict):
         return {name: spec for name, spec in self.columns.items() if name != self.target}
 
     def with_shares_of(self, now: "DataContract") -> "DataContract":
-        """Return this contract with the shares, key and segments of another, where it has them."""
+        """Return this contract with shares, slack, key and segments of another, if it has them."""
         columns = dict(self.columns)
         for name, spec in columns.items():
             if (new := now.columns.get(name)) and new.type == spec.type:

@@ -24,6 +24,7 @@ DECIMALS = 6  # values that agree to so many decimals are the same point of a gr
 TINY = 0.1
 """Added to both shares of familiar values: a column without a grid gives 1, and none gives 11."""
 FEWEST_VALUES = 100  # a period with fewer finite values does not count
+FEWEST_KINDS = 10  # of different whole numbers
 FEWEST_ROWS = 500  # of a test window whose shares are judged alone
 
 
@@ -79,8 +80,10 @@ def judge_scale(
         said += f", newer are {len(test):,}"
         return Check(name="scale", outcome=Outcome.WARN, sentence=said, limit=str(limit))
     for name in (it for it in contract.of_type("number", "integer") if it not in contract.key):
-        values = train.column(name).to_numpy()
-        ratio = scale_ratio([values[m] for m in months], test.column(name).to_numpy())
+        values, whole = train.column(name).to_numpy(), contract.columns[name].type == "integer"
+        if whole and len(np.unique(values)) < FEWEST_KINDS:
+            continue  # as a term in months: a season of other ones is wider, in the same unit
+        ratio = scale_ratio([values[m] for m in months], test.column(name).to_numpy(), whole)
         if np.isfinite(ratio) or not contract.columns[name].missing:
             found[f"scale of `{name}` against that of the training {past}: another unit?"] = ratio
         else:  # as often missing as the contract lets it: its share of missing values is judged
@@ -90,25 +93,28 @@ def judge_scale(
     return judge_findings("scale", limit, found, ())
 
 
-def scale_ratio(train: Sequence[Floats], test: Floats) -> float:
+def scale_ratio(train: Sequence[Floats], test: Floats, whole: bool = False) -> float:
     """Return how far values are from the scale of the training periods; about 1 or less is usual.
 
     Drift cannot tell a unit: July differs more from spring than °C from °F. Two things do not
     follow the seasons: the *width* between the 10 % and the 90 % quantile of a month, and the
     *grid* that values are recorded on (tenths of a degree, whole miles), of which a conversion
     leaves little: 5 to 11. Zeros are on every grid; beyond all training values, as in a first
-    summer, only what follows the decimal point can tell. Not-a-number where fewer than two
-    periods, or the test rows, hold enough values.
+    summer, only what follows the decimal point can tell. Of `whole` numbers, as counts and codes,
+    new ones are usual: their width alone counts, give or take one. Not-a-number where fewer than
+    two periods, or the test rows, hold enough values.
     """
     *past, now = (np.round(part[np.isfinite(part)], DECIMALS) for part in (*train, test))
     past = [part for part in past if len(part) >= FEWEST_VALUES]
     if len(past) < 2 or len(now) < FEWEST_VALUES:
         return float("nan")
-    *widths, width = (float(np.subtract(*np.quantile(v, (0.9, 0.1)))) for v in (*past, now))
+    *widths, width = (np.subtract(*np.quantile(v, (0.9, 0.1))) + whole for v in (*past, now))
     wider = max(width / max(widths), min(widths) / width) if min(*widths, width) > 0 else 0.0
+    if whole:
+        return float(wider)
     *grids, grid = (part[part != 0] for part in (*past, now))
     if min(map(len, (*grids, grid))) < FEWEST_VALUES:
-        return wider
+        return float(wider)
     points, seen = np.unique(np.concatenate([np.unique(v) for v in grids]), return_counts=True)
     usual = min(np.isin(part, points[seen > 1]).mean() for part in grids)
     beyond = (grid < points[0]) | (grid > points[-1])

@@ -222,7 +222,7 @@ def _distance(own: list[Answer], old: list[Answer]) -> tuple[Estimate, str]:
     what, kinds = "Kolmogorov-Smirnov distance of scores", len({*b})
     if kinds < DISTINCT:
         mend = "send other rows, or use `canary: []`"
-        mend = mend if b or not old else "it refuses what clients send, such as a new column"
+        mend = mend if b else "it gives none to what clients send, as to a new column: `canary: []`"
         what += f"; {kinds} different ones of the champion are too few: {mend}"
     if not a or kinds < DISTINCT:
         return UNKNOWN, what

@@ -26,7 +26,7 @@ from model_delivery.releases import State, admit, recorded
 from model_delivery.report.render import told, value_of
 from model_delivery.report.verdict import Check, Outcome, Trigger, Verdict, fixed
 from model_delivery.rollout import canary
-from model_delivery.rollout.target import BusyError, Target
+from model_delivery.rollout.target import REHEARSAL, BusyError, Target
 
 log = logging.getLogger(__name__)
 GIVEN_UP = "was rolled back after it had served: train another, or name it in `ml rollback`"
@@ -76,13 +76,14 @@ def deploy(target: Target, goal: Event, trigger: Trigger = "local") -> Verdict:
 def rollback(target: Target, release: str | None) -> Event:
     """Make an environment serve an installed release again; no registry and no network.
 
-    It is given by name or by six digits of its digest or more. None is the one that serves while
-    a rollout is under way, which is ended first; else the one served before the last deploy, so
-    that rolling back twice is rolling back once. `^` and a digest is the one before that, while it
-    serves and no other is on its way: what was decided of a release is not done to the next.
+    By name, or by six digits of its digest or more. None: what serves while a rollout is under way,
+    which is ended first; else what served before the last deploy, so that twice is once. `^` and a
+    digest: what came before that, while it serves alone; to the next release it is not done.
     """
     if release == "^":
         raise UserError("^ stands before the digest that serves; `ml status` says it")
+    with suppress(BusyError):
+        target.leave_rehearsal()
     faulty = release[1:] if release and release.startswith("^") else ""
     if faulty:
         target.check_serves(faulty)
@@ -136,29 +137,30 @@ def rehearsal(target: Target) -> Iterator[None]:
     is stopped. What passes is accepted in turn: the log says so, and that it serves nowhere. The
     log is the truth here: where another delivery was accepted meanwhile, a UserError names it.
     """
-    if (state := target.state()).current and not state.rehearsed:
-        mend = "rehearse another by `--to`, or where nothing serves"
-        raise UserError(f"{target.name} is served here; {mend}")
-    events, keep = event_log(target.project).events(), target.project.delivery.keep_releases
-    state = State(rehearsed=free_port())
-    for event in (one for one in events if one.environment == target.name):
-        kept = {"blob": recorded(events, event).blob}  # it may have been stored anew
-        state = state.after(event.model_copy(update=kept), keep)
-    with target.lock():
-        target.save(state, untold=[])
-    done = threading.Event()
-    if not target.batch:
-        threading.Thread(target=_visit, args=(target, done), daemon=True).start()
-    try:
+    with target.lock(name=REHEARSAL):
+        if (state := target.state()).current and not state.rehearsed:
+            mend = "rehearse another by `--to`, or where nothing serves"
+            raise UserError(f"{target.name} is served here; {mend}")
+        events, keep = event_log(target.project).events(), target.project.delivery.keep_releases
+        state = State(rehearsed=free_port())
+        for event in (one for one in events if one.environment == target.name):
+            kept = {"blob": recorded(events, event).blob}  # it may have been stored anew
+            state = state.after(event.model_copy(update=kept), keep)
         with target.lock():
-            _converge(target)
-        yield
-    finally:
-        done.set()
-        end(target.supervisor)  # it is at work yet where this was interrupted
-        stop(target)
-        target.proxy.answers.unlink(missing_ok=True)  # nobody's answers, to be counted by nobody
-    target.tell_now()
+            target.save(state, untold=[])
+        done = threading.Event()
+        if not target.batch:
+            threading.Thread(target=_visit, args=(target, done), daemon=True).start()
+        try:
+            with target.lock():
+                _converge(target)
+            yield
+        finally:
+            done.set()
+            end(target.supervisor)  # it is at work yet where this was interrupted
+            stop(target)
+            target.proxy.answers.unlink(missing_ok=True)  # nobody's, to be counted by nobody
+        target.tell_now()
 
 
 def _event(target: Target, goal: Event, **facts: Any) -> Event:

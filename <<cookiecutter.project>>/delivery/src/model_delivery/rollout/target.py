@@ -35,6 +35,7 @@ from model_delivery.report.render import told
 from model_delivery.rollout.proxy import Caddy
 from model_delivery.watch.log import KEY, MODEL_LOG, log_key
 
+REHEARSAL = "rehearsal.lock"
 REHEARSED = (
     "nothing serves here; `ml doctor --github` lists environments, reviewers and rules to set up; "
     "to serve, give a runner's label to the repository's variable DEPLOY_RUNNER_"
@@ -90,12 +91,12 @@ class Target:
         return Caddy(self.folder / "proxy", self.state().rehearsed or self.settings.port)
 
     @contextmanager
-    def lock(self, first: bool = False) -> Iterator[None]:
+    def lock(self, first: bool = False, name: str = "lock") -> Iterator[None]:
         """Hold the target; the system lets go of it when this process ends, however it ends.
 
         Who is `first` ends a `ml deploy --start`, which may wait for what never comes up.
         """
-        path = self.folder / "lock"
+        path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as handle:
             for patience in (0.1, 0.3, 1.0, 0):  # who was just ended holds it for a moment
@@ -123,13 +124,12 @@ class Target:
             raise UserError(f"{path}: {why}: {error}") from error
 
     def leave_rehearsal(self) -> None:
-        """Forget what was only rehearsed here; while it is under way, a BusyError."""
+        """Forget what was only rehearsed here; while that is under way, a BusyError."""
         if self.state().rehearsed:
-            with self.lock():
-                if processes(self.folder):
-                    wait = f"wait, or end it by `ml deploy --to {self.name} --stop`"
-                    raise BusyError(f"{self.name}: a rehearsal is under way; {wait}")
-                self.save(State())
+            with self.lock(name=REHEARSAL), self.lock():
+                if self.state().rehearsed:
+                    self.clear()  # of one that was killed
+                    self.save(State())
 
     def keep_settings(self) -> None:
         """Let the settings of now be those by which it is served."""

@@ -196,15 +196,14 @@ def _checked(project: Project, day: dt.date, frame: pd.DataFrame) -> pa.Table:
 
 
 def _mixed(frame: Any) -> list[str]:
-    """Say which columns of a table hold values of several types, and where the rarest one is."""
+    """Say which columns of a table hold values of several types, and where one is another."""
     told, whole = list[str](), isinstance(frame, pd.DataFrame) and frame.columns.is_unique
     for name in frame.select_dtypes(object) if whole else ():
-        kinds = frame[name].reset_index(drop=True).dropna().map(type)
-        *_, rare = kinds.value_counts().index
-        row = int(np.argmax(kinds == rare))
-        if kinds.nunique() > 1:
-            what = f"{frame[name].iloc[kinds.index[row]]!r} in row {kinds.index[row] + 1}"
-            told.append(f"column `{name}` mixes types: {what} is a {rare.__name__}")
+        values = frame[name].reset_index(drop=True).dropna()
+        kinds = values.map(lambda value: float if type(value) is int else type(value))
+        for row in kinds.index[kinds != kinds.mode().get(0)][:1]:
+            what = f"{values[row]!r} in row {row + 1} is of type {type(values[row]).__name__}"
+            told.append(f"column `{name}` mixes types: {what}")
     return told
 
 

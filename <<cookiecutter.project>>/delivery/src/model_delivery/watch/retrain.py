@@ -81,7 +81,7 @@ def retrain(
         code = _ship(project, root, words, facts | {"GITHUB_SHA": str(champion.commit)}, lock)
         if code == REFUSED:
             try:
-                _tell_refused(project, champion, day, because)
+                _tell_refused(project, Project(root), champion, day, because)
             except UserError as error:
                 say(f"cool-down and budget will not know of it: {error}")
         return _ended(project, champion, day, code)
@@ -155,7 +155,9 @@ def _ship(home: Project, root: Path, words: list[str], facts: dict[str, str], lo
         return child.wait()
 
 
-def _tell_refused(project: Project, champion: Event, day: dt.date, because: str) -> None:
+def _tell_refused(
+    project: Project, root: Project, champion: Event, day: dt.date, because: str
+) -> None:
     """Let the log know, once, that a gate refused a model: it was tried.
 
     The event has neither digest nor bytes, so nothing can find it by name, or deploy it.
@@ -165,8 +167,8 @@ def _tell_refused(project: Project, champion: Event, day: dt.date, because: str)
     candidate = current_candidate(project)
     said = [one for gate in GATES if (one := candidate.verdict(gate))]
     stopped = next((one for one in said if one.outcome is Outcome.STOP), None)
-    trained = candidate.lineage["data"]["as_of"], candidate.lineage["commit"]
-    if stopped is None or trained != (str(day), champion.commit):
+    trained = candidate.lineage["data"]["as_of"], candidate.lineage.get("code")
+    if stopped is None or trained != (str(day), inputs_hash(root, training_code(root))):
         return  # it was the rollout; or the data, of which nothing was trained
     about = {"release": f"refused {candidate.short}", "as_of": str(day)}
     facts = {"type": "verdict", "digest": "none", "blob": "", "commit": champion.commit}

@@ -68,7 +68,8 @@ class Window:
         if len(labels) >= fewest and self.readable:
             scores = rows.column(SCORE).to_numpy()
             auc = roc_auc(labels, scores, np.ones(len(labels)))
-            judged = [labels.mean().item(), scores.mean().item(), auc if finite(auc) else None]
+            known = labels.mean().item(), scores.mean().item(), auc
+            judged = [value if finite(value) else None for value in known]
         row = [str(self.start), self.requests, len(self.rows), len(labels), *judged]
         return [*row, *map(values.get, DRIFTS)]
 
