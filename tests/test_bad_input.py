@@ -212,7 +212,7 @@ TABLES = {
     "missing": ["column `distance` is missing"],
     "renamed": ["column `distance` is missing", "column `miles` is unexpected"],
     "retyped": ['column `distance` is string, not of type number; `.astype("float64")` makes'],
-    "mixed": ["column `distance` mixes types: ", " in row ", " is a "],
+    "mixed": ["column `distance` mixes types: ", " in row ", " is of type "],
     "future": ["`scheduled` is 2013-08-01 00:00:00 in row 8: not before 2013-08-01"],
     "zone": ["column `scheduled` is timestamp[", "tz=UTC], not of type timestamp; `pd.to_dat"],
     "double": ["columns stand twice", "distance"],
