@@ -38,7 +38,7 @@ from model_delivery.registry import (
     next_move,
 )
 from model_delivery.releases import champion, register
-from model_delivery.training.snapshot import inputs_hash, training_code
+from model_delivery.training.snapshot import inputs_hash
 
 
 def event(**fields: object) -> Event:
@@ -640,7 +640,7 @@ def test_a_candidate_of_other_code_has_the_commit_of_its_training(
 ) -> None:
     monkeypatch.setenv("GITHUB_SHA", "f" * 40)
     candidate = make_candidate(project, "a")
-    here = inputs_hash(project, training_code(project))
+    here = inputs_hash(project)
     candidate.lineage["code"] = here if same else "of another commit"
     assert register(project, candidate, {}, "local", key).commit == commit * 40
 

@@ -1178,9 +1178,7 @@ def test_a_rehearsal_starts_the_accepted_release_and_leaves_nothing(project: Pro
     assert "`ml doctor --github`" in note
 
 
-def test_what_was_only_rehearsed_here_is_not_started(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_only_rehearsed_here_is_not_started(project: Project) -> None:
     """As by a timer, or by a person while a rehearsal is under way in another terminal."""
     place, run = Target(project, "production"), stages.Run(project, release="none")
     made = make_candidate(project, "a")

@@ -2257,7 +2257,7 @@ def make_refused(project: Project, day: dt.date = NEW, outcome: Outcome = STOP) 
     write_json(staged / "ship" / "model.json", {"of": str(day)})
     data = {"as_of": str(day), "spans": {"test": ["2013-07-01T00:00:00", "2013-07-31T23:59:00"]}}
     lineage = {"data": data, "snapshot": "s", "key": "k", "parameters": {}, "commit": "c" * 40}
-    lineage |= {"code": inputs_hash(project, training_code(project))}
+    lineage |= {"code": inputs_hash(project)}
     write_json(staged / "lineage.json", lineage)
     made = Candidate(candidate_folder(project, seal(staged / "ship")))
     made.folder.parent.mkdir(exist_ok=True)
@@ -2386,7 +2386,7 @@ def test_code_that_is_in_no_commit_is_not_lost_unasked(
         ask(project)
     assert ask(project, force=True).code == 20
     [worktree] = project.work.glob("worktrees/*")
-    other.lineage["code"] = inputs_hash(it := Project(worktree), training_code(it))
+    other.lineage["code"] = inputs_hash(Project(worktree))
     assert ask(project).code == 20
     other.lineage |= {"code": "of an earlier commit that gave the same bytes", "changed_files": 0}
     assert ask(project).code == 20

@@ -1,4 +1,4 @@
-"""Releases by the log: the champion, what a key led to, what passed staging at a tag."""
+"""Releases by the log: champion, what a key led to, what passed staging, an environment's state."""
 
 import itertools
 import os
@@ -14,7 +14,7 @@ from model_delivery.project import Project
 from model_delivery.protocols import Strict, UserError
 from model_delivery.registry import Event, blob_store, event_log, newest, shared
 from model_delivery.report.verdict import Outcome, Trigger, Verdict, allows_promotion, finite
-from model_delivery.training.snapshot import Snapshot, find_snapshot, inputs_hash, training_code
+from model_delivery.training.snapshot import Snapshot, find_snapshot, inputs_hash
 
 JUDGED = ("verdicts", "limits", "against", "key")
 """What is recorded anew when it changes."""
@@ -213,7 +213,7 @@ def delivering(project: Project, candidate: Candidate | None = None) -> str | No
     """
     known = candidate.lineage if candidate else {}
     told = known.get("code") and not known.get("changed_files")
-    if told and known["code"] != inputs_hash(project, training_code(project)):
+    if told and known["code"] != inputs_hash(project):
         return str(known["commit"])
     return os.environ.get("GITHUB_SHA") or git(project, "rev-parse", "HEAD")
 

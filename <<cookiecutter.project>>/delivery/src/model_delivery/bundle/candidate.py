@@ -175,7 +175,7 @@ def _train(project: Project, snapshot: Snapshot, about: dict[str, str]) -> Candi
         "commit": git(project, "rev-parse", "HEAD"),
         "branch": git(project, "rev-parse", "--abbrev-ref", "HEAD"),
         "changed_files": len(uncommitted(project)),
-        "code": snapshots.inputs_hash(project, snapshots.training_code(project)),
+        "code": snapshots.inputs_hash(project),
         "snapshot": snapshot.name,
         "data": snapshot.manifest,
         "config": {path.name: files.sha256_file(path) for path in config},

@@ -221,8 +221,8 @@ def _distance(own: list[Answer], old: list[Answer]) -> tuple[Estimate, str]:
     a, b = ([x.score for x in arm if math.isfinite(x.score)] for arm in (own, old))
     what, kinds = "Kolmogorov-Smirnov distance of scores", len({*b})
     if kinds < DISTINCT:
-        mend = "send other rows, or use `canary: []`"
-        mend = mend if b else "it gives none to what clients send, as to a new column: `canary: []`"
+        none = "it gives none to what clients send, as to a new column: `canary: []`"
+        mend = "send other rows, or use `canary: []`" if b else none
         what += f"; {kinds} different ones of the champion are too few: {mend}"
     if not a or kinds < DISTINCT:
         return UNKNOWN, what

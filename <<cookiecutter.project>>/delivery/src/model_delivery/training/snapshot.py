@@ -135,9 +135,9 @@ def training_code(project: Project) -> list[str]:
     return [f"src/{project.package}", "delivery/src", "uv.lock", *config]
 
 
-def inputs_hash(project: Project, names: Iterable[str], *more: object) -> str:
-    """Return the SHA-256 over files and folders below the root, and over what else counts."""
-    found = [path for name in names for path in tree(project.root / name)]
+def inputs_hash(project: Project, names: Iterable[str] = (), *more: object) -> str:
+    """Return the SHA-256 over files and folders, else training's code, and what else counts."""
+    found = [path for name in names or training_code(project) for path in tree(project.root / name)]
     hashes = {str(path.relative_to(project.root)): files.sha256_file(path) for path in found}
     return files.sha256_json([hashes, *more])
 

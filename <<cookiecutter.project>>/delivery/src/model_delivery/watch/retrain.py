@@ -26,7 +26,7 @@ from model_delivery.releases import SUCCEEDS
 from model_delivery.releases import champion as champion_of
 from model_delivery.report.render import told
 from model_delivery.report.verdict import Outcome, exit_code
-from model_delivery.training.snapshot import inputs_hash, training_code
+from model_delivery.training.snapshot import inputs_hash
 
 Because = Literal["schedule", "drift", "decay", "data", "person"]
 Say = Callable[[str], None]
@@ -70,18 +70,18 @@ def retrain(
             if because != "person" or not held.startswith("cool-down"):
                 return Done(0, f"{held} (config/delivery.yaml, `retraining`; --force skips it)")
             say(f"{held}; it goes on, as a person asks for it")
-        root = _worktree(project, champion)
+        committed = Project(_worktree(project, champion))
         if not force:
-            _check_whole(project, champion.release, Project(root))
-        if until == "register" and Project(root).contract != project.contract:
+            _check_whole(project, champion.release, committed)
+        if until == "register" and committed.contract != project.contract:
             why = f"config/data.yaml here is not that of {champion.release}"
             raise UserError(f"{why}: its successor could not be deployed; deliver this first")
         words = ["--event", "retraining", "--as-of", str(day), "--until", until]
-        facts = {"ML_BECAUSE": because, SUCCEEDS: champion.digest}
-        code = _ship(project, root, words, facts | {"GITHUB_SHA": str(champion.commit)}, lock)
+        env = {"ML_BECAUSE": because, SUCCEEDS: champion.digest, "GITHUB_SHA": str(champion.commit)}
+        code = _ship(project, committed.root, words, env, lock)
         if code == REFUSED:
             try:
-                _tell_refused(project, Project(root), champion, day, because)
+                _tell_refused(project, committed, champion, day, because)
             except UserError as error:
                 say(f"cool-down and budget will not know of it: {error}")
         return _ended(project, champion, day, code)
@@ -134,7 +134,7 @@ def _check_whole(project: Project, name: str, committed: Project) -> None:
     with suppress(UserError):
         if (old := champion_of(project)) and old.lineage.get("changed_files"):
             known = old.lineage.get("code")
-    if known not in (None, inputs_hash(committed, training_code(committed))):
+    if known not in (None, inputs_hash(committed)):
         why = f"{name}: its commit lacks some of the code that it was trained by"
         raise UserError(f"{why}; commit it and `ml ship`, or lose it by `--force`")
 
@@ -156,7 +156,7 @@ def _ship(home: Project, root: Path, words: list[str], facts: dict[str, str], lo
 
 
 def _tell_refused(
-    project: Project, root: Project, champion: Event, day: dt.date, because: str
+    project: Project, committed: Project, champion: Event, day: dt.date, because: str
 ) -> None:
     """Let the log know, once, that a gate refused a model: it was tried.
 
@@ -168,7 +168,7 @@ def _tell_refused(
     said = [one for gate in GATES if (one := candidate.verdict(gate))]
     stopped = next((one for one in said if one.outcome is Outcome.STOP), None)
     trained = candidate.lineage["data"]["as_of"], candidate.lineage.get("code")
-    if stopped is None or trained != (str(day), inputs_hash(root, training_code(root))):
+    if stopped is None or trained != (str(day), inputs_hash(committed)):
         return  # it was the rollout; or the data, of which nothing was trained
     about = {"release": f"refused {candidate.short}", "as_of": str(day)}
     facts = {"type": "verdict", "digest": "none", "blob": "", "commit": champion.commit}
