@@ -20,6 +20,7 @@ import pytest
 from tests.baking import BakedProject
 from tests.harness import FakeGitHub, Run, push
 from tests.harness.github import git
+from tests.harness.programs import NO_LOGIN
 from tests.world import DEVELOP, MAIN, World, make_world
 
 HOG = "_KEPT = b'x' * 400_000_000  # good in every gate, and too big for production\n"
@@ -107,7 +108,8 @@ def test_the_very_first_push_is_complete_and_says_what_was_rehearsed(
     judged = (kept / "candidates" / digest / "verdicts").iterdir()
     assert {file.stem for file in judged} == set(GATES)
     assert first.jobs["candidate"].outputs["digest"] == digest
-    assert {"refs/heads/model-registry", f"{digest}.tar.xz"} <= world.github.registry.keys()
+    asset = f"{digest}-{registered['blob'][:12]}.tar.xz"
+    assert {"refs/heads/model-registry", asset} <= world.github.registry.keys()
     for name in ("test", "staging"):
         summary = first.jobs[name].summary
         assert "rehearsed" in summary
@@ -159,6 +161,8 @@ def test_a_tag_is_served_in_production_and_published(world: World, v1: Run) -> N
     assert (digest, release) == (move["digest"], "v1.0.0+data.20130801.1")
     assert move["commit"] == git(world.project, "rev-parse", "v1.0.0^{commit}")
     assert "serving" in v1.jobs["production"].summary
+    of_the_user = world.hosts[0].folder / "home" / ".gitconfig"  # which its runners share
+    assert of_the_user.read_text() == NO_LOGIN
     published = world.github.releases["v1.0.0"]
     names = {"report.html", "card.md", "sbom.cdx.json", "SHA256SUMS", f"{digest[:12]}.bento"}
     assert set(published["assets"]) == names

@@ -537,6 +537,10 @@ def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     return project
 
 
+def asset_of(folder: Path, event: Event) -> Path:
+    return folder / "store" / "model-store" / f"{event.digest}-{event.blob[:12]}.tar.xz"
+
+
 def calls(folder: Path) -> list[str]:
     log = folder / "store.calls"
     said = log.read_text().split() if log.exists() else []
@@ -548,7 +552,7 @@ def test_a_job_shares_blobs_as_assets_of_a_release(tmp_path: Path, shared: Proje
     candidate = make_candidate(shared, "a")
     first = register(shared, candidate, {}, "push")
     assert calls(tmp_path) == ["download", "upload", "create", "upload", "download"]
-    asset = tmp_path / "store" / "model-store" / f"{candidate.digest}.tar.xz"
+    asset = asset_of(tmp_path, first)
     assert sha256_file(asset) == first.blob
     assert register(shared, candidate, {}, "push").id == first.id
     assert blob_store(shared).put(candidate.digest, candidate.folder) == first.blob
@@ -586,11 +590,31 @@ def test_a_blob_that_did_not_arrive_is_not_registered(
     assert blob_store(shared).has(candidate.digest, made.blob)
 
 
+@pytest.mark.parametrize("fault", ["upload", "truncate"])
+def test_other_bytes_of_a_digest_leave_those_that_the_log_names(
+    tmp_path: Path, shared: Project, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where limits changed and nothing else did; else who is cut off leaves nothing to read."""
+    candidate = make_candidate(shared, "a")
+    first = register(shared, candidate, {}, "push")
+    (candidate.folder / "verdicts").mkdir()
+    (candidate.folder / "verdicts" / "data.json").write_text("{}")
+    with monkeypatch.context() as patch:
+        patch.setenv("GH_FAULT", fault)
+        with pytest.raises(UserError):
+            blob_store(shared).put(candidate.digest, candidate.folder)
+    (other,) = clones(tmp_path, 1, "--single-branch")
+    blob_store(other).get(candidate.digest, first.blob, tmp_path / "back")
+    assert (tmp_path / "back" / "ship" / "model" / "model.txt").read_text() == "a"
+    assert blob_store(shared).put(candidate.digest, candidate.folder) != first.blob
+    assert asset_of(tmp_path, first).exists()
+
+
 @pytest.mark.parametrize("harm", ["remove", "tamper"])
 def test_a_harmed_asset_is_named_and_mended(tmp_path: Path, shared: Project, harm: str) -> None:
     candidate = make_candidate(shared, "a")
     first = register(shared, candidate, {}, "push")
-    asset = tmp_path / "store" / "model-store" / f"{candidate.digest}.tar.xz"
+    asset = asset_of(tmp_path, first)
     asset.write_bytes(asset.read_bytes()[:-1] + b"!")
     if harm == "remove":
         asset.unlink()

@@ -605,6 +605,27 @@ def test_new_settings_of_log_or_variables_reach_the_service_that_runs(
         old = new
 
 
+def test_settings_by_which_a_release_does_not_come_up_are_not_those_it_is_served_by(
+    project: Project, a: Candidate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or nothing would start it after a reboot, though it serves now."""
+    monkeypatch.chdir(project.root)
+    before = standing("production").project.delivery
+    project = configured(project, "keep_releases", "variables: [REGION]\nkeep_releases")
+
+    def never(*_: Any, **__: Any) -> Running:
+        raise NotReadyError("not ready after 60 s")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(target, "start", never)
+        with pytest.raises(NotReadyError):
+            deploy(project, a)
+    assert standing("production").project.delivery == before != project.delivery
+    assert served(project) == a.digest
+    deploy(project, a)
+    assert standing("production").project.delivery == project.delivery
+
+
 def test_where_the_port_is_taken_nothing_is_started(project: Project, a: Candidate) -> None:
     host.stop(place := Target(project, "production"))
     with socket.create_server(("127.0.0.1", place.settings.port)):
@@ -722,21 +743,25 @@ with Target(Project(Path(sys.argv[1])), "production").lock():
 """
 
 
+@pytest.mark.parametrize("move", [deploy, lambda project, _: rollback(project)])
 @pytest.mark.parametrize("word", ["--start", "--stop"])
-def test_a_rollback_ends_a_start_that_waits_and_no_other_command(
-    project: Project, a: Candidate, word: str
+def test_a_move_ends_a_start_that_waits_and_no_other_command(
+    project: Project, a: Candidate, word: str, move: Callable[[Project, Candidate], Any]
 ) -> None:
-    deploy(project, make_candidate(project, "b", against=a))
+    """The timer of docs/vm.md starts every minute what may never come up."""
+    b = make_candidate(project, "b", against=a)
+    deploy(project, b)
     words = [sys.executable, "-c", HOLDER, str(project.root), word]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout
         assert holder.stdout.readline() == "held\n"
         if word == "--start":
-            assert rollback(project).digest == a.digest
+            move(project, make_candidate(project, "c", against=b))
+            assert served(project) != b.digest
             assert not psutil.pid_exists(holder.pid)
         else:
             with pytest.raises(UserError, match=f"busy: process {holder.pid}"):
-                rollback(project)
+                move(project, b)
             assert holder.poll() is None
             holder.kill()
 

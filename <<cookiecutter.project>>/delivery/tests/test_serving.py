@@ -18,9 +18,11 @@ import socket
 import subprocess
 import sys
 import tarfile
+import time
 import timeit
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -92,13 +94,16 @@ def test_an_environment_whose_interpreter_is_gone_is_made_anew(
     def run(command: list[str], cwd: Path, **_: object) -> str:
         if command[1] == "venv":
             made.append(python := cwd / "made" / "bin" / "python")
+            time.sleep(0.2)
             python.parent.mkdir(parents=True)
             python.symlink_to(sys.executable)
         return ""
 
     monkeypatch.setattr(launch, "run", run)
-    found = [launch.service_environment(Project(tmp_path), ship) for _ in range(2)]
+    with ThreadPoolExecutor(3) as pool:  # as the services of the load gate start
+        found = [*pool.map(lambda _: launch.service_environment(Project(tmp_path), ship), range(3))]
     assert len(made) == 1
+    assert {python.exists() for python in found} == {True}
     found[0].unlink()
     found[0].symlink_to(tmp_path / "gone")
     assert launch.service_environment(Project(tmp_path), ship) == found[0] == found[1]

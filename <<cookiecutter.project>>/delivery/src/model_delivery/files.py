@@ -55,7 +55,7 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def alone(path: Path, busy: Callable[[], None]) -> Iterator[int]:
+def alone(path: Path, busy: Callable[[], None] = lambda: None) -> Iterator[int]:
     """Hold a lock, which a child may hold on; where another has it, say so and wait for its end."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as handle:

@@ -72,7 +72,7 @@ def replay(project: Project, store: str) -> str:
     folder = project.work / "mlflow"
     folder.mkdir(parents=True, exist_ok=True)
     python = program_python(_VIEW, folder)
-    with alone(folder / "lock", lambda: None):  # of two the later one has read the longer log
+    with alone(folder / "lock"):  # of two the later one has read the longer log
         events = [event.model_dump(mode="json") for event in event_log(project).events()]
         env = without_tokens() | {SERVER: store}
         try:

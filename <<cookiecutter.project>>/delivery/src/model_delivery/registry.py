@@ -244,22 +244,30 @@ class GithubBlobs(DirectoryBlobs):
     root: Path
 
     def has(self, digest: str, checksum: str) -> bool:
-        path = self._path(digest)
+        name = self._asset(digest, checksum)
         with files.temporary_folder(self.folder) as folder:
-            got = folder / path.name
-            known = self._gh("download", STORE, f"--pattern={path.name}", f"--dir={folder}")
-            if whole := known and files.sha256_file(got) == checksum:
-                got.replace(path)
+            known = self._gh("download", STORE, f"--pattern={name}", f"--dir={folder}")
+            if whole := known and files.sha256_file(folder / name) == checksum:
+                (folder / name).replace(self._path(digest))
         return whole
 
     def put(self, digest: str, folder: Path) -> str:
-        checksum, path = super().put(digest, folder), str(self._path(digest))
-        if not self.has(digest, checksum) and not self._gh("upload", STORE, path, "--clobber"):
-            self._gh("create", STORE, "--prerelease", "--notes=Models, kept by `ml`.")
-            self._gh("upload", STORE, path, "--clobber")
+        checksum = super().put(digest, folder)
+        if self.has(digest, checksum):
+            return checksum
+        with files.temporary_folder(self.folder) as place:
+            asset = shutil.copyfile(self._path(digest), place / self._asset(digest, checksum))
+            if not self._gh("upload", STORE, str(asset), "--clobber"):
+                self._gh("create", STORE, "--prerelease", "--notes=Models, kept by `ml`.")
+                self._gh("upload", STORE, str(asset), "--clobber")
         if not self.has(digest, checksum):
-            raise UserError(f"{path}: did not arrive in release {STORE}; run it again")
+            raise UserError(f"{asset.name}: did not arrive in release {STORE}; run it again")
         return checksum
+
+    @staticmethod
+    def _asset(digest: str, checksum: str) -> str:
+        """Name an asset by its bytes too, so that other bytes of a digest never replace it."""
+        return f"{digest}-{checksum[:12]}.tar.xz"
 
     def _gh(self, *command: str) -> bool:
         """Run a command on releases; return whether what it needs is there."""

@@ -27,7 +27,7 @@ import psutil
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from model_delivery.files import settle, sha256_json, temporary_folder, verify
+from model_delivery.files import alone, settle, sha256_json, temporary_folder, verify
 from model_delivery.project import Project
 from model_delivery.protocols import Floats, UserError, without_tokens
 from model_delivery.serving import LAUNCH, NOOP, REFUSAL, RELEASE, STREAM, TWIN_MARK
@@ -97,14 +97,15 @@ def service_environment(project: Project, ship: Path) -> Path:
     name = sha256_json([sys.version_info[:2], requirements.read_text()])[:16]
     final = project.work / "environments" / name
     if not (python := final / "bin" / "python").exists():
-        with temporary_folder(final.parent) as folder:
+        with alone(final.with_suffix(".lock")), temporary_folder(final.parent) as folder:
+            if python.exists():  # by now: services start side by side
+                return python
             run(["uv", "venv", "-q", "--relocatable", "--python", sys.executable, "made"], folder)
             into = ["--python", str(folder / "made" / "bin" / "python"), "--compile-bytecode"]
             pins = ["--require-hashes", "--no-deps", "-r", str(requirements)]
             run(["uv", "pip", "install", "-q", *into, *pins], folder, timeout=600)
             os.sync()  # nothing looks into it again, also after a power cut
-            if not python.exists():  # it leads to an interpreter that was taken away
-                shutil.rmtree(final, ignore_errors=True)
+            shutil.rmtree(final, ignore_errors=True)  # its interpreter was taken away
             settle(folder / "made", final)
     return python
 
@@ -124,8 +125,7 @@ def run_cleanly(
     """Run Python in the clean environment of a release: two minutes, and one for 20 MB given."""
     command = [str(service_environment(project, ship)), *arguments]
     timeout = PATIENCE_SECONDS + 60 * len(given) // 20_000_000
-    options = {"env": clean_variables(project) | env, "timeout": timeout}
-    return run(command, cwd, input=given, **options)
+    return run(command, cwd, input=given, env=clean_variables(project) | env, timeout=timeout)
 
 
 def score_cleanly(project: Project, ship: Path, rows: pa.Table) -> Floats:

@@ -35,7 +35,7 @@ BY_HAND = "push or tag; by hand only `ml rollback`, `ml deploy --start` and `--s
 
 def deploy(target: Target, goal: Event, trigger: Trigger = "local") -> Verdict:
     """Make an environment serve what was recorded, if its rollout allows it; return the verdict."""
-    with target.lock():
+    with target.lock(first=True):
         target.save(target.state(), shared=target.state().shared or shared(target.project))
         target.tell()  # gates judge beside the champion that the log knows
         target.check_ready()
@@ -44,6 +44,7 @@ def deploy(target: Target, goal: Event, trigger: Trigger = "local") -> Verdict:
         if current and current.digest == goal.digest:
             if news := _news(target, current, goal, **facts):
                 target.save(target.state().after(news, keep))
+            _converge(target)  # before settings count by which it may not come up
             target.keep_settings()
             served = fixed("served", True, f"{target.name} serves it already", current.release)
             verdict = Verdict(gate="rollout", subject=current.digest, checks=[served])
