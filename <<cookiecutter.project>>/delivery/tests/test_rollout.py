@@ -52,6 +52,7 @@ from model_delivery.rollout.canary import Answer, Traffic, compare
 from model_delivery.rollout.host import rehearsal
 from model_delivery.rollout.target import Target, standing
 from model_delivery.training.snapshot import find_snapshot
+from pydantic import ValidationError
 
 STRIDE = int(os.environ.get("FAULT_STRIDE", "10"))
 """Faults are tried at every so many durable writes; 1 for all of them."""
@@ -743,25 +744,21 @@ with Target(Project(Path(sys.argv[1])), "production").lock():
 """
 
 
-@pytest.mark.parametrize("move", [deploy, lambda project, _: rollback(project)])
 @pytest.mark.parametrize("word", ["--start", "--stop"])
-def test_a_move_ends_a_start_that_waits_and_no_other_command(
-    project: Project, a: Candidate, word: str, move: Callable[[Project, Candidate], Any]
+def test_a_rollback_ends_a_start_that_waits_and_no_other_command(
+    project: Project, a: Candidate, word: str
 ) -> None:
-    """The timer of docs/vm.md starts every minute what may never come up."""
-    b = make_candidate(project, "b", against=a)
-    deploy(project, b)
+    deploy(project, make_candidate(project, "b", against=a))
     words = [sys.executable, "-c", HOLDER, str(project.root), word]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout
         assert holder.stdout.readline() == "held\n"
         if word == "--start":
-            move(project, make_candidate(project, "c", against=b))
-            assert served(project) != b.digest
+            assert rollback(project).digest == a.digest
             assert not psutil.pid_exists(holder.pid)
         else:
             with pytest.raises(UserError, match=f"busy: process {holder.pid}"):
-                move(project, b)
+                rollback(project)
             assert holder.poll() is None
             holder.kill()
 
@@ -1350,6 +1347,15 @@ LIMITS = RolloutLimits.model_validate(
         }.items()
     }
 )
+
+
+def test_nothing_is_retrained_by_a_rollout() -> None:
+    """In a job that outcome is a warning: it would go on with what was taken back."""
+    limits = LIMITS.model_dump()
+    for outcome in ("retrain", "stop"):
+        limits["memory_mb"]["outcome"] = outcome
+        with pytest.raises(ValidationError) if outcome == "retrain" else contextlib.nullcontext():
+            RolloutLimits.model_validate(limits)
 
 
 def arm(n: int, failing: float = 0, wait: float = 5, score: float | None = None) -> list[Answer]:

@@ -97,7 +97,7 @@ def service_environment(project: Project, ship: Path) -> Path:
     name = sha256_json([sys.version_info[:2], requirements.read_text()])[:16]
     final = project.work / "environments" / name
     if not (python := final / "bin" / "python").exists():
-        with alone(final.with_suffix(".lock")), temporary_folder(final.parent) as folder:
+        with temporary_folder(final.parent) as folder, alone(final.with_suffix(".lock")):
             if python.exists():  # by now: services start side by side
                 return python
             run(["uv", "venv", "-q", "--relocatable", "--python", sys.executable, "made"], folder)

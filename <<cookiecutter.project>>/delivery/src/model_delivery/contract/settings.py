@@ -149,17 +149,23 @@ class Environment(Strict):
         return self
 
 
+class Most(Ceiling):
+    """A limit of a rollout, in which there is nothing to train: `retrain` would pass a job."""
+
+    outcome: Literal["stop", "warn"]
+
+
 class RolloutLimits(Strict, allow_inf_nan=False):
     """How a release is judged on its way; `requests_per_second` only tells what it may cost."""
 
     shadow_rows: PositiveInt
     requests_per_second: PositiveFloat
     min_requests: PositiveInt
-    shadow_distance: Ceiling
-    error_share: Ceiling
-    p95_ms: Ceiling
-    score_distance: Ceiling
-    memory_mb: Ceiling
+    shadow_distance: Most
+    error_share: Most
+    p95_ms: Most
+    score_distance: Most
+    memory_mb: Most
 
 
 Cron = Annotated[str, Field(pattern=r"^[\d*/,-]+( [\d*/,A-Za-z-]+){4}$")]

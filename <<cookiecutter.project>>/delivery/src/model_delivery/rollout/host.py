@@ -35,7 +35,7 @@ BY_HAND = "push or tag; by hand only `ml rollback`, `ml deploy --start` and `--s
 
 def deploy(target: Target, goal: Event, trigger: Trigger = "local") -> Verdict:
     """Make an environment serve what was recorded, if its rollout allows it; return the verdict."""
-    with target.lock(first=True):
+    with target.lock():
         target.save(target.state(), shared=target.state().shared or shared(target.project))
         target.tell()  # gates judge beside the champion that the log knows
         target.check_ready()
