@@ -69,7 +69,7 @@ def deploy(target: Target, goal: Event, trigger: Trigger = "local") -> Verdict:
                     facts = {"previous": goal.digest, "reason": told(verdict.decisive)}
                     facts |= {"type": "rolled_back", "trigger": trigger, "because": goal.because}
                     _settle(target, _event(target, current, **facts))
-        _converge(target)
+            _converge(target)
         target.tell()
         return verdict
 
