@@ -270,7 +270,7 @@ def test_decay_is_answered_by_a_release_of_newer_data_through_a_canary(
     ask(world, september)
     set_source(world, "FLIPPED", "0.0", "0.3")
     before, open_before = world.events, issues(world)
-    with world.clients():
+    with world.clients() as failures:
         run = world.schedule("monitor.yml")
     inner = {f"retrain/{name}": result for name, result in DONE.items()}
     outer = {"monitor": "failure", "retrain": "success", "rollback": "skipped", "issue": "skipped"}
@@ -285,6 +285,8 @@ def test_decay_is_answered_by_a_release_of_newer_data_through_a_canary(
     assert (new["as_of"], new["because"]) == ("2013-10-01", "decay")
     assert new["verdicts"]["data"] == "retrain"  # skewed values are a reason to go on
     assert world.served()[0] == new["digest"]
+    assert "30% of the requests for" in run.jobs["retrain/production"].log
+    assert failures == []
     assert issues(world) == open_before
 
 
@@ -310,17 +312,16 @@ def predict(world: World, folder: Path) -> Run:
     given |= {"BATCH_OUTPUT": str(seen(folder / "scores.parquet"))}
     run = world.schedule("batch.yml", variables=(VARIABLES if world.hosts else {}) | given)
     assert run.results == {"predict": "success"}, run.said
-    assert (folder / "scores.parquet").read_bytes()[:4] == b"PAR1"
     return run
 
 
-def test_a_batch_is_scored_by_what_the_machine_serves(
+def test_where_production_is_a_host_no_schedule_scores_files(
     world: World, september: list[dict[str, Any]]
 ) -> None:
     home = world.hosts[0].folder
     write_rows(september[:50], home / "new.csv")
-    run = predict(world, home)
-    assert f"50 rows scored by {world.served()[0][:12]}" in run.jobs["predict"].log
+    assert "production is of target `host`" in predict(world, home).jobs["predict"].summary
+    assert not (home / "scores.parquet").exists()
 
 
 def copied(world: World, folder: Path) -> World:
@@ -352,6 +353,7 @@ def test_where_production_is_files_github_s_own_runner_scores_and_watches_them(
     write_rows(september, folder / "new.csv")
     run = predict(world, folder)
     assert f"6,000 rows scored by {before[-1]['digest'][:12]}" in run.jobs["predict"].log
+    assert (folder / "scores.parquet").read_bytes()[:4] == b"PAR1"
     assert len(list((folder / "log" / "production").rglob("*.parquet"))) == 1
     run = world.schedule("monitor.yml", variables={"PREDICTION_LOG": "files"})
     assert run.results == dict.fromkeys(WATCHING, "skipped") | {"monitor": "success"}, run.said

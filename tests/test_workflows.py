@@ -221,20 +221,11 @@ def test_the_next_push_trains_nothing_twice_and_updates_the_same_comment(
     assert first.jobs["candidate"].step(KEEP).result == "success"
     run = case.run(action="synchronize", taken={"test": first})
     expect(run)
-    steps = {step.name: step.result for step in run.jobs["candidate"].steps}
-    assert steps.get(KEEP, "skipped") == "skipped"  # the cache had it
     times = [{v["gate"]: v["finished"] for v in report(one)["verdicts"]} for one in (first, run)]
     for gate in ("model", "api", "load"):
         assert times[0][gate] == times[1][gate], f"{gate} judged the same candidate again"
     (comment,) = case.github.comments
     assert comment.updates == 1
-
-
-def test_a_fork_gets_the_summary_and_no_comment(propose: Propose, green: tuple[Case, Run]) -> None:
-    case = propose({})
-    run = case.run(PullRequest(fork=True), taken=dict.fromkeys(("test", "candidate"), green[1]))
-    expect(run, comment="skipped")
-    assert case.github.comments == []
 
 
 NEEDY = {
@@ -258,6 +249,7 @@ def test_a_fork_without_the_data_s_credentials_is_judged_on_drawn_rows(
     assert report(run)["data"]["sample"] is True
     assert "roc_auc" in broken(run, "model", "warn")
     assert "not judged on sample rows" in run.jobs["candidate"].summary
+    assert case.github.comments == []
     assert set(outcomes(run)) == {"data", "model", "package", "api", "load"}
     assert case.github.comments == []
 
@@ -333,6 +325,7 @@ def test_a_model_below_its_minimums_stops_before_it_is_packaged(
     assert run.jobs["candidate"].step(SHIP).result == "failure"
     assert outcomes(run) == {"data": "pass", "model": "stop"}
     assert "log_loss_gain" in broken(run, "model", "stop")
+    assert run.jobs["candidate"].step(KEEP).result == "success"  # it is not trained again either
     assert case.comment.startswith("⛔ **This change must not be merged.** Gate `model`, check ")
     assert "Later gates did not run" in case.comment
 
@@ -374,6 +367,24 @@ def test_a_change_is_judged_beside_the_champion_and_the_registry_is_only_read(
     assert "champion_difference" in case.comment
     assert champion[:12] in case.comment
     assert case.github.registry == before
+
+
+def test_a_model_that_is_only_worse_than_the_champion_must_not_be_merged(
+    delivered: tuple[Case, str], green: tuple[Case, Run]
+) -> None:
+    case, champion = delivered
+    file = case.project / "config" / "model.yaml"
+    text = file.read_text().replace("num_leaves: 63", "num_leaves: 3")
+    file.write_text(text.replace("most_rounds: 600", "most_rounds: 30"))
+    git(case.project, *WHO, "commit", "--quiet", "--all", "-m", "Few trees, of few leaves")
+    try:
+        run = case.run(taken={"test": green[1]})
+    finally:
+        git(case.project, "reset", "--quiet", "--hard", "HEAD~")
+    expect(run, candidate="failure", gates="failure")
+    assert outcomes(run) == {"data": "pass", "model": "stop"}
+    assert broken(run, "model", "stop") <= {"champion_difference", "segment_champion_difference"}
+    assert champion[:12] in case.comment
 
 
 def test_a_champion_whose_asset_is_gone_is_named(

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib import request
@@ -131,19 +132,22 @@ class World:
             return answer.headers["x-model-digest"], answer.headers["x-release"]
 
     @contextmanager
-    def clients(self) -> Iterator[None]:
-        """Ask production some fifty times a second, about ever new rows."""
-        draw = random.Random(0)  # noqa: S311 - rows, no secret
+    def clients(self) -> Iterator[list[str]]:
+        """Ask production some fifty times a second, about ever new rows; yield what failed."""
+        draw, failures = random.Random(0), list[str]()  # noqa: S311 - rows, no secret
 
         def ask(done: threading.Event) -> None:
             while not done.wait(0.02):
                 at = f"2013-0{draw.randint(1, 7)}-01T{draw.randint(5, 23):02}:45"
                 weather = {name: draw.uniform(20, 100) for name in ("temp", "humid")}
                 more = {"wind_speed": draw.uniform(0, 40), "distance": draw.randint(200, 2500)}
-                self.served([ROW | weather | more | {"scheduled": at}])
+                try:
+                    self.served([ROW | weather | more | {"scheduled": at}])
+                except (OSError, HTTPException) as error:
+                    failures.append(repr(error))
 
         with meanwhile(ask):
-            yield
+            yield failures
 
 
 def make_world(ready: BakedProject, folder: Path) -> World:

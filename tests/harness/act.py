@@ -20,8 +20,9 @@ from .workflow import LABELS
 
 @dataclass(frozen=True)
 class Setting:
-    """What all calls of one run have in common."""
+    """What all calls of one run have in common: its workflow is the one that calls the others."""
 
+    workflow: str
     event: Event
     github: FakeGitHub
     folder: Path
@@ -97,6 +98,9 @@ def _environment(setting: Setting, part: Part) -> dict[str, str]:
         "GITHUB_REPOSITORY": setting.github.repository,
         "GITHUB_RUN_ID": number,
         "GITHUB_RUN_NUMBER": number,
+        "GITHUB_WORKFLOW_REF": (
+            f"{setting.github.repository}/.github/workflows/{setting.workflow}@{setting.event.ref}"
+        ),
         "STANDIN_RUN": str(seen(setting.folder)),
         "STANDIN_GITHUB": str(seen(setting.github.folder)),
         "STANDIN_JOB": part.job,

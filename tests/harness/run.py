@@ -121,7 +121,7 @@ def run_workflow(  # noqa: PLR0913 - each is a part of GitHub that a scenario ma
     works = calls.works(source, workflow)
     read = [read_yaml(file) for file in (source / ".github" / "workflows").glob("*.y*ml")]
     actions = standins.prepare(source, read, folder / "actions")
-    setting = act.Setting(event, github, folder, actions, dict(variables or {}), cold)
+    setting = act.Setting(name, event, github, folder, actions, dict(variables or {}), cold)
     never = kill_after or (lambda _: False)
     scenario = _Scenario(project, source, name, workflow, works, setting, hosts, never, taken or {})
     return Run(_run_jobs(scenario), folder)

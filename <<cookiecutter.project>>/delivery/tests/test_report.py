@@ -866,7 +866,7 @@ def doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Doctor:
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "data.yaml").touch()
     (github / "workflows" / "ci.yml").write_text("on:\n  pull_request:\n")
-    (github / "workflows" / "weekly.yml").write_text("on:\n  schedule:\n    - cron: 0 0 * * 1\n")
+    (github / "workflows" / "weekly.yml").write_text("on:\n  schedule: [{ cron: 0 0 * * 1 }]\n")
     for name in ("deliver", "retrain", "monitor"):
         (github / "workflows" / f"{name}.yml").write_text("${{ secrets.SOURCE_KEY }}\n")
     rulesets = [{"name": "one", "target": "tag"}, {"name": "two", "target": "branch"}]

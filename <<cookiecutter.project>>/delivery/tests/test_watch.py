@@ -101,7 +101,7 @@ from model_delivery.watch import (
     rows as reading,
 )
 from model_delivery.watch.log import MODEL_LOG, PredictionLog, keyed_hash
-from model_delivery.watch.monitor import Decision, decide, monitor, over_all, watched
+from model_delivery.watch.monitor import decide, monitor, over_all, watched
 from model_delivery.watch.retrain import Because, Done, retrain, too_early
 from model_delivery.watch.rows import Logged, join_labels, read_labels, read_log
 from model_delivery.watch.windows import combined
@@ -780,6 +780,34 @@ def test_the_first_wrong_row_is_named_and_nothing_is_written(
     assert [*target.folder.glob("batches/.new-*")] == []
 
 
+def test_values_of_private_and_hashed_columns_are_not_shown_to_who_reads_the_error(
+    home: Project, target: Target, table: pa.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a workflow, that is whoever may read its summary."""
+    monkeypatch.setenv("ML_LOG_KEY", "secret")
+    settings = configured(home.root, "{private: [amount], hashed: [kind]}")
+    for column, value in {"amount": 100.1, "kind": "Smith", "count": -7}.items():
+        source = written(change(column, 20, value)(table))
+        with pytest.raises(UserError, match=f"row 20: `{column}` is ") as refused:
+            predict(Target(settings, "production"), source)
+        assert (str(value) in str(refused.value)) == (column == "count")
+
+
+def test_no_schedule_scores_files_for_a_host(
+    target: Target, table: pa.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, workflow = written(table), "octo-org/flights/.github/workflows/{}.yml@refs/heads/main"
+    monkeypatch.setenv("GITHUB_WORKFLOW_REF", workflow.format("batch"))
+    assert predict(target, source)["rows"] == N
+    Path("scores.parquet").unlink()
+    monkeypatch.setattr(Target, "batch", False)
+    with pytest.raises(UserError, match="production is of target `host`") as neutral:
+        predict(target, source)
+    assert (neutral.value.code, Path("scores.parquet").exists()) == (0, False)
+    monkeypatch.setenv("GITHUB_WORKFLOW_REF", workflow.format("one-of-their-own"))
+    assert predict(target, source)["rows"] == N
+
+
 def test_wrong_text_is_named_by_its_row(target: Target, table: pa.Table) -> None:
     frame = table.to_pandas().astype(object)
     frame.loc[130, "count"] = "many"
@@ -1433,6 +1461,26 @@ def test_a_source_that_is_down_is_asked_three_times_and_never_ok(world: World) -
     assert (decision, checks["labels"].outcome) == ("watch", WARN)
 
 
+def test_where_the_newest_day_is_not_known_no_older_decision_is_left(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.write(world.frame)
+    world.decide()
+    kept = world.target.folder / "monitor" / "decision.json"
+    assert kept.exists()
+
+    def newest() -> dt.date:
+        raise UserError("sources.newest(): no route")
+
+    monkeypatch.setattr(monitoring, "first_unknown_day", newest)
+    with pytest.raises(UserError, match="no route"):
+        monitor(world.target, AS_OF)
+    assert kept.exists()
+    with pytest.raises(UserError, match="no route"):
+        monitor(world.target)
+    assert not kept.exists()
+
+
 def test_a_categorical_of_pandas_is_a_key_of_labels_too(world: World) -> None:
     keyed = CONTRACT.model_copy(update={"key": ["at", "kind"]})
     vars(world.project)["contract"] = keyed
@@ -1996,7 +2044,7 @@ def test_the_verb_ends_neutral_without_a_target_and_by_its_verdict_with_one(
     assert lines[3:] == ["decision=nothing deployed", "because=", "report="]
     last = (tmp_path / "summary").read_text().removeprefix(f"{text}\n")
     assert last == "    nothing deployed: nothing deployed, nothing watched\n"
-    assert isinstance(monitor(world.target, AS_OF), Decision)
+    assert monitor(world.target, AS_OF).decision == "nothing deployed"
 
 
 def test_a_day_that_the_source_does_not_know_is_refused(world: World) -> None:

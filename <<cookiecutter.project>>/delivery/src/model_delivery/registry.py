@@ -128,8 +128,10 @@ class GitLog(DirectoryLog):
             return "", super()._read()[1]
         history = "log", "-m", "--format=", "--name-only", "--no-renames", "--diff-filter=a"
         edited = self._git(*history, version, "--", "events").splitlines()[-1:]
-        rewritten = seen and self._git("rev-list", "-1", seen, f"^{version}")
-        for name in ["history"] if rewritten else edited:
+        if seen and self._git("rev-list", "-1", seen, f"^{version}"):  # by force
+            lost = self._git("diff", *history[3:], seen, version, "--", "events").splitlines()
+            edited = [*lost, "history"][:1]
+        for name in edited:
             mend = f"`git push --force {self.remote} {SEEN}:{BRANCH}` where it was seen before"
             raise UserError(f"{name}: event edited or removed on {BRANCH}; to mend it, {mend}")
         rows = [row.split() for row in self._git("ls-tree", version, "events/").splitlines()]

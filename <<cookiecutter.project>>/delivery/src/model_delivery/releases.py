@@ -268,7 +268,7 @@ def staged(project: Project, tag: str, commit: str) -> Event:
     It is never looked for by a key made anew. A UserError says why there is none, and what helps.
     """
     if git(project, "merge-base", "--is-ancestor", commit, "HEAD") is None:
-        mend = "merge it, wait for staging, and give the merged commit a tag of another name"
+        mend = "merge it, wait for staging, then `git tag NAME` that, `git push origin NAME`"
         raise UserError(f"{tag}: its commit {commit[:12]} is not on the branch here; {mend}")
     events = event_log(project).events()
     told = [e for e in events if e.environment == "staging"]  # good is `digest`, bad `previous`

@@ -186,7 +186,7 @@ def _owners(project: Project, _: object) -> Iterator[Finding]:
 
 def _schedules(project: Project, _: object) -> Iterator[Finding]:
     for file in sorted(project.root.glob(".github/workflows/*.yml")):
-        if "\n  schedule:\n" in file.read_text(encoding="utf-8"):
+        if "\n  schedule:" in file.read_text(encoding="utf-8"):
             path = f"{HERE}/actions/workflows/{file.name}"
             state = gh(project, "api", path)["state"]
             runs = gh(project, "api", f"{path}/runs?event=schedule&per_page=1")["workflow_runs"]

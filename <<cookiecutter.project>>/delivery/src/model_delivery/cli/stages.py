@@ -219,13 +219,14 @@ def _verdict(
     """Return the verdict given before, if it was decided by the same limits and champion, or ask.
 
     A crash is a verdict too, so that the report shows it. A package may have been changed or made
-    anew since, and is looked at again.
+    anew since, and is looked at again; a load that was too much may have been the machine's moment.
     """
     again, started = run.force or name == "package", time.perf_counter()
     known = None if again else judged.verdict(name)
     limits = limits_hash(run.project, name)
     same = known and (known.limits, known.against) == (limits, against)
-    if known and same and known.outcome not in (Outcome.INCONCLUSIVE, Outcome.CRASH):
+    anew = (Outcome.INCONCLUSIVE, Outcome.CRASH, *([Outcome.STOP] if name == "load" else []))
+    if known and same and known.outcome not in anew:
         return known
     try:
         with step(f"check {name}"):

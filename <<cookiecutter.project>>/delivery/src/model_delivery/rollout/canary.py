@@ -43,7 +43,7 @@ GOOD = (Outcome.PASS, Outcome.WARN)
 class Answer(NamedTuple):
     """An answer to a client, as the proxy logged it; without a score that is not-a-number."""
 
-    failed: bool
+    status: int
     milliseconds: float
     score: float
 
@@ -74,10 +74,9 @@ class Traffic:
         """Count an answer for the release that the client was led to."""
         if (arm := logged.get("arm")) in self.answers:
             headers = {name.lower(): values[0] for name, values in logged["resp_headers"].items()}
-            failed = logged["status"] >= 400  # what callers do wrong falls on both arms alike
-            failed = failed or headers.get("x-model-digest") != self.digests[arm]  # led on
-            score = float(headers.get(SCORE, "nan"))
-            self.answers[arm].append(Answer(failed, 1e3 * logged["duration"], score))
+            own = headers.get("x-model-digest") == self.digests[arm]  # else it was led on
+            status, score = logged["status"] if own else 502, float(headers.get(SCORE, "nan"))
+            self.answers[arm].append(Answer(status, 1e3 * logged["duration"], score))
 
 
 def shadow(project: Project, challenger: Arm, champion: Arm | None) -> list[Check]:
@@ -132,9 +131,12 @@ def compare(limits: RolloutLimits, own: list[Answer], old: list[Answer]) -> list
     enough, most = fewest >= limits.min_requests, f"≥ {limits.min_requests}"
     outcome, said = (Outcome.PASS, counts) if enough else (Outcome.INCONCLUSIVE, counts + few)
     requests = Check(name="requests", outcome=outcome, sentence=said, value=fewest, limit=most)
-    checks = list[Check]()
+    checks, what, share = list[Check](), "failed or refused", _more(own, old, 400)
+    # A refusal is its caller's mistake, unless surely more of them come than the limit allows.
+    if limits.error_share.holds(share.low):
+        what, share = "failed", _more(own, old, 499)  # 5xx, and clients who gave up
     found = {
-        "error_share": (_failed(own, old), "share of failed answers, less the champion's"),
+        "error_share": (share, f"share of {what} answers, less the champion's"),
         "p95_ms": (_slower(own, old), "ms that 95 % of answers took at most, less the champion's"),
         "score_distance": _distance(own, old),
     }
@@ -187,11 +189,11 @@ def _ask(service: Running, rows: list[dict[str, Any]]) -> tuple[Floats, list[str
     return scores, slips
 
 
-def _failed(own: list[Answer], old: list[Answer]) -> Estimate:
-    """Return the difference of failed shares (Newcombe 1998, with exact intervals)."""
+def _more(own: list[Answer], old: list[Answer], least: int) -> Estimate:
+    """Return the difference of shares by status (Newcombe 1998, with exact intervals)."""
     if not own or not old:
         return UNKNOWN
-    counts = [(sum(answer.failed for answer in arm), len(arm)) for arm in (own, old)]
+    counts = [(sum(answer.status >= least for answer in arm), len(arm)) for arm in (own, old)]
     ends = [scipy.stats.binomtest(*one).proportion_ci(1 - SIGNIFICANCE, "exact") for one in counts]
     (p, q), (a, b) = (part / whole for part, whole in counts), ends
     down, up = math.hypot(p - a.low, b.high - q), math.hypot(a.high - p, q - b.low)

@@ -34,7 +34,7 @@ def supervise(target: Target, goal: Event, why: Trigger, show: Callable[[str], N
     env |= {"TMPDIR": str(target.supervisor.resolve())}
     command = [sys.executable, "-m", __name__, target.name, why, goal.model_dump_json()]
     process, code = spawn(command, target.project.root, env, log), None
-    said = ["it said nothing"]
+    said = [f"it said nothing; is there room in {log.parent}?"]
     try:
         with log.open(encoding="utf-8", errors="replace") as stream:
             while code is None:
@@ -48,7 +48,7 @@ def supervise(target: Target, goal: Event, why: Trigger, show: Callable[[str], N
         raise
     if code == 0 and (verdict := target.state().verdict):
         return verdict
-    if code == USAGE:
+    if code in (USAGE, 120):  # as Python ends where what it printed could not be written
         log.unlink()  # all of it is told here
         raise UserError(said[-1])
     how = "by `ml rollback`" if code == -SIGTERM else f"with code {code}"

@@ -102,10 +102,11 @@ def check_rows(
         wrong += [(first, name)] if first < len(rows) else []
     if wrong:
         row, name = min(wrong, key=lambda found: found[0])
-        asked, value = request[name], rows.column(name)[row].as_py()
+        asked, value = request[name], repr(rows.column(name)[row].as_py())
+        value = "hidden here" if asked.get("hidden") else value
         bounds = "".join(f", {key} {asked[key]}" for key in _DOMAIN if key in asked)
         need = f"{'' if asked['missing'] else 'required, '}{asked['type']}{bounds}"
-        raise UserError(f"row {before + row + 1}: `{name}` is {value!r}, but must be {need:.300}")
+        raise UserError(f"row {before + row + 1}: `{name}` is {value}, but must be {need:.300}")
     return columns
 
 

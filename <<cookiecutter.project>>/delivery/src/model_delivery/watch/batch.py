@@ -135,6 +135,8 @@ def predict(target: Target, source: str, goal: str, say: Callable[[str], None]) 
     """
     if not source.endswith((".parquet", ".csv")) or not goal.endswith(".parquet"):
         raise UserError(f"{source}, {goal}: rows are in .parquet or .csv, scores go to .parquet")
+    if not target.batch and "/batch.yml@" in os.environ.get("GITHUB_WORKFLOW_REF", ""):
+        raise UserError(f"{target.name} is of target `host`: no schedule scores files for it", 0)
     target.project.check_log()  # a name with a slip would keep nothing private
     log_key(target.project.delivery.log)
     for place in (goal, target.log):
@@ -144,20 +146,20 @@ def predict(target: Target, source: str, goal: str, say: Callable[[str], None]) 
     with _told(source), fsspec.open(source, "rb") as stream:
         content = hashlib.file_digest(stream, "sha256").hexdigest()
     now = dt.datetime.now(dt.UTC)
-    about = {
-        "id": sha256_json([content, digest])[:32],
-        "time": now.isoformat(timespec="microseconds"),
-        "digest": digest,
-    }
-    run = Run(target, source, ship, read_json(ship / "request.json"), about | {"shadow": False})
+    about = {"id": sha256_json([content, digest])[:32], "digest": digest}
+    about["time"] = now.isoformat(timespec="microseconds")
+    request, log = read_json(ship / "request.json"), target.project.delivery.log
+    for name in {*log.private, *log.hashed} & {*request}:
+        request[name]["hidden"] = True  # from whoever reads why a row was refused
+    run = Run(target, source, ship, request, about | {"shadow": False})
     with temporary_folder(target.folder / "batches") as folder:
-        scores, log = folder / "scores", folder / "log"
-        rows = run.write(scores, log, say)
-        _publish(log, f"{target.log}/{now.date()}/{about['id']}-0.parquet")
+        scores, records = folder / "scores", folder / "log"
+        rows = run.write(scores, records, say)
+        _publish(records, f"{target.log}/{now.date()}/{about['id']}-0.parquet")
         _publish(scores, goal)  # last: without it, the user runs it again
         with _told(target.log):
             store, root = url_to_fs(target.log)
-            prune(store, root, target.project.delivery.log.keep_days)
+            prune(store, root, log.keep_days)
     return {"rows": rows, "output": goal, **about}
 
 

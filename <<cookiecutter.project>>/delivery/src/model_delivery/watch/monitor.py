@@ -61,6 +61,8 @@ def monitor(target: Target, as_of: dt.date | None = None) -> Decision:
     began, (served, earlier) = time.perf_counter(), watched(target)
     if served is None:
         return Decision("nothing deployed", "nothing deployed, nothing watched")
+    if as_of is None:  # of the newest day an older decision says nothing any more
+        (target.folder / GATE / "decision.json").unlink(missing_ok=True)
     newest = first_unknown_day()
     as_of = as_of or newest
     if as_of > newest:
