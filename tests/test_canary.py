@@ -83,9 +83,9 @@ def traffic(scene: Scene, tmp_path: Path) -> Iterator[Traffic]:
 
 
 def deploying(scene: Scene) -> subprocess.Popen[str]:
-    """Start `ml deploy` of the current candidate."""
+    """Start `ml deploy` of the current candidate, as the process itself: a kill meets it."""
     return subprocess.Popen(
-        ["uv", "run", "ml", "deploy"],
+        [scene.project.path / ".venv" / "bin" / "ml", "deploy"],
         cwd=scene.project.path,
         env=environment(),
         stdout=subprocess.PIPE,
@@ -107,6 +107,18 @@ def wait_until_tried(scene: Scene, digest: str, clients: bool = False) -> float:
 def wait_for_canary(scene: Scene, digest: str) -> None:
     """Wait until clients are led to a release."""
     wait_until_tried(scene, digest, clients=True)
+
+
+def left_alone(scene: Scene, deploy: subprocess.Popen[str]) -> None:
+    """Kill who asked for a rollout, under its canary; wait until its supervisor ends."""
+    deploy.kill()
+    assert deploy.wait() == -signal.SIGKILL
+    assert supervisors(scene.project.path)
+    deadline = time.monotonic() + 60  # twice the steps' time, and what a busy machine adds
+    while supervisors(scene.project.path):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    assert scene.state()["trying"] is None
 
 
 TURNS = [0, *(pytest.param(turn, marks=pytest.mark.exhaustive) for turn in range(1, 5))]
@@ -187,6 +199,20 @@ def test_a_bad_release_is_rolled_back(
     assert processes_of(scene.project.path, bad) == []
 
 
+def test_a_bad_release_is_rolled_back_though_who_asked_is_gone(
+    scene: Scene, traffic: Traffic
+) -> None:
+    champion = scene.state()["moves"][0]["digest"]
+    bad = scene.challenger("slow", f"left alone {time.time()}")
+    deploy = deploying(scene)
+    wait_for_canary(scene, bad)
+    left_alone(scene, deploy)
+    last = scene.state()["moves"][0]
+    assert (last["type"], last["digest"], last["previous"]) == ("rolled_back", champion, bad)
+    assert len(failed(traffic.answers())) <= WORST
+    assert processes_of(scene.project.path, bad) == []
+
+
 AGAIN = [*range(2), *(pytest.param(n, marks=pytest.mark.exhaustive) for n in range(2, 20))]
 
 
@@ -198,12 +224,7 @@ def test_an_equal_release_is_promoted_and_no_request_fails(
     deploy = deploying(scene)
     if turn == 0:  # whoever asked for it goes away: the supervisor does not
         wait_for_canary(scene, good)
-        deploy.kill()
-        deploy.wait()
-        deadline = time.monotonic() + 60  # twice the steps' time, and what a busy machine adds
-        while scene.state()["trying"]:
-            assert time.monotonic() < deadline
-            time.sleep(0.5)
+        left_alone(scene, deploy)
     else:
         said = deploy.communicate(timeout=120)[0]
         assert deploy.returncode == 0, said

@@ -127,6 +127,10 @@ def test_a_push_to_develop_goes_to_test_and_trains_nothing_twice(world: World, f
     expect(run, candidate="success", test="success")
     assert world.since(before) == [("verdict", "test", True)]  # the same digest, served already
     assert world.events[-1]["commit"] == sha
+    digest = world.events[-1]["digest"]
+    place = f".ml/candidates/{digest}/lineage.json"
+    once, again = (one.artifact(f"release-{digest}") / place for one in (first, run))
+    assert once.read_bytes() == again.read_bytes()  # it says when it was trained
     assert not [f for f in run.folder.rglob("*hostile*") if f.name.startswith("hostile")]
     # A commit's message is shown nowhere and told to nobody, so nothing of it can be carried out.
     told = [everything(run), json.dumps(world.events), json.dumps(world.github.calls)]
@@ -312,7 +316,7 @@ def test_a_killed_delivery_is_finished_by_its_supervisor_and_run_again(
     def weighted(_: Path) -> bool:
         return bool(world.state()["weight"])
 
-    with world.clients():
+    with world.clients() as failures:
         killed = world.push("refs/tags/v1.3.0", kill_after=weighted)
         assert killed.results["production"] == "cancelled"
         assert killed.results["release"] != "success"
@@ -322,6 +326,7 @@ def test_a_killed_delivery_is_finished_by_its_supervisor_and_run_again(
             time.sleep(0.2)
     digest = killed.jobs["candidate"].outputs["digest"]
     assert world.served() == (digest, "v1.3.0+data.20130801.3")
+    assert failures == []
     again = world.push("refs/tags/v1.3.0")
     expect(again, candidate="success", production="success", release="success")
     kinds = [kind for kind, *_ in world.since(before)]

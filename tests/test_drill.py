@@ -28,7 +28,7 @@ Answers = list[dict[str, Any]]
 def step(name: str, word: str, code: int, start: float, serving: str, **more: Any) -> Step:
     """Return a step of ten seconds that went as it must."""
     made = Decision(word, code)
-    return Step(name, f"ml {name}", made, made, "", "", start, start + 10, serving, **more)
+    return Step(name, f"ml {name}", made, made, (), "", start, start + 10, serving, **more)
 
 
 STEPS = [
@@ -36,7 +36,7 @@ STEPS = [
     step("better", "promoted", 0, 20, NEW, canary=True),
     replace(
         step("bad", "rolled_back", 20, 30, NEW, budget=4),
-        words="error_share",
+        words=("error_share",),
         said="error_share: 1",
     ),
     step("hand", "rolled_back", 0, 40, OLD),

@@ -29,17 +29,31 @@ earlier release to go back to."""
 CLEAN = [f"clean {seed}" for seed in range(20)]
 
 
-def decided(project: BakedProject, *months: str) -> dict[str, dict[str, Any]]:
+@pytest.fixture(scope="module")
+def older(trained: BakedProject) -> str:
+    """Return the digest of a candidate of a month before, made beside the shared one."""
+    current = trained.text(".ml/candidate")
+    trained.ml("data", "--as-of", "2013-07-01")
+    trained.ml("train")
+    digest = trained.text(".ml/candidate")
+    assert digest != current
+    trained.ml("data")
+    trained.ml("train")
+    assert trained.text(".ml/candidate") == current
+    return digest
+
+
+def decided(project: BakedProject, older: str, *months: str) -> dict[str, dict[str, Any]]:
     """Return what is decided after months."""
-    command = ("uv", "run", "python", str(MONTHS), json.dumps(months))
+    command = ("uv", "run", "python", str(MONTHS), json.dumps(months), older)
     found: dict[str, dict[str, Any]] = json.loads(project.run(*command).stdout)
     return found
 
 
 @pytest.fixture(scope="module")
-def decisions(trained: BakedProject) -> dict[str, dict[str, Any]]:
+def decisions(trained: BakedProject, older: str) -> dict[str, dict[str, Any]]:
     """Return what is decided after each seeded change, and after two clean months."""
-    return decided(trained, *DECISIONS, *CLEAN[:2])
+    return decided(trained, older, *DECISIONS, *CLEAN[:2])
 
 
 @pytest.mark.parametrize("change", DECISIONS)
@@ -56,11 +70,12 @@ def test_a_seeded_change_has_its_one_decision(
 def test_a_clean_month_is_left_alone(decisions: dict[str, dict[str, Any]], month: str) -> None:
     assert decisions[month]["decision"] in QUIET, decisions[month]
     assert not decisions[month]["unjudged"], decisions[month]
+    assert "previous" in decisions[month]["judged"], decisions[month]
 
 
 @pytest.mark.exhaustive
-def test_twenty_clean_months_are_left_alone(trained: BakedProject) -> None:
-    found = decided(trained, *CLEAN)
+def test_twenty_clean_months_are_left_alone(trained: BakedProject, older: str) -> None:
+    found = decided(trained, older, *CLEAN)
     assert len(found) == 20
     assert {one["decision"] for one in found.values()} <= QUIET, found
     assert not [one for one in found.values() if one["unjudged"]], found

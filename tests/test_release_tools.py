@@ -238,5 +238,7 @@ def test_the_newest_versions_are_tested_and_shipped_in_a_fresh_project(
     (tmp_path / "newest" / demo.PROJECT / "old").mkdir(parents=True)
     assert demo.main(["newest", "--folder", str(tmp_path / "newest")]) == 0
     assert not (tmp_path / "newest" / demo.PROJECT / "old").exists()
-    order = ["uv sync", "uv run pytest", "uv run ml ship --until load"]
+    order = ["uv sync", "uv run pytest", "uv run ml ship --until register"]
     assert [command for command in taken if command.startswith("uv")] == order
+    assert taken[-1].startswith("env MLFLOW_TRACKING_URI=sqlite:///")
+    assert taken[-1].endswith("uv run ml history --ui")

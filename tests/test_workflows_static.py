@@ -70,7 +70,7 @@ def test_every_job_and_step_has_a_name_and_every_job_an_end(tree: Tree) -> None:
     for place, job in tree.jobs():
         assert job["name"], place
         # A job that calls a workflow can have no limit: the jobs there have one each.
-        assert "uses" in job or isinstance(job["timeout-minutes"], int), place
+        assert "uses" in job or 0 < job["timeout-minutes"] <= 180, place
         assert "continue-on-error" not in job, place
     for place, step in tree.steps():
         assert step.get("name"), f"{place}: {step}"
@@ -116,6 +116,26 @@ def test_what_waits_for_what(baked: BakedProject) -> None:
         "rollback.yml": "by-hand-${{ inputs.environment }}",
         "security.yml": "security-${{ github.event.pull_request.number || github.run_id }}",
     }
+
+
+def test_what_starts_each_workflow(baked: BakedProject) -> None:
+    """A run under act is given its event: no filter of branches or tags is looked at there."""
+    push = {"branches": ["develop", "main"], "tags": ["v*"]}
+    found = {name: workflow["on"] for name, workflow in Tree(baked.path).workflows.items()}
+    assert found["ci.yml"] == {"pull_request": None}
+    assert (found["deliver.yml"]["push"], found["deliver.yml"].keys()) == (
+        push,
+        {"push", "workflow_dispatch"},
+    )
+    assert found["security.yml"].keys() == {"pull_request", "push", "schedule"}
+    assert found["security.yml"]["push"] == {"branches": ["main"]}
+    assert found["rollback.yml"].keys() == {"workflow_dispatch"}
+    for name in ("deploy.yml", "issue.yml"):
+        assert found[name].keys() == {"workflow_call"}
+    for name in ("batch.yml", "monitor.yml"):
+        assert found[name].keys() == {"schedule", "workflow_dispatch"}
+    assert found["retrain.yml"].keys() == {"schedule", "workflow_dispatch", "workflow_call"}
+    assert len(found) == 9
 
 
 def test_the_pull_request_s_jobs_and_what_each_may_do(ci: dict[str, Any]) -> None:

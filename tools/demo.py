@@ -167,14 +167,16 @@ def lift(project: Path) -> list[str]:
 
 
 def newest(demo: Path) -> None:
-    """Generate afresh, lift the day, run the project's tests, and ship up to the load test."""
+    """Generate afresh, lift the day, run the project's tests, ship, and show it in MLflow."""
     shutil.rmtree(demo, ignore_errors=True)
     demo.mkdir(parents=True)
     project = generate(demo)
     print(f"any day: {', '.join(lift(project))}", flush=True)
     first_commit(project)
     run("uv", "run", "pytest", cwd=project)
-    run("uv", "run", "ml", "ship", "--until", "load", cwd=project)
+    run("uv", "run", "ml", "ship", "--until", "register", cwd=project)
+    view = f"MLFLOW_TRACKING_URI=sqlite:///{project}/.ml/view.sqlite"
+    run("env", view, "uv", "run", "ml", "history", "--ui", cwd=project)
 
 
 def main(arguments: list[str] | None = None) -> int:

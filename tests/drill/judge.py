@@ -34,7 +34,7 @@ class Step:
     command: str
     expected: Decision
     found: Decision
-    words: str  # which the output must hold: the reason, not only the decision
+    words: tuple[str, ...]  # that the output must hold: the reason, not only the decision
     said: str
     start: float
     end: float
@@ -77,8 +77,9 @@ def problems(step: Step, own: list[dict[str, Any]], rate: float) -> list[str]:
     found = []
     if step.found != step.expected:
         found.append(f"decided {told(step.found)}, expected {told(step.expected)}")
-    elif step.words not in step.said:
-        found.append(f"gave another reason: its output does not hold {step.words!r}")
+    else:
+        missed = (words for words in step.words if words not in step.said)
+        found += [f"gave another reason: its output does not hold {one!r}" for one in missed]
     if (lost := len(failed(own))) > step.budget:
         found.append(f"{lost} requests failed, at most {step.budget:g} may")
     due = rate * (step.end - step.start)

@@ -98,16 +98,16 @@ def retrained(drill: Drill) -> Done:
 
 
 PROMOTED, BACK = "promoted", "rolled_back"
-DECAY = "retrain monitor roc_auc"  # beside drift, which is named first
+DECAY = ("retrain monitor feature_drift", "retrain monitor roc_auc")
 DECIDED = ".ml/production/monitor/decision.json"
 LIFE = (
     Event("first delivery", (PROMOTED, 0), lambda drill: drill.ml("ship")),
     Event("a better model, by canary", (PROMOTED, 0), better, canary=True),
-    Event("good offline, bad in production", (BACK, 20), bad, words="error_share"),
-    Event("supervisor and candidate killed", ("interrupted", 2), killed, words='"interrupted'),
+    Event("good offline, bad in production", (BACK, 20), bad, words=("error_share",)),
+    Event("supervisor and candidate killed", ("interrupted", 2), killed, words=('"interrupted',)),
     Event("the same command again", (PROMOTED, 0), lambda drill: drill.ml("deploy"), canary=True),
     Event("drift and decay", ("retrain", 10), later, DECAY, DECIDED),
     Event("retrained, by canary", (PROMOTED, 0), retrained, canary=True),
-    Event("a schema change upstream", ("stop", 20), renamed, words="distance"),
+    Event("a schema change upstream", ("stop", 20), renamed, words=("distance",)),
     Event("rollback by hand", (BACK, 0), lambda drill: drill.ml("rollback")),
 )

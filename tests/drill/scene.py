@@ -80,7 +80,7 @@ class Event:
     name: str
     expected: tuple[str, int]
     act: Callable[[Drill], Done]
-    words: str = ""
+    words: tuple[str, ...] = ()
     decision: str = ""  # the file that has it, where production need not change
     canary: bool = False  # whether clients must have got both releases
 

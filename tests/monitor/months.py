@@ -1,11 +1,12 @@
 """What `ml monitor` decides after clean months and after seeded changes; runs inside a project.
 
-    uv run python months.py '["clean 0", "scale"]'
+    uv run python months.py '["clean 0", "scale"]' DIGEST
 
-A clean month is 28 days drawn with replacement from the days of the candidate's test window, with
-the candidate's own scores and the true labels: whole days, since weather and congestion are a
-day's. A seeded change begins two weeks before the month's end, or one where a window is enough;
-labels are flipped, and a bad release ranks badly, all month. Prints decision, reason and findings.
+DIGEST is an older candidate, which a clean month has as its earlier release. A clean month is 28
+days drawn with replacement from the days of the candidate's test window, with the candidate's own
+scores and the true labels: whole days, since weather and congestion are a day's. A seeded change
+begins two weeks before the month's end, or one where a window is enough; labels are flipped, and a
+bad release ranks badly, all month. Prints decision, reason and findings.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from model_delivery.watch.monitor import monitor
 DAYS = 28
 OTHER = "f" * 64
 TWO = ("constant", "bad")
-"""Changes with an earlier release to go back to; a clean month has one, too."""
+"""Changes with an earlier release to go back to, of the same scores."""
 Month = pd.DataFrame
 """Rows of the contract with `score`, the target, and `day` from 0 to 27."""
 
@@ -93,9 +94,10 @@ SEEDS: dict[str, Callable[[Month], Month]] = {
 }
 
 
-def serve(target: Target, candidate: Candidate, name: str) -> str:
+def serve(target: Target, candidate: Candidate, older: Candidate, name: str) -> str:
     """Make production serve the candidate, or one that is said to be worse; return its digest."""
-    current, before = candidate.digest, OTHER
+    clean = name.startswith("clean")
+    current, before = candidate.digest, older.digest if clean else OTHER
     if name == "bad":
         current, before = before, current
     home = target.folder / "releases"
@@ -105,9 +107,10 @@ def serve(target: Target, candidate: Candidate, name: str) -> str:
     moves = []
     for digest, previous in ((current, before), (before, None)):
         if not (home / digest).exists():
-            (home / digest).symlink_to(candidate.folder)
+            own = older if digest == older.digest else candidate
+            (home / digest).symlink_to(own.folder)
         moves.append(Event(digest=digest, release=digest[:4], previous=previous, **known))
-    target.save(State(moves=moves if name in TWO or name.startswith("clean") else moves[:1]))
+    target.save(State(moves=moves if name in TWO or clean else moves[:1]))
     return current
 
 
@@ -129,13 +132,13 @@ def write_log(target: Target, month: Month, digest: str) -> None:
                 stream.write(json.dumps(about | found) + "\n")
 
 
-def decide(project: Project, candidate: Candidate, name: str) -> dict[str, Any]:
+def decide(project: Project, candidate: Candidate, older: Candidate, name: str) -> dict[str, Any]:
     """Return what is decided after a month."""
     seed, contract = name.removeprefix("clean "), project.contract
     month = clean(project, candidate, int(seed) if seed.isdigit() else 0)
     month = SEEDS[name](month) if name in SEEDS else month
     target = Target(project, "production")
-    write_log(target, month, serve(target, candidate, name))
+    write_log(target, month, serve(target, candidate, older, name))
     known = month[~late(month, 14 if name == "unlabelled" else 1)]
     labels = known[[*contract.key, contract.target]]
     sources: Any = protocols.user_module("sources")
@@ -146,20 +149,22 @@ def decide(project: Project, candidate: Candidate, name: str) -> dict[str, Any]:
     said = {check.name: check.sentence for check in checks if check.outcome is not Outcome.PASS}
     unjudged = [check.name for check in checks if check.outcome is Outcome.INCONCLUSIVE]
     told = {"decision": found.decision, "reason": found.reason}
-    return told | {"findings": said, "unjudged": unjudged}
+    judged = [check.name for check in checks]
+    return told | {"findings": said, "unjudged": unjudged, "judged": judged}
 
 
-def main(names: list[str]) -> None:
+def main(names: list[str], older: str) -> None:
     """Decide in an environment of its own, and print what was decided."""
     project = find_project()
     candidate, environments = current_candidate(project), project.work / "environments"
+    earlier = Candidate(candidate.folder.with_name(older))
     environments.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "environments").symlink_to(environments)
         os.environ["ML_HOME"] = folder
-        found = {name: decide(project, candidate, name) for name in names}
+        found = {name: decide(project, candidate, earlier, name) for name in names}
     sys.stdout.write(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    main(json.loads(sys.argv[1]), sys.argv[2])
