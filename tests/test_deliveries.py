@@ -316,7 +316,7 @@ def test_a_killed_delivery_is_finished_by_its_supervisor_and_run_again(
     def weighted(_: Path) -> bool:
         return bool(world.state()["weight"])
 
-    with world.clients() as failures:
+    with world.clients() as asked:
         killed = world.push("refs/tags/v1.3.0", kill_after=weighted)
         assert killed.results["production"] == "cancelled"
         assert killed.results["release"] != "success"
@@ -326,7 +326,8 @@ def test_a_killed_delivery_is_finished_by_its_supervisor_and_run_again(
             time.sleep(0.2)
     digest = killed.jobs["candidate"].outputs["digest"]
     assert world.served() == (digest, "v1.3.0+data.20130801.3")
-    assert failures == []
+    assert len(asked) > 100
+    assert {*asked} == {None}
     again = world.push("refs/tags/v1.3.0")
     expect(again, candidate="success", production="success", release="success")
     kinds = [kind for kind, *_ in world.since(before)]

@@ -34,7 +34,7 @@ def supervise(target: Target, goal: Event, why: Trigger, show: Callable[[str], N
     env |= {"TMPDIR": str(target.supervisor.resolve())}
     command = [sys.executable, "-m", __name__, target.name, why, goal.model_dump_json()]
     process, code = spawn(command, target.project.root, env, log), None
-    said = [f"it said nothing; is there room in {log.parent}?"]
+    said = ["it said nothing"]
     try:
         with log.open(encoding="utf-8", errors="replace") as stream:
             while code is None:
@@ -48,7 +48,9 @@ def supervise(target: Target, goal: Event, why: Trigger, show: Callable[[str], N
         raise
     if code == 0 and (verdict := target.state().verdict):
         return verdict
-    if code in (USAGE, 120):  # as Python ends where what it printed could not be written
+    if code == 120 or (code == USAGE and len(said) == 1):  # what it printed cannot be written
+        raise UserError(f"{said[-1]}; is there room in {log.parent}? See `ml status`")
+    if code == USAGE:
         log.unlink()  # all of it is told here
         raise UserError(said[-1])
     how = "by `ml rollback`" if code == -SIGTERM else f"with code {code}"

@@ -136,7 +136,8 @@ def predict(target: Target, source: str, goal: str, say: Callable[[str], None]) 
     if not source.endswith((".parquet", ".csv")) or not goal.endswith(".parquet"):
         raise UserError(f"{source}, {goal}: rows are in .parquet or .csv, scores go to .parquet")
     if not target.batch and "/batch.yml@" in os.environ.get("GITHUB_WORKFLOW_REF", ""):
-        raise UserError(f"{target.name} is of target `host`: no schedule scores files for it", 0)
+        mend = "no schedule scores files for it; unset BATCH_INPUT"
+        raise UserError(f"{target.name} is of target `host`: {mend}", 0)
     target.project.check_log()  # a name with a slip would keep nothing private
     log_key(target.project.delivery.log)
     for place in (goal, target.log):
