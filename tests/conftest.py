@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -10,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests import downloads
-from tests.baking import BakedProject, Baker
+from tests.baking import BakedProject, Baker, template
+from tests.harness.github import git
+
+WHO = ("-c", "user.name=tester", "-c", "user.email=tester@example.org")
 
 
 @pytest.fixture
@@ -59,6 +63,17 @@ def trained(ready: BakedProject, tmp_path_factory: pytest.TempPathFactory) -> Ba
     project.ml("data")
     project.ml("train")
     return project
+
+
+@pytest.fixture(scope="session")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the template as a repository of its own: its files as they are now, committed."""
+    folder = tmp_path_factory.mktemp("ours") / "template"
+    shutil.copytree(template(), folder)
+    git(folder, "init", "--quiet", "--initial-branch", "main")
+    git(folder, "add", ".")
+    git(folder, *WHO, "commit", "--quiet", "-m", "The template")
+    return folder
 
 
 def missing_packages(*packages: str) -> list[str]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.baking import template
 from tests.harness import FakeGitHub, Run, push, run_workflow, schedule
 from tests.harness.github import git
 
@@ -16,19 +14,15 @@ TITLE = "The nightly run fails"
 
 
 @pytest.fixture
-def ours(tmp_path: Path) -> Path:
-    """Return the template as a repository of its own, with one commit."""
-    folder = tmp_path / "template"
-    shutil.copytree(template(), folder)
-    git(folder, "init", "--quiet", "--initial-branch", "main")
-    commit(folder, "The template")
-    return folder
+def template(ours: Path, tmp_path: Path) -> Path:
+    """Return a clone of the template, to be changed."""
+    git(tmp_path, "clone", "--quiet", str(ours), "template")
+    return tmp_path / "template"
 
 
-def commit(folder: Path, message: str) -> str:
+def commit(folder: Path, message: str) -> None:
     git(folder, "add", ".")
     git(folder, *WHO, "commit", "--quiet", "-m", message)
-    return git(folder, "rev-parse", "HEAD")
 
 
 def nightly(folder: Path, github: FakeGitHub, **tests: bool) -> Run:
@@ -44,15 +38,15 @@ def nightly(folder: Path, github: FakeGitHub, **tests: bool) -> Run:
 
 
 def test_a_night_that_fails_opens_one_issue_and_the_next_is_added_to_it(
-    ours: Path, tmp_path: Path
+    template: Path, tmp_path: Path
 ) -> None:
     github = FakeGitHub(tmp_path / "github")
-    run = nightly(ours, github, newest=True, all=True)
+    run = nightly(template, github, newest=True, all=True)
     assert run.results == {"newest": "success", "exhaustive": "success", "issue": "skipped"}
     assert github.issues == []
     pages = []
     for failing in ("newest", "exhaustive"):
-        run = nightly(ours, github, newest=failing != "newest", all=failing == "newest")
+        run = nightly(template, github, newest=failing != "newest", all=failing == "newest")
         done = dict.fromkeys(("newest", "exhaustive", "issue"), "success")
         assert run.results == done | {failing: "failure"}, run.said
         pages.append(f"https://github.com/{github.repository}/actions/runs/{run.folder.name}")
@@ -63,18 +57,18 @@ def test_a_night_that_fails_opens_one_issue_and_the_next_is_added_to_it(
 
 @pytest.mark.parametrize(("tag", "result"), [("v9.9.9", "success"), ("v9.9.8", "failure")])
 def test_a_tag_that_the_changelog_and_the_list_know_is_released(
-    ours: Path, tmp_path: Path, tag: str, result: str
+    template: Path, tmp_path: Path, tag: str, result: str
 ) -> None:
-    first, github = git(ours, "rev-parse", "HEAD"), FakeGitHub(tmp_path / "github")
-    with (ours / "tests" / "releases.txt").open("a") as stream:
+    first, github = git(template, "rev-parse", "HEAD"), FakeGitHub(tmp_path / "github")
+    with (template / "tests" / "releases.txt").open("a") as stream:
         stream.write(f"v9.9.9 {first}\n")
-    changes = ours / "CHANGELOG.md"
+    changes = template / "CHANGELOG.md"
     changes.write_text(f"{changes.read_text()}\n## 9.9.9 - 2030-01-01\n\n- Something new.\n")
-    commit(ours, "Release 9.9.9")
-    git(ours, "tag", tag)
-    github.receive(ours, f"refs/tags/{tag}")
-    event = push(ours, github.repository, f"refs/tags/{tag}", private=False)
-    run = run_workflow(ours, "release.yml", event, github)
+    commit(template, "Release 9.9.9")
+    git(template, "tag", tag)
+    github.receive(template, f"refs/tags/{tag}")
+    event = push(template, github.repository, f"refs/tags/{tag}", private=False)
+    run = run_workflow(template, "release.yml", event, github)
     assert run.results == {"release": result}, run.said
     notes = {tag: it["notes"] for tag, it in github.releases.items()}
     assert notes == ({"v9.9.9": "- Something new.\n"} if result == "success" else {})

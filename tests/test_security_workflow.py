@@ -8,7 +8,6 @@ recorded; everything else of the jobs is real.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,7 +17,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from tests.baking import BakedProject, free_port, template
+from tests.baking import BakedProject, free_port
 from tests.harness import FakeGitHub, Job, PullRequest, Run, push, run_workflow, schedule
 from tests.harness.github import git
 
@@ -73,17 +72,6 @@ def database(*vulnerable: str) -> Iterator[tuple[str, set[str]]]:
         Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}", known["asked"]
         server.shutdown()
-
-
-@pytest.fixture(scope="session")
-def ours(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the template as a repository of its own: its files as they are now, committed."""
-    folder = tmp_path_factory.mktemp("ours") / "template"
-    shutil.copytree(template(), folder)
-    git(folder, "init", "--quiet", "--initial-branch", "main")
-    git(folder, "add", ".")
-    git(folder, *WHO, "commit", "--quiet", "-m", "The template")
-    return folder
 
 
 def audit(

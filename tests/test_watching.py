@@ -377,6 +377,7 @@ def test_where_production_is_files_a_retraining_is_what_the_next_ones_are_scored
     new = world.events[-1]
     assert (new["because"], new["verdicts"]["data"]) == ("person", "retrain")
     assert f"rows scored by {new['digest'][:12]}" in predict(world, folder).jobs["predict"].log
+    assert (folder / "scores.parquet").read_bytes()[:4] == b"PAR1"
 
 
 @pytest.mark.exhaustive

@@ -70,6 +70,7 @@ def test_every_job_and_step_has_a_name_and_every_job_an_end(tree: Tree) -> None:
     for place, job in tree.jobs():
         assert job["name"], place
         # A job that calls a workflow can have no limit: the jobs there have one each.
+        assert "uses" in job or isinstance(job["timeout-minutes"], int), place
         assert "uses" in job or 0 < job["timeout-minutes"] <= 180, place
         assert "continue-on-error" not in job, place
     for place, step in tree.steps():

@@ -133,7 +133,8 @@ class World:
     @contextmanager
     def clients(self) -> Iterator[list[Exception | None]]:
         """Ask production some fifty times a second, about ever new rows; yield each's error."""
-        draw, asked = random.Random(0), list[Exception | None]()  # noqa: S311 - rows, no secret
+        draw = random.Random(0)  # noqa: S311 - rows, no secret
+        asked = list[Exception | None]()
 
         def ask(done: threading.Event) -> None:
             while not done.wait(0.02):

@@ -190,7 +190,7 @@ def _ask(service: Running, rows: list[dict[str, Any]]) -> tuple[Floats, list[str
 
 
 def _more(own: list[Answer], old: list[Answer], least: int) -> Estimate:
-    """Return the difference of shares by status (Newcombe 1998, with exact intervals)."""
+    """Return the difference of shares of a status or above (Newcombe 1998, exact intervals)."""
     if not own or not old:
         return UNKNOWN
     counts = [(sum(answer.status >= least for answer in arm), len(arm)) for arm in (own, old)]

@@ -48,7 +48,7 @@ def supervise(target: Target, goal: Event, why: Trigger, show: Callable[[str], N
         raise
     if code == 0 and (verdict := target.state().verdict):
         return verdict
-    if code == 120 or (code == USAGE and len(said) == 1):  # what it printed cannot be written
+    if code == 120 or (code == USAGE and len(said) == 1):  # 120: Python cannot flush it
         raise UserError(f"{said[-1]}; is there room in {log.parent}? See `ml status`")
     if code == USAGE:
         log.unlink()  # all of it is told here
