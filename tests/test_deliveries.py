@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
@@ -25,16 +25,26 @@ from tests.world import DEVELOP, MAIN, World, make_world
 
 HOG = "_KEPT = b'x' * 400_000_000  # good in every gate, and too big for production\n"
 GATES = ("data", "model", "package", "api", "load")
-FETCH = [["release", "download"], ["attestation", "verify"]]
+REFUSED = {"candidate": "set-up"}
 HOSTILE = '"; touch /tmp/hostile; $(touch hostile) `touch hostile` ${{ github.token }} @everyone'
 
 
-def expect(run: Run, **results: str) -> None:
-    """Assert the result of every job of deliver.yml: skipped unless another is named."""
+def expect(world: World, run: Run, asked: Mapping[str, str], **results: str) -> None:
+    """Assert what each job of deliver.yml came to, asked of `gh`, and left as an artifact.
+
+    A job is skipped unless another result is named, and asks nothing unless `asked` says so.
+    """
     jobs = ("candidate", "test", "staging", "production", "release")
     assert run.results == dict.fromkeys(jobs, "skipped") | results, run.said
-    kept = {"candidate": "release"} if run.results["candidate"] == "success" else {}
-    assert {owner: name.partition("-")[0] for name, owner in run.artifacts.items()} == kept
+    assert world.github.asked(run) == asked
+    if run.results["candidate"] != "success":
+        assert run.artifacts == {}
+        return
+    digest = run.jobs["candidate"].outputs["digest"]
+    assert run.artifacts == {f"release-{digest}": "candidate"}
+    kept = run.artifact(f"release-{digest}") / ".ml" / "candidates" / digest / "verdicts"
+    said = {file.stem: json.loads(file.read_text())["outcome"] for file in kept.iterdir()}
+    assert said == dict.fromkeys(GATES, "pass")
 
 
 def said_by(world: World, run: Run, job: str) -> list[list[str]]:
@@ -75,7 +85,7 @@ def hosted(world: World, first: Run, tmp_path_factory: pytest.TempPathFactory) -
     """Return a copy of the world after its first push, without a machine to serve on."""
     folder = tmp_path_factory.mktemp("hosted")
     shutil.copytree(world.project, folder / "project")
-    runs = shutil.ignore_patterns("runs")
+    runs = shutil.ignore_patterns("runs", "calls.json")
     shutil.copytree(world.github.folder, folder / "github", ignore=runs)
     git(folder / "project", "checkout", "--quiet", "--detach", world.events[0]["commit"])
     git(folder / "project", "update-ref", MAIN, "HEAD")
@@ -86,27 +96,24 @@ def test_the_very_first_push_is_complete_and_says_what_was_rehearsed(
     world: World, first: Run, hosted: World
 ) -> None:
     assert hosted.events == world.events  # copied now, before the two part
-    expect(first, candidate="success", test="success", staging="success")
+    asked = dict.fromkeys(("test", "staging"), "set-up get:A verify:A")
+    asked["candidate"] = "set-up get:A put:A store put:A get:A"
+    expect(world, first, asked, candidate="success", test="success", staging="success")
     assert world.since([]) == [
         ("registered", None, False),
         ("promoted", "test", True),
         ("promoted", "staging", True),
     ]
-    registered, *moves = world.events
+    registered = world.events[0]
     digest = registered["digest"]
     assert {e["digest"] for e in world.events} == {digest}
     assert [e["verdicts"] for e in world.events] == [dict.fromkeys(GATES, "pass")] * 3
     assert registered["limits"].keys() == set(GATES)
     blob = f"{digest}.tar.xz"
     assert signed_by(world, first) == [("candidate", blob, registered["blob"])]
-    for job in moves:
-        calls = [words[:3] for words in said_by(world, first, job["environment"])]
-        assert ["attestation", "verify", blob] in calls
     kept = first.artifact(f"release-{digest}") / ".ml"
     reports = {f"report.{form}" for form in ("html", "json", "md")}
     assert {file.name for file in (kept / "report").iterdir()} == reports
-    judged = (kept / "candidates" / digest / "verdicts").iterdir()
-    assert {file.stem for file in judged} == set(GATES)
     assert first.jobs["candidate"].outputs["digest"] == digest
     asset = f"{digest}-{registered['blob'][:12]}.tar.xz"
     assert {"refs/heads/model-registry", asset} <= world.github.registry.keys()
@@ -116,7 +123,6 @@ def test_the_very_first_push_is_complete_and_says_what_was_rehearsed(
         assert f"DEPLOY_RUNNER_{name.upper()}" in summary  # what to set up next
         assert "`ml doctor --github`" in summary
     assert "qps" in first.jobs["staging"].log
-    assert first.artifacts == {f"release-{digest}": "candidate"}
     assert digest[:12] in first.jobs["candidate"].summary
 
 
@@ -124,7 +130,8 @@ def test_a_push_to_develop_goes_to_test_and_trains_nothing_twice(world: World, f
     before = world.events
     sha = world.commit(HOSTILE)
     run = world.push(DEVELOP)
-    expect(run, candidate="success", test="success")
+    asked = {"candidate": "set-up get:A verify:A get:A", "test": "set-up get:A verify:A"}
+    expect(world, run, asked, candidate="success", test="success")
     assert world.since(before) == [("verdict", "test", True)]  # the same digest, served already
     assert world.events[-1]["commit"] == sha
     digest = world.events[-1]["digest"]
@@ -142,7 +149,8 @@ def test_a_push_to_main_goes_to_staging_alone_where_develop_exists(
 ) -> None:
     before = world.events
     sha = world.commit("A change of the docs")
-    expect(world.push(), candidate="success", staging="success")
+    asked = {"candidate": "set-up get:A verify:A get:A", "staging": "set-up get:A verify:A"}
+    expect(world, world.push(), asked, candidate="success", staging="success")
     assert world.since(before) == [("verdict", "staging", True)]
     assert world.events[-1]["commit"] == sha
 
@@ -154,7 +162,9 @@ def v1(world: World, first: Run) -> Run:
 
 
 def test_a_tag_is_served_in_production_and_published(world: World, v1: Run) -> None:
-    expect(v1, candidate="success", production="success", release="success")
+    asked = {"candidate": "set-up get:A verify:A get:A releases", "release": "publish"}
+    asked["production"] = "set-up get:A verify:A"
+    expect(world, v1, asked, candidate="success", production="success", release="success")
     move = world.events[-1]
     assert (move["type"], move["environment"], move["rehearsed"]) == (
         "promoted",
@@ -194,8 +204,6 @@ def test_a_tag_attests_and_tells_github_what_it_published_and_nothing_else(
             *(("release", n, sha256(f.read_bytes()).hexdigest()) for n, f in files.items()),
         ]
     )
-    asked = [words[:2] for words in said_by(world, v1, "production")]
-    assert asked == [["auth", "setup-git"], ["api", f"repos/{world.github.repository}"], *FETCH]
 
 
 def test_a_tag_beside_main_is_refused(world: World, v1: Run) -> None:
@@ -204,7 +212,7 @@ def test_a_tag_beside_main_is_refused(world: World, v1: Run) -> None:
     world.commit("Never merged")
     run = world.push("refs/tags/v9.0.0")
     git(world.project, "reset", "--quiet", "--hard", main)
-    expect(run, candidate="failure")
+    expect(world, run, REFUSED, candidate="failure")
     assert "is not on the branch here; merge it" in run.jobs["candidate"].log
     assert world.since(before) == []
     assert world.served()[0] == before[-1]["digest"]
@@ -215,7 +223,7 @@ def test_a_tag_that_never_passed_staging_is_refused(world: World, v1: Run) -> No
     sha = world.commit("Pushed, and tagged at once")
     world.github.receive(world.project, f"HEAD:{MAIN}")
     run = world.push("refs/tags/v9.0.1")
-    expect(run, candidate="failure")
+    expect(world, run, REFUSED, candidate="failure")
     assert f"gh run list --workflow deliver.yml --commit {sha}" in run.jobs["candidate"].log
     assert world.since(before) == []
 
@@ -234,6 +242,7 @@ def test_a_hostile_tag_or_input_is_data(world: World, v1: Run) -> None:
     typed = HOSTILE.partition("${{")[0]  # act, unlike GitHub, looks into a variable's value again
     for run, job, said in zip(runs, jobs, (tag, typed, "no tag `", HOSTILE), strict=True):
         assert run.results[job] == "failure"
+        assert world.github.asked(run) == {job: "set-up"}
         assert said in run.jobs[job].log
     places = [*(run.folder for run in runs), world.hosts[0].folder]
     assert not [f for place in places for f in place.rglob("hostile*")]
@@ -247,7 +256,7 @@ def test_what_nobody_attested_is_not_delivered(world: World, v1: Run) -> None:
     world.github.receive(world.project, "refs/tags/v1.0.1")
     run = world.dispatch("deliver.yml", tag="v1.0.1")
     away.rename(kept)
-    expect(run, candidate="failure")
+    expect(world, run, {"candidate": "set-up get:A verify:A"}, candidate="failure")
     assert "no attestations found" in run.jobs["candidate"].log
 
 
@@ -262,10 +271,14 @@ def big(world: World, v1: Run) -> Run:
 
 
 def test_a_release_that_is_bad_under_the_canary_is_rolled_back(world: World, big: Run) -> None:
-    expect(big, candidate="success", staging="success")
+    asked = {"candidate": "set-up get:A verify:A get:B put:B get:B"}
+    asked["staging"] = "set-up get:A verify:A get:B verify:B"
+    expect(world, big, asked, candidate="success", staging="success")
     before, served = world.events, world.served()
     run = world.push("refs/tags/v1.1.0")
-    expect(run, candidate="success", production="failure")
+    asked = {"candidate": "set-up get:B verify:B get:A verify:A get:B releases"}
+    asked["production"] = "set-up get:B verify:B"
+    expect(world, run, asked, candidate="success", production="failure")
     assert world.since(before) == [("rolled_back", "production", False)]
     last = world.events[-1]
     assert (last["digest"], last["previous"]) == (
@@ -286,7 +299,9 @@ def test_a_rollback_ends_a_canary_while_it_runs(world: World, big: Run) -> None:
         "Learn faster", {"config/model.yaml": ("learning_rate: 0.05", "learning_rate: 0.1")}
     )
     staged = world.push()
-    expect(staged, candidate="success", staging="success")
+    asked = {"candidate": "set-up get:A verify:A get:C put:C get:C"}
+    asked["staging"] = "set-up get:B verify:B get:C verify:C"
+    expect(world, staged, asked, candidate="success", staging="success")
     before, served = world.events, world.served()
     with ThreadPoolExecutor() as pool:
         delivery = pool.submit(world.push, "refs/tags/v1.2.0")
@@ -298,7 +313,10 @@ def test_a_rollback_ends_a_canary_while_it_runs(world: World, big: Run) -> None:
         rollback = world.dispatch("rollback.yml", environment="production")
         run = delivery.result()
     assert rollback.results == {"rollback": "success"}, rollback.said
-    expect(run, candidate="success", production="failure")
+    assert world.github.asked(rollback) == {"rollback": "set-up"}
+    asked = {"candidate": "set-up get:C verify:C get:A verify:A get:C releases"}
+    asked["production"] = "set-up get:C verify:C"
+    expect(world, run, asked, candidate="success", production="failure")
     assert "the rollout was ended by `ml rollback`" in run.jobs["production"].log
     assert world.since(before) == [("rolled_back", "production", False)]
     assert "by hand" in world.events[-1]["reason"]
@@ -310,37 +328,45 @@ def test_a_killed_delivery_is_finished_by_its_supervisor_and_run_again(
 ) -> None:
     world.canary(seconds=8)
     world.commit("A shorter canary")
-    expect(world.push(), candidate="success", staging="success")
+    asked = {"candidate": "set-up get:C verify:C get:A verify:A get:C"}
+    asked["staging"] = "set-up get:C verify:C"
+    expect(world, world.push(), asked, candidate="success", staging="success")
     before = world.events
 
     def weighted(_: Path) -> bool:
         return bool(world.state()["weight"])
 
-    with world.clients() as asked:
+    with world.clients() as answers:
         killed = world.push("refs/tags/v1.3.0", kill_after=weighted)
-        assert killed.results["production"] == "cancelled"
-        assert killed.results["release"] != "success"
+        asked["candidate"] += " releases"
+        jobs = {"candidate": "success", "production": "cancelled"}
+        assert killed.results == dict.fromkeys(("test", "staging", "release"), "skipped") | jobs
+        found = world.github.asked(killed)
+        assert found == {"candidate": asked["candidate"], "production": "set-up verify:C"}
         deadline = time.monotonic() + 60
-        while world.state()["trying"]:
+        while (now := world.state())["trying"] or now["untold"]:
             assert time.monotonic() < deadline
             time.sleep(0.2)
     digest = killed.jobs["candidate"].outputs["digest"]
     assert world.served() == (digest, "v1.3.0+data.20130801.3")
-    assert len(asked) > 100
-    assert {*asked} == {None}
+    assert len(answers) > 100
+    assert {*answers} == {None}
     again = world.push("refs/tags/v1.3.0")
-    expect(again, candidate="success", production="success", release="success")
+    asked = {"candidate": "set-up get:C verify:C get:C releases", "production": "set-up"}
+    done = {"candidate": "success", "production": "success"}
+    expect(world, again, asked | {"release": "publish"}, **done, release="success")
     kinds = [kind for kind, *_ in world.since(before)]
     assert kinds.count("promoted") == 1
     assert "v1.3.0" in world.github.releases
     once_more = world.dispatch("deliver.yml", tag="v1.3.0")  # published already
-    expect(once_more, candidate="success", production="success")
+    expect(world, once_more, asked, **done)
 
 
 def test_a_rollback_goes_to_a_named_release(world: World, big: Run) -> None:
     before = world.events
     run = world.dispatch("rollback.yml", environment="production", release="v1.0.0+data.20130801.1")
     assert run.results == {"rollback": "success"}, run.said
+    assert world.github.asked(run) == {"rollback": "set-up"}  # it is installed
     assert world.since(before) == [("rolled_back", "production", False)]
     assert world.served()[1] == "v1.0.0+data.20130801.1"
     assert "v1.0.0" in run.jobs["rollback"].summary
@@ -352,7 +378,9 @@ def test_rehearsed_a_tag_is_published_and_production_claims_to_serve_nothing(
     before, attested = hosted.events, hosted.github.statements
     hosted.github.draft("v1.0.0", "Our first one")  # whose page made the tag
     run = hosted.push("refs/tags/v1.0.0")
-    expect(run, candidate="success", production="success", release="success")
+    asked = {"candidate": "set-up get:A get:A releases", "production": "set-up get:A"}
+    asked["release"] = "publish add add"  # the files, to what the page made
+    expect(hosted, run, asked, candidate="success", production="success", release="success")
     assert hosted.since(before) == [("promoted", "production", True)]
     assert hosted.github.statements == attested  # the repository is private
     published = hosted.github.releases["v1.0.0"]
@@ -367,10 +395,13 @@ def test_rehearsed_a_bad_release_is_refused(world: World, hosted: World, big: Ru
     git(hosted.project, "fetch", "--quiet", str(world.project), "v1.1.0")
     git(hosted.project, "checkout", "--quiet", "FETCH_HEAD", "--", "src")
     hosted.commit("Keep more in memory")
-    expect(hosted.push(), candidate="success", test="success", staging="success")
+    asked = dict.fromkeys(("test", "staging"), "set-up get:A get:B")
+    asked["candidate"] = "set-up get:A get:B put:B get:B"
+    expect(hosted, hosted.push(), asked, candidate="success", test="success", staging="success")
     before = hosted.events
     run = hosted.push("refs/tags/v1.1.0")
-    expect(run, candidate="success", production="failure")
+    asked = {"candidate": "set-up get:B get:A get:B releases", "production": "set-up get:A get:B"}
+    expect(hosted, run, asked, candidate="success", production="failure")
     assert hosted.since(before) == [("rolled_back", "production", True)]
     assert "memory_mb" in hosted.events[-1]["reason"]
     assert "v1.1.0" not in hosted.github.releases
@@ -380,6 +411,7 @@ def test_rehearsed_a_rollback_makes_an_earlier_release_the_accepted_one(hosted: 
     before = hosted.events
     run = hosted.dispatch("rollback.yml", environment="staging")
     assert run.results == {"rollback": "success"}, run.said
+    assert hosted.github.asked(run) == {"rollback": "set-up get:B get:A"}
     assert hosted.since(before) == [("rolled_back", "staging", True)]
     assert hosted.events[-1]["digest"] == hosted.events[0]["digest"]
     assert "nothing serves here" in run.jobs["rollback"].summary
@@ -390,12 +422,17 @@ def test_rehearsed_production_goes_back_too_and_claims_to_serve_nothing(hosted: 
     hosted.commit(
         "Learn faster", {"config/model.yaml": ("learning_rate: 0.05", "learning_rate: 0.1")}
     )
-    expect(hosted.push(), candidate="success", test="success", staging="success")
+    asked = {"test": "set-up get:B get:C", "staging": "set-up get:A get:C"}
+    asked["candidate"] = "set-up get:A get:C put:C get:C"
+    expect(hosted, hosted.push(), asked, candidate="success", test="success", staging="success")
     run = hosted.push("refs/tags/v1.2.0")
-    expect(run, candidate="success", production="success", release="success")
+    asked = {"candidate": "set-up get:C get:A get:C releases", "production": "set-up get:A get:C"}
+    asked["release"] = "publish"
+    expect(hosted, run, asked, candidate="success", production="success", release="success")
     before, faster = hosted.events, run.jobs["candidate"].outputs["digest"]
     run = hosted.dispatch("rollback.yml", environment="production")
     assert run.results == {"rollback": "success"}, run.said
+    assert hosted.github.asked(run) == {"rollback": "set-up get:C get:A"}
     assert hosted.since(before) == [("rolled_back", "production", True)]
     last = hosted.events[-1]
     assert (last["digest"], last["previous"]) == (hosted.events[0]["digest"], faster)
@@ -421,7 +458,10 @@ def test_eight_deliveries_at_once_lose_nothing(hosted: World) -> None:
     with ThreadPoolExecutor(8) as pool:
         runs = list(pool.map(lambda event: hosted.run("deliver.yml", event), events))
     for run in runs:
-        expect(run, candidate="success", test="success")
+        rehearsed = hosted.github.asked(run)["test"]
+        assert rehearsed in ("set-up get:C get:A", "set-up get:A")  # A, where another was first
+        asked = {"candidate": "set-up get:A get:A", "test": rehearsed}
+        expect(hosted, run, asked, candidate="success", test="success")
     new = hosted.events[len(before) :]
     assert [(e["environment"], e["digest"]) for e in new] == [("test", before[0]["digest"])] * 8
     assert {e["commit"] for e in new} == set(shas)
@@ -445,7 +485,7 @@ def test_data_older_than_the_champions_is_refused(hosted: World) -> None:
     before = hosted.events
     git(hosted.project, "checkout", "--quiet", "--detach", older)
     run = hosted.push("refs/tags/v8.0.0")
-    expect(run, candidate="failure")
+    expect(hosted, run, REFUSED, candidate="failure")
     assert "its data ends 2013-08-01, before that of" in run.jobs["candidate"].log
     assert f"gh run list --workflow deliver.yml --commit {older}" in run.jobs["candidate"].log
     assert [e for e in hosted.events if e["environment"] == "production"][-1] == before[-1]

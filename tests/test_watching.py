@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -77,9 +77,12 @@ frame = frame.sample(int(sys.argv[1]), random_state=0)[list(find_project().contr
 frame["scheduled"] = frame["scheduled"].dt.strftime("%Y-%m-%dT%H:%M:%S")
 print(json.dumps(json.loads(frame.to_json(orient="records"))))
 """
+BEGUN, ASKED = {"retrain": "set-up"}, {"retrain": "set-up get:A verify:A"}
+TOLD = {"issue": "label issues edit"}
 WATCHING = ("monitor", "retrain", "rollback", "issue")
 NOTHING = {"staging": "skipped", "production": "skipped"}
 STOPPED = {"retrain": "failure", **NOTHING, "issue": "success"}
+BACK = {"monitor": "failure", "retrain": "skipped", "rollback": "success", "issue": "success"}
 DONE = {"retrain": "success", "staging": "success", "production": "success", "issue": "skipped"}
 
 
@@ -147,37 +150,47 @@ def issues(world: World) -> dict[str, str]:
     return found
 
 
+def expect(
+    world: World, run: Run, results: Mapping[str, str], asked: Mapping[str, str], *kept: str
+) -> None:
+    """Assert what each job came to and asked of `gh`, and the names of all artifacts."""
+    assert run.results == results, run.said
+    assert world.github.asked(run) == asked
+    assert {*run.artifacts} == {*kept}
+
+
 def retrain(world: World, day: str, **more: Any) -> Run:
     return world.run("retrain.yml", world.by_hand(because="person", as_of=day), **more)
 
 
 def test_without_a_machine_or_a_log_nothing_is_watched_and_nothing_is_green(bare: World) -> None:
     run = bare.schedule("monitor.yml", variables={})
-    assert run.results == dict.fromkeys(WATCHING, "skipped")
-    assert bare.schedule("batch.yml").results == {"predict": "skipped"}
+    expect(bare, run, dict.fromkeys(WATCHING, "skipped"), {})
+    expect(bare, bare.schedule("batch.yml"), {"predict": "skipped"}, {})
 
 
 def test_where_nothing_is_deployed_watching_is_neutral(bare: World) -> None:
     run = bare.schedule("monitor.yml")
-    assert run.results == dict.fromkeys(WATCHING, "skipped") | {"monitor": "success"}, run.said
+    results = dict.fromkeys(WATCHING, "skipped") | {"monitor": "success"}
+    expect(bare, run, results, {"monitor": "set-up"})
     assert run.jobs["monitor"].outputs["decision"] == "nothing deployed"
     assert "nothing deployed, nothing watched" in run.jobs["monitor"].summary
-    assert (run.artifacts, issues(bare)) == ({}, {})
+    assert issues(bare) == {}
 
 
 def test_without_new_data_nothing_is_trained(world: World) -> None:
     before = world.events
     run = world.schedule("retrain.yml")
-    assert run.results == {"retrain": "success", **NOTHING, "issue": "skipped"}, run.said
+    expect(world, run, {"retrain": "success", **NOTHING, "issue": "skipped"}, BEGUN)
     assert "no new data" in run.jobs["retrain"].log
     assert (world.since(before), issues(world)) == ([], {})
 
 
 def test_a_broken_structure_stops_and_one_issue_says_so_however_often(world: World) -> None:
     before, served = world.events, world.served()
-    for number in (1, 2):
+    for number, act in ((1, "open"), (2, "edit")):
         run = retrain(world, "2013-08-02")
-        assert run.results == STOPPED, run.said
+        expect(world, run, STOPPED, ASKED | {"issue": f"label issues {act}"}, "retraining-1")
         [(title, body)] = issues(world).items()
         assert title == "Retraining stopped"
         assert "`distance`" in body
@@ -188,7 +201,7 @@ def test_a_broken_structure_stops_and_one_issue_says_so_however_often(world: Wor
 def test_a_source_that_does_not_answer_decides_nothing(world: World) -> None:
     before = world.events
     run = retrain(world, "2013-08-03")
-    assert run.results == STOPPED, run.said
+    expect(world, run, STOPPED, ASKED | TOLD)
     assert "the warehouse is away" in run.jobs["retrain"].log
     assert f"/actions/runs/{run.folder.name}" in issues(world)["Retraining stopped"]
     assert world.since(before) == []
@@ -198,8 +211,8 @@ def test_a_source_that_does_not_answer_is_no_reason_to_act_in_production(world: 
     set_source(world, "DOWN", "False", "True")
     before, served = world.events, world.served()
     run = world.schedule("monitor.yml")
-    told = {"monitor": "failure", "issue": "success"}
-    assert run.results == dict.fromkeys(WATCHING, "skipped") | told, run.said
+    results = dict.fromkeys(WATCHING, "skipped") | {"monitor": "failure", "issue": "success"}
+    expect(world, run, results, {"monitor": "set-up", "issue": "label issues open"})
     assert "the warehouse is away" in run.jobs["monitor"].summary
     assert f"/actions/runs/{run.folder.name}" in issues(world)["Production: not watched"]
     assert (world.since(before), world.served()) == ([], served)
@@ -209,12 +222,12 @@ def test_a_source_that_does_not_answer_is_no_reason_to_act_in_production(world: 
 def test_a_worse_model_changes_nothing(world: World) -> None:
     before, served = world.events, world.served()
     run = retrain(world, "2013-08-04")
-    assert run.results == STOPPED, run.said
+    expect(world, run, STOPPED, ASKED | TOLD, "retraining-1")
     assert "roc_auc" in issues(world)["Retraining stopped"]
     assert (world.since(before), world.served()) == ([("verdict", None, False)], served)
     assert "roc_auc" in world.events[-1]["reason"], "that it was tried, each runner knows"
     again = world.run("retrain.yml", world.by_hand(because="drift", as_of="2013-08-05"))
-    assert again.results == {"retrain": "success", **NOTHING, "issue": "skipped"}, again.said
+    expect(world, again, {"retrain": "success", **NOTHING, "issue": "skipped"}, BEGUN)
     assert "cool-down of 7 days: one was tried as of 2013-08-04" in again.jobs["retrain"].log
 
 
@@ -232,7 +245,9 @@ def test_of_a_retraining_and_a_tag_one_wins_and_the_other_says_so(
     world: World, overtaken: Run
 ) -> None:
     lost = {"retrain": "success", "staging": "success", "production": "cancelled"}
-    assert overtaken.results == lost | {"issue": "success"}, overtaken.said
+    asked = {"retrain": "set-up get:A verify:A get:B put:B get:B"}
+    asked["staging"] = "set-up get:A verify:A get:B verify:B"
+    expect(world, overtaken, lost | {"issue": "success"}, asked | TOLD, "retraining-1")
     made = overtaken.jobs["retrain"].outputs["digest"]
     assert f"{made}.tar.xz" in world.github.attestations.values()
     world.commit("Good in July", {FEATURES: ("        return matrix\n", BLIND)})
@@ -242,7 +257,8 @@ def test_of_a_retraining_and_a_tag_one_wins_and_the_other_says_so(
     before, served = world.events, world.served()
     assert served[1].startswith("v1.1.0")
     again = retrain(world, "2013-09-01", taken={"retrain": overtaken, "staging": overtaken})
-    assert again.results == lost | {"production": "failure", "issue": "success"}
+    results = lost | {"production": "failure", "issue": "success"}
+    expect(world, again, results, {"production": "set-up"} | TOLD, "retraining-1")
     assert "judged beside another champion" in again.jobs["production"].log
     assert (world.since(before), world.served()) == ([], served)
 
@@ -254,8 +270,8 @@ def test_a_release_that_is_bad_in_production_alone_is_rolled_back(
     set_source(world, "NEWEST", "dt.date(2013, 8, 1)", "dt.date(2013, 10, 1)")
     before = world.events
     run = world.schedule("monitor.yml")
-    done = {"monitor": "failure", "retrain": "skipped", "rollback": "success", "issue": "success"}
-    assert run.results == done, run.said
+    asked = {"monitor": "set-up", "rollback": "set-up", "issue": "label issues open"}
+    expect(world, run, BACK, asked, "monitoring")
     assert run.jobs["monitor"].outputs["decision"] == "rollback"
     assert world.since(before) == [("rolled_back", "production", False)]
     assert world.served()[1].startswith("v1.0.0")
@@ -270,11 +286,14 @@ def test_decay_is_answered_by_a_release_of_newer_data_through_a_canary(
     ask(world, september)
     set_source(world, "FLIPPED", "0.0", "0.3")
     before, open_before = world.events, issues(world)
-    with world.clients() as asked:
+    with world.clients() as answers:
         run = world.schedule("monitor.yml")
     inner = {f"retrain/{name}": result for name, result in DONE.items()}
     outer = {"monitor": "failure", "retrain": "success", "rollback": "skipped", "issue": "skipped"}
-    assert run.results == outer | inner, run.said
+    asked = {"retrain": "set-up get:A verify:A get:D put:D get:D"}
+    asked["staging"] = "set-up get:C verify:C get:D verify:D"
+    asked |= {"monitor": "set-up", "production": "set-up get:D verify:D"}
+    expect(world, run, outer | inner, asked, "monitoring", "retraining-1")
     assert run.jobs["monitor"].outputs["decision"] == "retrain"
     assert world.since(before) == [
         ("registered", None, False),
@@ -286,7 +305,7 @@ def test_decay_is_answered_by_a_release_of_newer_data_through_a_canary(
     assert new["verdicts"]["data"] == "retrain"  # skewed values are a reason to go on
     assert world.served()[0] == new["digest"]
     assert "30% of the requests for" in run.jobs["retrain/production"].log
-    assert asked.count(None) > 100  # `tests/test_canary.py` says that none fails by a rollout
+    assert answers.count(None) > 100  # `tests/test_canary.py` says that none fails by a rollout
     assert issues(world) == open_before
 
 
@@ -296,7 +315,7 @@ def test_of_two_retrainings_at_once_the_second_waits_and_finds_no_new_data(world
     assert groups == {"retrain"}  # `queue: max` is asserted of every workflow that deploys
     before = world.events
     run = world.schedule("retrain.yml")
-    assert run.results == {"retrain": "success", **NOTHING, "issue": "skipped"}, run.said
+    expect(world, run, {"retrain": "success", **NOTHING, "issue": "skipped"}, BEGUN)
     assert "no new data" in run.jobs["retrain"].log
     assert world.since(before) == []
 
@@ -306,12 +325,12 @@ def write_rows(rows: list[dict[str, Any]], file: Path) -> None:
     file.write_text("\n".join([",".join(rows[0]), *lines, ""]))
 
 
-def predict(world: World, folder: Path) -> Run:
-    """Run batch.yml on `new.csv` of a folder."""
+def predict(world: World, folder: Path, asked: str) -> Run:
+    """Run batch.yml on `new.csv` of a folder, which asks that of `gh`."""
     given = {"BATCH_INPUT": str(seen(folder / "new.csv"))}
     given |= {"BATCH_OUTPUT": str(seen(folder / "scores.parquet"))}
     run = world.schedule("batch.yml", variables=(VARIABLES if world.hosts else {}) | given)
-    assert run.results == {"predict": "success"}, run.said
+    expect(world, run, {"predict": "success"}, {"predict": asked})
     return run
 
 
@@ -320,14 +339,16 @@ def test_where_production_is_a_host_no_schedule_scores_files(
 ) -> None:
     home = world.hosts[0].folder
     write_rows(september[:50], home / "new.csv")
-    assert "production is of target `host`" in predict(world, home).jobs["predict"].summary
+    assert (
+        "production is of target `host`" in predict(world, home, "set-up").jobs["predict"].summary
+    )
     assert not (home / "scores.parquet").exists()
 
 
 def copied(world: World, folder: Path) -> World:
     """Return a copy of a repository and all that GitHub keeps of it, without a machine."""
     shutil.copytree(world.project, folder / "project", ignore=shutil.ignore_patterns(".venv"))
-    runs = shutil.ignore_patterns("runs")
+    runs = shutil.ignore_patterns("runs", "calls.json")
     shutil.copytree(world.github.folder, folder / "github", ignore=runs)
     return World(folder / "project", FakeGitHub(folder / "github"))
 
@@ -351,14 +372,38 @@ def test_where_production_is_files_github_s_own_runner_scores_and_watches_them(
     world, folder = files
     before, open_before = world.events, issues(world)
     write_rows(september, folder / "new.csv")
-    run = predict(world, folder)
+    run = predict(world, folder, "set-up get:D")
     assert f"6,000 rows scored by {before[-1]['digest'][:12]}" in run.jobs["predict"].log
     assert (folder / "scores.parquet").read_bytes()[:4] == b"PAR1"
     assert len(list((folder / "log" / "production").rglob("*.parquet"))) == 1
     run = world.schedule("monitor.yml", variables={"PREDICTION_LOG": "files"})
-    assert run.results == dict.fromkeys(WATCHING, "skipped") | {"monitor": "success"}, run.said
+    results = dict.fromkeys(WATCHING, "skipped") | {"monitor": "success"}
+    expect(world, run, results, {"monitor": "set-up get:D get:A"}, "monitoring")
     assert run.jobs["monitor"].outputs["decision"] == "ok"
     assert (world.since(before), issues(world)) == ([], open_before)
+
+
+def test_where_production_is_files_a_bad_release_is_rolled_back_without_a_machine(
+    files: tuple[World, Path],
+) -> None:
+    world, folder = files
+    good, bad = (
+        next(e for e in world.events if e["release"].startswith(tag))
+        for tag in ("v1.0.0", "v1.1.0")
+    )
+    run = world.dispatch("rollback.yml", environment="production", release=bad["release"])
+    expect(world, run, {"rollback": "success"}, {"rollback": "set-up get:D get:C"})
+    run = predict(world, folder, "set-up get:C")
+    assert f"rows scored by {bad['digest'][:12]}" in run.jobs["predict"].log
+    before = world.events
+    run = world.schedule("monitor.yml", variables={"PREDICTION_LOG": "files"})
+    asked = dict.fromkeys(("monitor", "rollback"), "set-up get:C get:A")
+    expect(world, run, BACK, asked | TOLD, "monitoring")
+    assert run.jobs["monitor"].outputs["because"] == bad["digest"]
+    assert world.since(before) == [("rolled_back", "production", False)]
+    assert "Decision as of 2013-10-01: rollback" in issues(world)["Production: rollback"]
+    run = predict(world, folder, "set-up get:A")
+    assert f"rows scored by {good['digest'][:12]}" in run.jobs["predict"].log
 
 
 @pytest.mark.exhaustive
@@ -368,7 +413,8 @@ def test_where_production_is_files_a_retraining_is_what_the_next_ones_are_scored
     world, folder = files
     before = world.events
     run = retrain(world, "2013-11-01")
-    assert run.results == DONE, run.said
+    asked = {"retrain": "set-up get:A get:E put:E get:E", "staging": "set-up get:D get:E"}
+    expect(world, run, DONE, asked | {"production": "set-up get:A get:E"}, "retraining-1")
     assert world.since(before) == [
         ("registered", None, False),
         ("promoted", "staging", True),
@@ -376,7 +422,8 @@ def test_where_production_is_files_a_retraining_is_what_the_next_ones_are_scored
     ]
     new = world.events[-1]
     assert (new["because"], new["verdicts"]["data"]) == ("person", "retrain")
-    assert f"rows scored by {new['digest'][:12]}" in predict(world, folder).jobs["predict"].log
+    run = predict(world, folder, "set-up get:E")
+    assert f"rows scored by {new['digest'][:12]}" in run.jobs["predict"].log
     assert (folder / "scores.parquet").read_bytes()[:4] == b"PAR1"
 
 

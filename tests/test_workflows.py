@@ -21,6 +21,9 @@ from tests.baking import BakedProject, free_port
 from tests.harness import FakeGitHub, PullRequest, Run, run_workflow
 from tests.harness.github import git
 
+SET_UP = {"test": "set-up", "candidate": "set-up"}
+ASKED = {"candidate": "set-up"}  # where the tests are taken over
+BESIDE = {"candidate": "set-up get:A"}  # the champion
 GREEN = {"test": "success", "candidate": "success", "comment": "success", "gates": "success"}
 HOSTILE = PullRequest(
     title='"; touch /tmp/hostile; $(touch hostile) `touch hostile` ${{ github.token }}',
@@ -129,9 +132,10 @@ def delivered(propose: Propose) -> tuple[Case, str]:
     return case, state["moves"][0]["digest"]
 
 
-def expect(run: Run, **results: str) -> None:
-    """Assert the result of every job: success unless another is named."""
+def expect(case: Case, run: Run, asked: Mapping[str, str] = ASKED, **results: str) -> None:
+    """Assert the result of every job, success unless named, and what those asked that ran here."""
     assert run.results == GREEN | results, run.said
+    assert case.github.asked(run) == asked
 
 
 def report(run: Run) -> dict[str, Any]:
@@ -155,7 +159,7 @@ def broken(run: Run, gate: str, outcome: str) -> set[str]:
 
 def test_a_good_change_is_green_and_its_report_is_posted(green: tuple[Case, Run]) -> None:
     case, run = green
-    expect(run)
+    expect(case, run, SET_UP)
     assert outcomes(run) == dict.fromkeys(("data", "model", "package", "api", "load"), "pass")
     (comment,) = case.github.comments
     assert (comment.number, comment.header, comment.updates) == (7, "report", 0)
@@ -210,8 +214,7 @@ def test_the_comment_s_job_posts_and_does_nothing_else(green: tuple[Case, Run]) 
         ("Post the report, or update the comment that is there", "success"),
     ]
     assert run.calls == []  # each action has a stand-in that knows what it may do
-    asked = {call["job"] for call in case.github.calls}
-    assert asked == {"test", "candidate"}  # in the set-up; the comment's job asks `gh` nothing
+    assert "comment" not in case.github.asked(run)
 
 
 def test_the_next_push_trains_nothing_twice_and_updates_the_same_comment(
@@ -220,7 +223,7 @@ def test_the_next_push_trains_nothing_twice_and_updates_the_same_comment(
     case, first = green
     assert first.jobs["candidate"].step(KEEP).result == "success"
     run = case.run(action="synchronize", taken={"test": first})
-    expect(run)
+    expect(case, run)
     times = [{v["gate"]: v["finished"] for v in report(one)["verdicts"]} for one in (first, run)]
     for gate in ("model", "api", "load"):
         assert times[0][gate] == times[1][gate], f"{gate} judged the same candidate again"
@@ -244,7 +247,7 @@ def test_a_fork_without_the_data_s_credentials_is_judged_on_drawn_rows(
 ) -> None:
     case = propose(NEEDY)
     run = case.run(PullRequest(fork=True), taken={"test": green[1]})  # which skips what asks it
-    expect(run, comment="skipped")
+    expect(case, run, comment="skipped")
     first = run.jobs["candidate"].summary.splitlines()[0]
     assert first.startswith("⚠️ **This change may be merged, with ")
     assert f"{DRAWN}.**" in first
@@ -264,7 +267,7 @@ def test_a_broken_service_is_red_on_drawn_rows_too(
     )
     case = propose({**NEEDY, "src/late_departures/service.py": (old, broken + old)})
     run = case.run(PullRequest(fork=True), taken={"test": green[1]})  # the gate is meant here
-    expect(run, candidate="failure", comment="skipped", gates="failure")
+    expect(case, run, candidate="failure", comment="skipped", gates="failure")
     assert outcomes(run)["api"] == "stop"
     assert DRAWN in run.jobs["candidate"].summary.splitlines()[0]
     assert report(run)["data"]["sample"] is True
@@ -276,7 +279,7 @@ def test_a_failing_unit_test_is_red_whatever_the_model_is_worth(
     test = '"""A test that fails."""\n\n\ndef test_that_fails() -> None:\n    assert 1 + 1 == 3\n'
     case = propose({"tests/test_that_fails.py": ("", test)})
     run = case.run(taken={"candidate": green[1]})  # `ml ship` reads nothing of tests/
-    expect(run, test="failure", gates="failure")
+    expect(case, run, {"test": "set-up"}, test="failure", gates="failure")
     assert run.jobs["test"].steps[-1].name == "Test"
     assert "1 failed" in run.jobs["test"].log
     assert case.comment.startswith("✅")
@@ -322,7 +325,7 @@ def test_a_model_below_its_minimums_stops_before_it_is_packaged(
 ) -> None:
     case = propose({"config/model.yaml": ("learning_rate: 0.05", "learning_rate: 0.0001")})
     run = case.run(taken={"test": green[1]})  # the tests set a learning rate of their own
-    expect(run, candidate="failure", gates="failure")
+    expect(case, run, candidate="failure", gates="failure")
     assert run.jobs["candidate"].step(SHIP).result == "failure"
     assert outcomes(run) == {"data": "pass", "model": "stop"}
     assert "log_loss_gain" in broken(run, "model", "stop")
@@ -337,7 +340,7 @@ def test_a_renamed_column_stops_before_anything_is_trained(propose: Propose) -> 
     change = (old, old.replace("return", "joined =") + renamed)
     case = propose({"src/late_departures/sources.py": change})
     run = case.run()
-    expect(run, test="failure", candidate="failure", gates="failure")
+    expect(case, run, SET_UP, test="failure", candidate="failure", gates="failure")
     assert run.jobs["test"].steps[-1].name == "Test"
     assert run.jobs["candidate"].step(SHIP).result == "failure"
     assert outcomes(run) == {"data": "stop"}
@@ -359,7 +362,7 @@ def test_a_change_is_judged_beside_the_champion_and_the_registry_is_only_read(
     [asset] = assets(case, champion)
     assert before.keys() == {"refs/heads/model-registry", asset}
     run = case.run(taken={"test": green[1]})  # the tests set a learning rate of their own
-    expect(run)
+    expect(case, run, BESIDE)
     verdicts = {verdict["gate"]: verdict for verdict in report(run)["verdicts"]}
     assert {v["against"] for gate, v in verdicts.items() if gate in ("model", "load")} == {champion}
     assert report(run)["subject"] != champion
@@ -382,7 +385,7 @@ def test_a_model_that_is_only_worse_than_the_champion_must_not_be_merged(
         run = case.run(taken={"test": green[1]})
     finally:
         git(case.project, "reset", "--quiet", "--hard", "HEAD~")
-    expect(run, candidate="failure", gates="failure")
+    expect(case, run, BESIDE, candidate="failure", gates="failure")
     assert outcomes(run) == {"data": "pass", "model": "stop"}
     assert broken(run, "model", "stop") <= {"champion_difference", "segment_champion_difference"}
     assert champion[:12] in case.comment
@@ -396,7 +399,7 @@ def test_a_champion_whose_asset_is_gone_is_named(
     (case.github.folder / "releases" / "model-store" / asset).unlink()
     (case.github.folder / "caches.json").unlink(missing_ok=True)  # where it would be, too
     run = case.run(PullRequest(fork=True), taken={"test": green[1]})  # its token reads, too
-    expect(run, candidate="failure", comment="skipped", gates="failure")
+    expect(case, run, BESIDE, candidate="failure", comment="skipped", gates="failure")
     said = f"{champion}.tar.xz: missing or tampered with; run `ml deploy` where it was made"
     assert said in run.jobs["candidate"].log
     assert outcomes(run) == {"data": "pass"} | dict.fromkeys(
@@ -409,7 +412,8 @@ def test_without_a_lock_every_job_says_what_to_do(propose: Propose) -> None:
     git(case.project, "rm", "--quiet", "uv.lock")
     git(case.project, *WHO, "commit", "-qm", "No lock")
     run = case.run()
-    expect(run, test="failure", candidate="failure", comment="skipped", gates="failure")
+    stopped = {"test": "failure", "candidate": "failure", "gates": "failure"}
+    expect(case, run, {}, comment="skipped", **stopped)
     for job in ("test", "candidate"):
         assert "uv.lock is missing: it is made by your first 'uv sync'" in run.jobs[job].log
         assert [step.result for step in run.jobs[job].steps] == ["success", "failure"]

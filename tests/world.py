@@ -109,11 +109,7 @@ class World:
     @property
     def events(self) -> list[dict[str, Any]]:
         """What the registry's branch holds."""
-        names = git(self.github.origin, "ls-tree", "--name-only", "model-registry", "events/")
-        return [
-            json.loads(git(self.github.origin, "show", f"model-registry:{name}"))
-            for name in names.splitlines()
-        ]
+        return self.github.events
 
     def since(self, before: list[dict[str, Any]]) -> list[tuple[str, str | None, bool]]:
         """Return the events since others, as type, environment, rehearsed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -14,9 +15,26 @@ from typing import Any
 
 from .events import Event, PullRequest, dispatch, push
 from .repository import contains, git
+from .results import Run
 
 __all__ = ["Comment", "Event", "FakeGitHub", "PullRequest", "dispatch", "git", "push"]
 
+SHORT = {
+    "auth setup-git": "login",
+    "api repos/REPOSITORY --jq .visibility": "plan",
+    "api repos/REPOSITORY/issues": "issues",
+    "api --paginate repos/REPOSITORY/releases": "releases",
+    "release download model-store": "get",
+    "release upload model-store": "put",
+    "release create model-store": "store",
+    "release create": "publish",
+    "release upload": "add",
+    "attestation verify": "verify",
+    "label create": "label",
+    "issue create": "open",
+    "issue edit": "edit",
+}
+"""How `FakeGitHub.asked` calls what is asked of `gh`, by how it begins."""
 HOOK = """#!/bin/sh
 case $STANDIN_PERMISSIONS in *'"contents": "write"'*) exit 0 ;; esac
 echo "Permission to this repository denied" >&2
@@ -71,6 +89,31 @@ class FakeGitHub:
     def said(self) -> list[str]:
         """Every call of `gh` in order, as one line each."""
         return [" ".join(["gh", *call["words"]]) for call in self.calls]
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """What the registry's branch holds, the oldest first; nothing where there is none."""
+        if not git(self.origin, "for-each-ref", "refs/heads/model-registry"):
+            return []
+        names = git(self.origin, "ls-tree", "--name-only", "model-registry", "events/").splitlines()
+        return [json.loads(git(self.origin, "show", f"model-registry:{name}")) for name in names]
+
+    def asked(self, run: Run) -> dict[str, str]:
+        """Return what each job of a run asked of `gh`, in order and in a word each.
+
+        `set-up` is what a job begins with that has its tools set up. The bytes of a digest are
+        `A` for the one that was registered first, and so on.
+        """
+        made = [*dict.fromkeys(e["digest"] for e in self.events if e["type"] == "registered")]
+        found: dict[str, list[str]] = {}
+        for call in (one for one in self.calls if one["run"] == run.folder.name):
+            line = " ".join(call["words"]).replace(self.repository, "REPOSITORY")
+            word = next((SHORT[start] for start in SHORT if line.startswith(start)), line)
+            for digest in re.findall(r"\b([0-9a-f]{64})(?:-\w+)?\.tar\.xz", line):
+                word += f":{chr(ord('A') + made.index(digest)) if digest in made else '?'}"
+            found.setdefault(call["job"], []).append(word)
+        said = {job: " ".join(words) for job, words in found.items()}
+        return {job: words.replace("login plan", "set-up") for job, words in said.items()}
 
     @property
     def releases(self) -> dict[str, dict[str, Any]]:

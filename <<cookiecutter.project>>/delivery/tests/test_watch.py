@@ -1014,6 +1014,35 @@ def test_on_a_machine_that_is_gone_afterwards_the_log_is_the_truth(
         meanwhile()
 
 
+def test_files_are_watched_by_the_log_where_the_machine_that_took_the_release_is_gone(
+    home: Project, ship: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNNER_ENVIRONMENT", "github-hosted")
+    target, a = Target(home, "production"), release(home, ship)
+    b = release(home, ship, SERVICE, against=a.digest)
+
+    def watched_elsewhere() -> list[str | None]:
+        shutil.rmtree(target.folder, ignore_errors=True)
+        return [found and found.digest for found in watched(target)]
+
+    assert watched_elsewhere() == [None, None]
+    for goal, expected in ((a, [a.digest, None]), (b, [b.digest, a.digest])):
+        with host.rehearsal(target):
+            deploy(home, goal)
+        assert watched_elsewhere() == expected
+    monkeypatch.setenv("RUNNER_ENVIRONMENT", "self-hosted")
+    assert watched_elsewhere() == [b.digest, None], "a rollback there goes by its own state"
+    monkeypatch.setenv("RUNNER_ENVIRONMENT", "github-hosted")
+    for folder in (candidate_folder(home, a.digest), home.work / "registry" / "blobs"):
+        folder.rename(folder.with_name("away"))
+    assert watched_elsewhere() == [b.digest, None], "nobody has its bytes"
+    for folder in (candidate_folder(home, a.digest), home.work / "registry" / "blobs"):
+        folder.with_name("away").rename(folder)
+    with host.rehearsal(target):
+        host.rollback(target, f"^{b.digest}")
+    assert watched_elsewhere() == [a.digest, None], "what was taken back is no way back"
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -1052,7 +1081,7 @@ LIMITS = MonitorLimits.model_validate({
 })  # fmt: skip
 START, AS_OF, DAYS = dt.date(2013, 8, 1), dt.date(2013, 8, 29), 28
 NO_DEEPCHECKS = DeepchecksLimits(data={}, model={})
-REST = {"log": LogSettings(), "rollout": RolloutLimits.model_construct()}
+REST = {"log": LogSettings(), "rollout": RolloutLimits.model_construct(), "keep_releases": 2}
 USUAL = {"`size`: 0.1": 1.0, "`score`: 0.1": 1.0}
 RETRAINING = {"cron": "17 3 * * 1", "cooldown_days": 7, "most_a_month": 4}
 HERE = find_project(Path(__file__))
@@ -1614,8 +1643,6 @@ def test_the_release_at_fault_is_rolled_back_if_there_is_another(
 def test_what_is_watched_and_what_there_is_to_go_back_to(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(monitoring, "champion", lambda *_: "the accepted one")
-
     def digests() -> list[str | None]:
         return [found and found.digest for found in watched(world.target)]
 
@@ -1635,9 +1662,11 @@ def test_what_is_watched_and_what_there_is_to_go_back_to(
     assert digests() == [A, None], "it is not installed any more"
     world.target.save(state, rehearsed=3001)
     assert digests() == [None, None]
-    batch = {"environments": {"production": Environment(target="batch")}}
-    vars(world.project)["delivery"] = world.project.delivery.model_copy(update=batch)
-    assert watched(world.target) == ("the accepted one", None)
+    log = world.project.delivery.log.model_copy(update={"folder": "memory://log"})
+    vars(world.project)["delivery"] = world.project.delivery.model_copy(update={"log": log})
+    monkeypatch.setenv("RUNNER_ENVIRONMENT", "github-hosted")
+    monkeypatch.setattr(monitoring, "champion", lambda *_: state.moves[0])
+    assert digests() == [A, None], "it serves on another machine, which alone goes back"
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,15 @@ def champion(project: Project, environment: str = "production") -> Candidate | N
     return restore(project, recorded(events, move)) if move else None
 
 
+def accepted(project: Project, environment: str, keep: int) -> State:
+    """Return the state, of so many releases, that an environment's events in the log lead to."""
+    events, state = event_log(project).events(), State()
+    for event in (one for one in events if one.environment == environment):
+        move = event.model_copy(update={"blob": recorded(events, event).blob})  # as kept now
+        state = state.after(move, keep)
+    return state
+
+
 def check_succeeds(digest: str) -> None:
     """Raise a UserError in the retraining of a champion that is none any more."""
     if (known := os.environ.get(SUCCEEDS, digest)) != digest:
@@ -149,9 +158,8 @@ def admit(
         if not allows_promotion(outcome, trigger):
             raise UserError(f"gate {gate} says {outcome} of {name}: nothing was deployed")
     if production and (beside and beside.digest) not in (goal.against, goal.digest):
-        names = " and ".join(COMPARED)
-        why = "they judged beside another champion than is served"
-        raise UserError(f"gates {names}: {why}; run `ml ship`, or the workflow again")
+        why = "judged beside another champion than is served; run `ml ship`, or the workflow again"
+        raise UserError(f"gates {' and '.join(COMPARED)}: {why}")
 
 
 def register(
@@ -284,9 +292,9 @@ def staged(project: Project, tag: str, commit: str) -> Event:
         why = f"rolled back in staging ({ends[-1].reason or 'by hand'})"
         mend = f"bring it back there by rollback.yml with the release {passed.release}"
         raise UserError(f"{tag}: {passed.release} was {why}; {mend}")
-    accepted = newest(events, environment="production")
-    if accepted and passed.as_of < accepted.as_of:  # of a retraining since
-        than = f"that of {accepted.release} in production ({accepted.as_of})"
+    serves = newest(events, environment="production")
+    if serves and passed.as_of < serves.as_of:  # of a retraining since
+        than = f"that of {serves.release} in production ({serves.as_of})"
         raise UserError(f"{tag}: its data ends {passed.as_of}, before {than}; {again}")
     goal, data = recorded(events, passed), passed.release.partition("+")[2]
     return goal.model_copy(update={"commit": commit, "release": f"{tag}+{data}"})

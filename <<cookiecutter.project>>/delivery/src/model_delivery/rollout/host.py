@@ -22,7 +22,7 @@ from model_delivery.gates import limits_hash
 from model_delivery.gates.load import CANDIDATE, judge_targets
 from model_delivery.protocols import UserError
 from model_delivery.registry import Event, event_log, newest, shared
-from model_delivery.releases import State, admit, recorded
+from model_delivery.releases import accepted, admit
 from model_delivery.report.render import told, value_of
 from model_delivery.report.verdict import Check, Outcome, Trigger, Verdict, fixed
 from model_delivery.rollout import canary
@@ -142,13 +142,10 @@ def rehearsal(target: Target) -> Iterator[None]:
         if (state := target.state()).current and not state.rehearsed:
             mend = "rehearse another by `--to`, or where nothing serves"
             raise UserError(f"{target.name} is served here; {mend}")
-        events, keep = event_log(target.project).events(), target.project.delivery.keep_releases
-        state = State(rehearsed=free_port())
-        for event in (one for one in events if one.environment == target.name):
-            kept = {"blob": recorded(events, event).blob}  # it may have been stored anew
-            state = state.after(event.model_copy(update=kept), keep)
+        keep = target.project.delivery.keep_releases
+        known = accepted(target.project, target.name, keep)
         with target.lock():
-            target.save(state, untold=[])
+            target.save(known, untold=[], rehearsed=free_port())
         done = threading.Event()
         if not target.batch:
             threading.Thread(target=_visit, args=(target, done), daemon=True).start()

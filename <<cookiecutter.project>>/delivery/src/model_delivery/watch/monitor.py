@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +24,7 @@ from model_delivery.gates import judge, limits_hash
 from model_delivery.gates.model import Scored, segments
 from model_delivery.project import Project
 from model_delivery.protocols import UserError, first_unknown_day
-from model_delivery.releases import champion, run_page
+from model_delivery.releases import accepted, champion, hosted, restore, run_page
 from model_delivery.report.render import told, write_pages
 from model_delivery.report.verdict import Chart, Check, Outcome, Report, Table, Verdict, finite
 from model_delivery.rollout.target import Target
@@ -78,7 +77,7 @@ def monitor(target: Target, as_of: dt.date | None = None) -> Decision:
         checks.append(Check(name="judged", outcome=Outcome.WARN, sentence=said))
     performance, tables = judge_performance(project, served, earlier, seen)
     checks += [*performance, _new_data(served, as_of, limits), *_answered(target, served.digest)]
-    rows = _past(home, as_of, limits, windows)
+    rows = weeks.keep_rows(home, as_of, limits, windows)
     verdict = Verdict(
         gate=GATE,
         subject=served.digest,
@@ -102,7 +101,12 @@ def watched(target: Target) -> tuple[Candidate | None, Candidate | None]:
         return Candidate(home / current.digest), Candidate(home / back.digest) if back else None
     # Files are scored by what the registry has as accepted, and a shared log read, anywhere.
     shared = target.batch or "://" in target.project.delivery.log.folder
-    return champion(target.project, target.name) if shared else None, None
+    served = champion(target.project, target.name) if shared else None
+    if target.batch and hosted():  # where a rollback goes by the log, too
+        state = accepted(target.project, target.name, target.project.delivery.keep_releases)
+        with suppress(UserError):  # without its bytes there is no way back
+            return served, restore(target.project, state.way_back) if state.way_back else None
+    return served, None
 
 
 def decide(verdict: Verdict, can_go_back: bool) -> Decision:
@@ -244,18 +248,6 @@ def _counted(target: Target, digest: str) -> dict[str, list[int]]:
     if until != known["until"]:
         files.write_json(kept, {"until": until, "days": days})
     return {day[-10:]: count for day, count in days.items() if day.startswith(digest)}
-
-
-def _past(
-    home: Path, as_of: dt.date, limits: MonitorLimits, windows: Sequence[Window]
-) -> list[list[Any]]:
-    """Keep windows' rows of `COLUMNS`; return those of all judged so far, the oldest first."""
-    path = home / "windows.json"
-    known: dict[str, list[Any]] = files.read_json(path) if path.exists() else {}
-    known |= {str(window.start): window.summary(limits.requests.min) for window in windows}
-    files.write_json(path, known)
-    days = [as_of - place * dt.timedelta(limits.window_days) for place in range(weeks.SHOWN, 0, -1)]
-    return [known[str(day)] for day in days if len(known.get(str(day), ())) == len(COLUMNS)]
 
 
 def _charts(

@@ -74,6 +74,18 @@ class Window:
         return [*row, *map(values.get, DRIFTS)]
 
 
+def keep_rows(
+    home: Path, as_of: dt.date, limits: MonitorLimits, windows: Sequence[Window]
+) -> list[list[Any]]:
+    """Keep windows' rows of `COLUMNS`; return those of all judged so far, the oldest first."""
+    path = home / "windows.json"
+    known: dict[str, list[Any]] = files.read_json(path) if path.exists() else {}
+    known |= {str(window.start): window.summary(limits.requests.min) for window in windows}
+    files.write_json(path, known)
+    days = [as_of - place * dt.timedelta(limits.window_days) for place in range(SHOWN, 0, -1)]
+    return [known[str(day)] for day in days if len(known.get(str(day), ())) == len(COLUMNS)]
+
+
 def read_windows(
     target: Target, served: Candidate, as_of: dt.date
 ) -> tuple[list[Window], list[Check]]:
