@@ -333,8 +333,9 @@ def test_a_killed_delivery_is_finished_by_its_supervisor_and_run_again(
     expect(world, world.push(), asked, candidate="success", staging="success")
     before = world.events
 
-    def weighted(_: Path) -> bool:
-        return bool(world.state()["weight"])
+    def weighted(checkout: Path) -> bool:
+        in_production = checkout.is_relative_to(world.hosts[0].folder)
+        return in_production and bool(world.state()["weight"])
 
     with world.clients() as answers:
         killed = world.push("refs/tags/v1.3.0", kill_after=weighted)
