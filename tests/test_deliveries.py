@@ -8,7 +8,6 @@ one, a copy of the first after staging, has no machine to serve on and rehearses
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.baking import BakedProject
-from tests.harness import FakeGitHub, Run, push
+from tests.harness import Run, push
 from tests.harness.github import git
 from tests.harness.programs import NO_LOGIN
 from tests.world import DEVELOP, MAIN, World, make_world
@@ -83,13 +82,10 @@ def first(world: World) -> Run:
 @pytest.fixture(scope="module")
 def hosted(world: World, first: Run, tmp_path_factory: pytest.TempPathFactory) -> World:
     """Return a copy of the world after its first push, without a machine to serve on."""
-    folder = tmp_path_factory.mktemp("hosted")
-    shutil.copytree(world.project, folder / "project")
-    runs = shutil.ignore_patterns("runs", "calls.json")
-    shutil.copytree(world.github.folder, folder / "github", ignore=runs)
-    git(folder / "project", "checkout", "--quiet", "--detach", world.events[0]["commit"])
-    git(folder / "project", "update-ref", MAIN, "HEAD")
-    return World(folder / "project", FakeGitHub(folder / "github"))
+    made = world.copy(tmp_path_factory.mktemp("hosted"))
+    git(made.project, "checkout", "--quiet", "--detach", world.events[0]["commit"])
+    git(made.project, "update-ref", MAIN, "HEAD")
+    return made
 
 
 def test_the_very_first_push_is_complete_and_says_what_was_rehearsed(

@@ -8,7 +8,6 @@ seeds in `sources.py` that were committed before the first release; a day choose
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +17,7 @@ import pytest
 import yaml
 
 from tests.baking import BakedProject
-from tests.harness import FakeGitHub, Run
+from tests.harness import Run
 from tests.harness.sandbox import seen
 from tests.workflow_rules import Tree
 from tests.world import DEVELOP, MAIN, VARIABLES, World, make_world
@@ -339,25 +338,16 @@ def test_where_production_is_a_host_no_schedule_scores_files(
 ) -> None:
     home = world.hosts[0].folder
     write_rows(september[:50], home / "new.csv")
-    assert (
-        "production is of target `host`" in predict(world, home, "set-up").jobs["predict"].summary
-    )
+    run = predict(world, home, "set-up")
+    assert "production is of target `host`" in run.jobs["predict"].summary
     assert not (home / "scores.parquet").exists()
-
-
-def copied(world: World, folder: Path) -> World:
-    """Return a copy of a repository and all that GitHub keeps of it, without a machine."""
-    shutil.copytree(world.project, folder / "project", ignore=shutil.ignore_patterns(".venv"))
-    runs = shutil.ignore_patterns("runs", "calls.json")
-    shutil.copytree(world.github.folder, folder / "github", ignore=runs)
-    return World(folder / "project", FakeGitHub(folder / "github"))
 
 
 @pytest.fixture(scope="module")
 def files(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[World, Path]:
     """Return a copy whose production is of target `batch`, and the folder of its files."""
     folder = tmp_path_factory.mktemp("files")
-    made, config = copied(world, folder), folder / "project" / "config" / "delivery.yaml"
+    made, config = world.copy(folder), folder / "project" / "config" / "delivery.yaml"
     settings = yaml.safe_load(config.read_text())
     settings["environments"]["production"] = {"target": "batch"}
     settings["log"]["folder"] = str(seen(folder / "log"))
@@ -431,7 +421,7 @@ def test_where_production_is_files_a_retraining_is_what_the_next_ones_are_scored
 def test_rehearsed_two_retrainings_at_once_promote_the_same_release(
     world: World, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    made = copied(world, tmp_path_factory.mktemp("rehearsed"))
+    made = world.copy(tmp_path_factory.mktemp("rehearsed"))
     made.commit("Few answers, and newer data", {"config/delivery.yaml": ("max: 0.25", "max: 0.4")})
     made.github.receive(made.project, f"+HEAD:{MAIN}")
     before = made.events

@@ -214,7 +214,8 @@ def test_the_comment_s_job_posts_and_does_nothing_else(green: tuple[Case, Run]) 
         ("Post the report, or update the comment that is there", "success"),
     ]
     assert run.calls == []  # each action has a stand-in that knows what it may do
-    assert "comment" not in case.github.asked(run)
+    # In the set-up; the comment's job asks `gh` nothing.
+    assert case.github.asked(run).keys() == {"test", "candidate"}
 
 
 def test_the_next_push_trains_nothing_twice_and_updates_the_same_comment(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -105,6 +106,13 @@ class World:
     def schedule(self, workflow: str, **more: Any) -> Run:
         """Run a workflow as its schedule does."""
         return self.run(workflow, schedule(self.project, private=self.private), **more)
+
+    def copy(self, folder: Path) -> World:
+        """Return a copy of the repository and all that GitHub keeps of it, without a machine."""
+        of_runs = shutil.ignore_patterns("runs", "calls.json")  # a copy counts its own from 1
+        shutil.copytree(self.project, folder / "project", ignore=shutil.ignore_patterns(".venv"))
+        shutil.copytree(self.github.folder, folder / "github", ignore=of_runs)
+        return World(folder / "project", FakeGitHub(folder / "github"))
 
     @property
     def events(self) -> list[dict[str, Any]]:

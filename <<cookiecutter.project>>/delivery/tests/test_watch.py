@@ -1033,10 +1033,11 @@ def test_files_are_watched_by_the_log_where_the_machine_that_took_the_release_is
     monkeypatch.setenv("RUNNER_ENVIRONMENT", "self-hosted")
     assert watched_elsewhere() == [b.digest, None], "a rollback there goes by its own state"
     monkeypatch.setenv("RUNNER_ENVIRONMENT", "github-hosted")
-    for folder in (candidate_folder(home, a.digest), home.work / "registry" / "blobs"):
+    bytes_of_a = candidate_folder(home, a.digest), home.work / "registry" / "blobs"
+    for folder in bytes_of_a:
         folder.rename(folder.with_name("away"))
     assert watched_elsewhere() == [b.digest, None], "nobody has its bytes"
-    for folder in (candidate_folder(home, a.digest), home.work / "registry" / "blobs"):
+    for folder in bytes_of_a:
         folder.with_name("away").rename(folder)
     with host.rehearsal(target):
         host.rollback(target, f"^{b.digest}")
