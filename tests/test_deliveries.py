@@ -93,7 +93,7 @@ def test_the_very_first_push_is_complete_and_says_what_was_rehearsed(
 ) -> None:
     assert hosted.events == world.events  # copied now, before the two part
     asked = dict.fromkeys(("test", "staging"), "set-up get:A verify:A")
-    asked["candidate"] = "set-up get:A put:A store put:A get:A"
+    asked["candidate"] = "set-up get:A put:A store get:A put:A get:A"
     expect(world, first, asked, candidate="success", test="success", staging="success")
     assert world.since([]) == [
         ("registered", None, False),

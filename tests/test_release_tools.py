@@ -21,14 +21,17 @@ FAKE_GH = """#!{python}
 import json, pathlib, sys
 file = pathlib.Path(__file__).with_name("issues.json")
 issues = json.loads(file.read_text())
-_, verb, *words = sys.argv[1:]
+kind, verb, *words = sys.argv[1:]
 options = dict(zip(words, words[1:]))
-if verb == "list":
-    assert (options["--state"], options["--app"]) == ("open", "github-actions")
-    fields = options["--json"].split(",")
+if kind == "api":
+    path, _, asked = verb.partition("?")
+    assert path == "repos/{{owner}}/{{repo}}/issues"
+    asked = dict(one.split("=") for one in asked.split("&"))
+    assert (asked["creator"], asked["state"]) == ("github-actions%5Bbot%5D", "open")
     ours = [i for i in issues if i["app"] and i["open"]]
-    print(json.dumps([{{field: i[field] for field in fields}} for i in ours]))
+    print(json.dumps([{{field: i[field] for field in ("number", "title", "body")}} for i in ours]))
 else:
+    assert kind == "issue"
     assert options["--body-file"] == "-"
     if verb == "create":
         new = {{"number": len(issues) + 1, "title": options["--title"], "app": True, "open": True}}

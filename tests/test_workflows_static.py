@@ -213,6 +213,14 @@ def test_a_second_attempt_takes_no_artifact_of_the_first(tree: Tree) -> None:
             assert "github.run_attempt" in name or again, place
 
 
+def test_an_artifact_is_kept_for_as_long_as_a_reviewer_may_take(tree: Tree) -> None:
+    """A job may wait 30 days for one; a plan's storage is not for ever's."""
+    for place, step in tree.steps():
+        if "upload-artifact@" in step.get("uses", ""):
+            waited_for = step["with"]["name"].startswith("release-")
+            assert step["with"]["retention-days"] == (35 if waited_for else 30), place
+
+
 @pytest.mark.parametrize(
     ("assets", "published"),
     [

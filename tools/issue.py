@@ -16,9 +16,13 @@ RUNS = 20
 """How many runs an issue keeps, the newest last."""
 
 
+OURS = "repos/{owner}/{repo}/issues?creator=github-actions%5Bbot%5D&state=open&per_page=100"
+"""Our own: anybody may open one of any title. `gh issue list --app` is said to miss them."""
+
+
 def gh(*words: str, given: str = "") -> str:
     """Run `gh` and return what it printed; its own message goes to standard error."""
-    command = ["gh", "issue", *words]
+    command = ["gh", *words]
     return subprocess.run(
         command, input=given, stdout=subprocess.PIPE, text=True, check=True
     ).stdout.strip()
@@ -32,15 +36,13 @@ def body(text: str, runs: list[str]) -> str:
 
 def report(title: str, text: str, run: str) -> str:
     """Open the issue of this title, or add a run to it; return what `gh` says of it."""
-    # Only one of our own: anybody may open an issue with this title.
-    mine = ("--state", "open", "--app", "github-actions", "--limit", "100")
-    listed = json.loads(gh("list", *mine, "--json", "number,title,body"))
-    for issue in listed:
+    for issue in json.loads(gh("api", OURS)):
         if issue["title"] == title:
-            before = [line[2:] for line in issue["body"].splitlines() if line.startswith("- ")]
+            lines = (issue["body"] or "").splitlines()
+            before = [line[2:] for line in lines if line.startswith("- ")]
             whole = body(text, [*before, run])
-            return gh("edit", str(issue["number"]), "--body-file", "-", given=whole)
-    return gh("create", "--title", title, "--body-file", "-", given=body(text, [run]))
+            return gh("issue", "edit", str(issue["number"]), "--body-file", "-", given=whole)
+    return gh("issue", "create", "--title", title, "--body-file", "-", given=body(text, [run]))
 
 
 def main(arguments: list[str]) -> int:

@@ -499,6 +499,10 @@ paths = [Path(w) for w in words if not w.startswith("-")]
 with store.with_suffix(".calls").open("a") as calls:
     calls.write(verb + "\\n")
 time.sleep(0.2 if fault == "slow" else 0)
+seen = store.with_suffix(".calls").read_text()
+if fault == "late" and (verb == "upload" and store.exists() and seen.count("upload") < 3
+                        or verb == "download" and seen.count("download") < 5):
+    sys.exit("release not found")
 if fault in (verb, "offline"):
     sys.exit("error connecting to api.github.com")
 release = store / tag
@@ -533,6 +537,7 @@ def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setenv("GH_STORE", str(tmp_path / "store"))
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setattr("time.sleep", lambda _: None)
     (project,) = clones(tmp_path, 1)
     return project
 
@@ -551,7 +556,7 @@ def calls(folder: Path) -> list[str]:
 def test_a_job_shares_blobs_as_assets_of_a_release(tmp_path: Path, shared: Project) -> None:
     candidate = make_candidate(shared, "a")
     first = register(shared, candidate, {}, "push")
-    assert calls(tmp_path) == ["download", "upload", "create", "upload", "download"]
+    assert calls(tmp_path) == ["download", "upload", "create", "download", "upload", "download"]
     asset = asset_of(tmp_path, first)
     assert sha256_file(asset) == first.blob
     assert register(shared, candidate, {}, "push").id == first.id
@@ -588,6 +593,16 @@ def test_a_blob_that_did_not_arrive_is_not_registered(
     monkeypatch.setenv("GH_FAULT", "slow")
     made = register(shared, candidate, {}, "push")  # over what was cut off, if it was
     assert blob_store(shared).has(candidate.digest, made.blob)
+
+
+def test_what_github_shows_late_is_waited_for(
+    tmp_path: Path, shared: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GH_FAULT", "late")
+    made = register(shared, make_candidate(shared, "a"), {}, "push")
+    first = ["download", "upload", "create", "download", "upload", "create", "download", "upload"]
+    assert calls(tmp_path) == [*first, "download", "download"], "what was sent is not sent again"
+    assert sha256_file(asset_of(tmp_path, made)) == made.blob
 
 
 @pytest.mark.parametrize("fault", ["upload", "truncate"])

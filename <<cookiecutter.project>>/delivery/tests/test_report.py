@@ -809,6 +809,7 @@ if path not in answers:
 print(json.dumps(answers[path]))
 """
 NO_LOGIN = "#!/bin/sh\necho 'To get started, please run:  gh auth login' >&2\nexit 4\n"
+RULES = "/rulesets?includes_parents=false&per_page=100"
 BARE: dict[str, object] = {
     "": {"default_branch": "main", "private": False, "owner": {"type": "User", "login": "ann"}},
     "user": {"id": 17},
@@ -818,7 +819,7 @@ BARE: dict[str, object] = {
         "patterns_allowed": ["docker/*", "ossf/*"],
         "github_owned_allowed": False,
     },
-    "/rulesets?per_page=100": [{"name": "one", "id": 7, "enforcement": "disabled"}],
+    RULES: [{"name": "one", "id": 7, "enforcement": "disabled"}],
     "/codeowners/errors": {
         "errors": [{"path": ".github/CODEOWNERS", "line": 3, "kind": "Unknown owner"}]
     },
@@ -834,9 +835,7 @@ WHOLE = BARE | {
         for n in ("TEST", "STAGING", "PRODUCTION")
     },
     "/actions/secrets/SOURCE_KEY": {"name": "SOURCE_KEY"},
-    "/rulesets?per_page=100": [
-        {"name": name, "id": 7, "enforcement": "active"} for name in ("one", "two")
-    ],
+    RULES: [{"name": name, "id": 7, "enforcement": "active"} for name in ("one", "two")],
     "/codeowners/errors": {"errors": []},
     "/actions/workflows/weekly.yml": {"state": "active"},
     "/actions/workflows/weekly.yml/runs?event=schedule&per_page=1": {
@@ -967,8 +966,8 @@ def test_what_a_plan_does_not_enforce_is_said(doctor: Doctor) -> None:
         found = said(doctor(WHOLE | {"": about, "orgs/octo": plan}))
         assert found["reviewers"][0] is enforced
         assert ("not enforced" in found["reviewers"][1]) is not enforced
-    refused = {"": about | {"owner": person}, "/rulesets?per_page=100": None}
-    del (answers := WHOLE | refused)["/rulesets?per_page=100"]
+    refused = {"": about | {"owner": person}, RULES: None}
+    del (answers := WHOLE | refused)[RULES]
     found = said(doctor(answers, "--fix", typed="n\n"))
     assert found["rulesets"] == (False, "not shown: Not Found (HTTP 404)")
     assert found["weekly.yml"][0]  # it goes on after what it may not see
@@ -1004,12 +1003,13 @@ def test_fix_takes_no_rule_of_an_environment_away(doctor: Doctor, tmp_path: Path
     assert calls(tmp_path) == []
 
 
-def test_a_call_that_github_refuses_is_named(doctor: Doctor, tmp_path: Path) -> None:
+def test_each_call_that_github_refuses_is_named(doctor: Doctor, tmp_path: Path) -> None:
     (tmp_path / "bin" / "refuses").touch()
     done = doctor(BARE, "--fix", typed="y\n")
     assert isinstance(done.exception, UserError)
-    assert str(done.exception) == "Validation Failed (HTTP 422)"
-    assert calls(tmp_path) == CALLS[:1]
+    lacks = ["test", "staging", "production", "ruleset one", "ruleset two", "weekly.yml"]
+    assert str(done.exception).splitlines() == [f"{n}: Validation Failed (HTTP 422)" for n in lacks]
+    assert calls(tmp_path) == CALLS, "it goes on after a refusal"
 
 
 def test_without_gh_or_a_login_one_sentence_says_so(doctor: Doctor, tmp_path: Path) -> None:

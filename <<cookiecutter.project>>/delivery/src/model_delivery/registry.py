@@ -173,7 +173,7 @@ def _checked(stored: dict[str, bytes]) -> tuple[list[Event], str]:
         try:
             event = Event.model_validate_json(content)
         except ValidationError as error:
-            raise UserError(f"{path}: not an event; restore what it was: {error}") from error
+            raise UserError(f"{path}: not an event: restore it, or update `ml`: {error}") from error
         if event.after != after:
             raise UserError(f"{before}: event edited, or {path} inserted; restore what it was")
         after = sha256(content).hexdigest()
@@ -188,10 +188,7 @@ def newest(events: Sequence[Event], **fields: str | None) -> Event | None:
 
 
 def next_move(move: Event, alone: bool, events: Sequence[Event]) -> Event:
-    """Return a move; `alone`, of a rehearsal, only if what it starts from is still the newest.
-
-    A UserError says by whom which other was accepted meanwhile.
-    """
+    """Return a move; if it is `alone`, of a rehearsal, a UserError where another was newer."""
     last = newest(events, environment=str(move.environment)) if alone else None
     if last and last.digest not in (move.digest, move.previous):
         other = f"{last.release} was accepted meanwhile, by {last.who}"
@@ -255,16 +252,17 @@ class GithubBlobs(DirectoryBlobs):
 
     def put(self, digest: str, folder: Path) -> str:
         checksum = super().put(digest, folder)
-        if self.has(digest, checksum):
-            return checksum
         with files.temporary_folder(self.folder) as place:
-            asset = shutil.copyfile(self._path(digest), place / self._asset(digest, checksum))
-            if not self._gh("upload", STORE, str(asset), "--clobber"):
-                self._gh("create", STORE, "--prerelease", "--notes=Models, kept by `ml`.")
-                self._gh("upload", STORE, str(asset), "--clobber")
-        if not self.has(digest, checksum):
-            raise UserError(f"{asset.name}: did not arrive in release {STORE}; run it again")
-        return checksum
+            asset, sent = place / self._asset(digest, checksum), False
+            shutil.copyfile(self._path(digest), asset)
+            for pause in (0, 0, 2, 8, 20):  # GitHub may show only later what it was given
+                time.sleep(pause)
+                if self.has(digest, checksum):
+                    return checksum
+                sent = sent or self._gh("upload", STORE, str(asset), "--clobber")
+                if not sent:
+                    self._gh("create", STORE, "--prerelease", "--notes=Models, kept by `ml`.")
+        raise UserError(f"{asset.name}: did not arrive in release {STORE}; run it again")
 
     @staticmethod
     def _asset(digest: str, checksum: str) -> str:

@@ -5,7 +5,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple, get_args
 
 from model_delivery.bundle.candidate import git
@@ -97,6 +97,15 @@ def gh(project: Project, *words: str, given: str = "") -> Any:
         raise UserError(login or said.rpartition("gh: ")[2]) from None
 
 
+def carry_out(project: Project, mends: Sequence[Finding]) -> Iterator[str]:
+    """Run the call of each finding; yield what was refused, as by a plan, and go on after it."""
+    for it in mends:
+        try:
+            gh(project, *it.call, given=it.given)
+        except UserError as error:
+            yield f"{it.subject}: {error}"
+
+
 def diagnose_github(project: Project) -> list[Finding]:
     """Look at everything that the workflows need on GitHub, and go on after a finding."""
     about = gh(project, "api", HERE)
@@ -167,7 +176,7 @@ def _names(project: Project, _: object) -> Iterator[Finding]:
 
 
 def _rulesets(project: Project, _: object) -> Iterator[Finding]:
-    there = gh(project, "api", f"{HERE}/rulesets?per_page=100")
+    there = gh(project, "api", f"{HERE}/rulesets?includes_parents=false&per_page=100")
     have = {each["name"] for each in there if each["enforcement"] == "active"}
     ids = {each["name"]: f"/{each['id']}" for each in there}
     for place, wanted in enumerate(json.loads((project.root / RULESETS).read_text())):

@@ -14,7 +14,7 @@ from model_delivery.bundle import launch
 from model_delivery.bundle.candidate import current_candidate
 from model_delivery.cli import stages
 from model_delivery.cli import terminal as tty
-from model_delivery.cli.doctor import check_schedules, diagnose, diagnose_github, gh
+from model_delivery.cli.doctor import carry_out, check_schedules, diagnose, diagnose_github
 from model_delivery.gates import GATES
 from model_delivery.gates.data import prove
 from model_delivery.project import find_project
@@ -265,8 +265,8 @@ def doctor(
     for mend in mends:
         tty.say(str(mend))
     if mends and typer.confirm(f"Run these {len(mends)}?", err=True):
-        for mend in mends:
-            gh(project, *mend.call, given=mend.given)
+        if refused := [*carry_out(project, mends)]:
+            raise UserError("\n".join(refused))
         return tty.say("done; without --fix, this looks again")
     raise typer.Exit(0 if all(it.ok for it in found) else USAGE)
 
