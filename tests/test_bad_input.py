@@ -170,6 +170,12 @@ CONFIG = {
     ),
     "delivery.yaml type": ("delivery.yaml", "port: 3000", "port: 80", ":7: `environments.prod"),
     "delivery.yaml step": ("delivery.yaml", "weight: 0.1", "weight: 0.01", "gets 12 requests"),
+    "delivery.yaml champion": (
+        "delivery.yaml",
+        "weight: 0.1, seconds: 30",
+        "weight: 0.9, seconds: 12",
+        "in a step of 90% one release gets 48 requests, fewer than `min_requests`",
+    ),
     "a value for keys": (
         "gates.yaml",
         "roc_auc: { min: 0.70, outcome: stop }",

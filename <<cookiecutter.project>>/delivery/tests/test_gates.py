@@ -69,7 +69,7 @@ from model_delivery.report.verdict import Check, Outcome, Table, Trigger, Verdic
 from model_delivery.training import scores as metrics
 from model_delivery.training import snapshot as snapshots
 from model_delivery.training.check import check_content, check_structure
-from model_delivery.training.snapshot import Snapshot
+from model_delivery.training.snapshot import MOST_PARTS, Snapshot, periods
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
@@ -571,8 +571,8 @@ def test_what_is_usual_is_measured_whole_or_again_for_the_next_window(
     """Else one failure would let every later window be judged by the least drift there is."""
     days = pd.date_range("2013-01-01", periods=400, freq="D")
     train = pd.DataFrame({"at": days, "size": np.arange(400.0)})
-    periods = [[str(days[0]), str(days[100])], [str(days[100]), str(days[200])]]
-    request = {"time": "at", "periods": periods, "fewest_rows": 50}
+    spans = [[str(days[0]), str(days[100])], [str(days[100]), str(days[200])]]
+    request = {"time": "at", "periods": spans, "fewest_rows": 50}
     drifts = iter([0.3, 0.2, RuntimeError("no"), 0.3, 0.2, 0.4])
 
     def measure(*_: Any) -> Any:
@@ -798,6 +798,22 @@ def test_the_request_follows_the_contract(contract: DataContract, tmp_path: Path
     pq.write_table(pa.table({contract.time: times.repeat(4)}), tmp_path / "train.parquet")
     request = request_of(project, "data", Snapshot(tmp_path))
     assert [start for start, _ in request["periods"]] == [f"2013-0{n}-01" for n in range(1, 5)]
+
+
+@pytest.mark.parametrize(
+    ("span", "parts"), [(6, 0), (7, 1), (280, 40), (287, 40), (567, 40), (3_000, 40)]
+)
+def test_a_week_is_compared_with_weeks_however_long_the_training_span(
+    span: int, parts: int
+) -> None:
+    days = np.datetime64("2013-01-01") + np.arange(span)
+    found = periods(days.astype("datetime64[us]"), days=7)
+    assert len(found) == len(set(found)) == parts <= MOST_PARTS
+    assert {end - start for start, end in found} <= {np.timedelta64(7, "D")}
+    starts = [start for start, _ in found]
+    assert {int((start - days[0]).astype(int)) % 7 for start in starts} <= {0}, "none overlaps"
+    assert not found or starts[0] == days[0]
+    assert not found or days[-1] - starts[-1] < np.timedelta64(14, "D")
 
 
 def test_what_is_rare_is_neither_new_nor_lost(tmp_path: Path) -> None:

@@ -681,6 +681,40 @@ def test_a_champion_that_comes_up_no_more_holds_up_no_delivery(
     assert served(project) == b.digest
 
 
+def test_a_bad_release_beside_a_champion_that_comes_up_no_more_is_none_to_serve(
+    project: Project, a: Candidate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: Project, ship: Path, *rest: Any, **more: Any) -> Running:
+        if sha256_file(ship / SUMS) == a.digest:
+            raise NotReadyError("cannot load the model")
+        return fake_start(_, ship, *rest, **more)
+
+    place = Target(project, "production")
+    host.stop(place)
+    monkeypatch.setattr(target, "start", broken)
+    bad = make_candidate(project, "b", against=a, fault="crash")
+    verdict = deploy(project, bad)
+    assert (verdict.outcome, verdict.decisive.name) == (STOP, "ready")
+    told = event_log(project).events()[-1]
+    assert (told.type, told.digest, told.previous) == ("rolled_back", a.digest, bad.digest)
+    assert (place.state().trying, state(project), processes(project.work)) == (None, "stopped", [])
+    assert deploy(project, make_candidate(project, "c", against=a)).outcome is PASS
+
+
+def test_jobs_get_the_bytes_of_what_was_deployed_by_hand_and_came_back(
+    project: Project, a: Candidate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(project.work / "registry")  # a person's; that of jobs knows nothing of it
+    for module in (host, releases, target):
+        monkeypatch.setattr(module, "shared", lambda _: True)
+    deploy(project, make_candidate(project, "b"))
+    rollback(project)
+    shutil.rmtree(a.folder)
+    found = champion(project)
+    assert found is not None
+    assert (found.digest, files.changed_files(found.ship, a.digest)) == (a.digest, [])
+
+
 def test_a_job_goes_on_from_what_was_deployed_by_hand(
     project: Project, a: Candidate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -834,6 +868,22 @@ def test_a_tampered_release_is_not_started(project: Project, a: Candidate) -> No
     assert (served(project), state(project)) == (b.digest, "serving")
     kept.rename(blob)  # it is installed anew
     rollback(project)
+    assert (served(project), files.changed_files(installed / "ship", a.digest)) == (a.digest, [])
+
+
+def test_a_release_that_was_recorded_anew_is_installed_from_its_new_bytes(
+    project: Project, a: Candidate
+) -> None:
+    snapshot = find_snapshot(project, "s")
+    verdict = snapshot.verdict("data")
+    assert verdict is not None
+    for place in (snapshot, a):
+        place.save(verdict.model_copy(update={"limits": "others"}))
+    assert deploy(project, a).decisive.name == "served"
+    installed = project.work / "production" / "releases" / a.digest
+    (installed / "ship" / "model" / "model.txt").write_text("tampered")
+    host.stop(Target(project, "production"))
+    host.start(Target(project, "production"))
     assert (served(project), files.changed_files(installed / "ship", a.digest)) == (a.digest, [])
 
 
@@ -1250,6 +1300,26 @@ def test_a_rehearsal_starts_the_accepted_release_and_leaves_nothing(project: Pro
     note = Target(project, "production").status()["note"]
     assert "DEPLOY_RUNNER_PRODUCTION" in note
     assert "`ml doctor --github`" in note
+
+
+def test_drawn_rows_come_at_the_expected_rate_however_long_answers_take(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, asked = [0.0], list[float]()
+
+    class Clock(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            clock[0] += timeout or 0
+            return clock[0] >= 10
+
+    def post(*_: object, **__: object) -> None:
+        asked.append(clock[0])
+        clock[0] += 0.5 if len(asked) % 400 == 50 else 0.004  # it is late at times
+
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("httpx.Client.post", post)
+    host._visit(Target(project, "production"), Clock())
+    assert len(asked) == pytest.approx(10 * 100, abs=2)
 
 
 def test_what_was_only_rehearsed_here_is_not_started(project: Project) -> None:

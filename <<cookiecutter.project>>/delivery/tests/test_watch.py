@@ -992,6 +992,19 @@ def test_a_release_that_scores_drawn_rows_badly_is_not_accepted(
         assert event_log(home).events()[-1].type == "rolled_back"
 
 
+def test_a_champion_that_drawn_rows_do_not_suit_is_said_not_to_be_compared(
+    home: Project, ship: Path
+) -> None:
+    a = release(home, ship, SERVICE.replace("zlib.crc32", "no_such_name"))
+    accept(home, a)
+    verdict = deploy(home, release(home, ship, SERVICE, against=a.digest))
+    assert (verdict.outcome, verdict.decisive.name) == (Outcome.WARN, "shadow_distance")
+    assert verdict.decisive.sentence.startswith(
+        "not compared: the champion gives drawn rows no score: "
+    )
+    assert status(home)["digest"] == verdict.subject != a.digest
+
+
 def test_on_a_machine_that_is_gone_afterwards_the_log_is_the_truth(
     home: Project, ship: Path, table: pa.Table
 ) -> None:
@@ -1848,6 +1861,22 @@ def test_failures_of_a_busy_day_count_though_more_answers_were_counted_before(
     assert answered(world, answers(0, 500, 90)) == "stop", "in a log that rolled over"
     kept = files.read_json(world.target.folder / "monitor" / "answers.json")
     assert sorted(kept["days"].values()) == [[90, 0, 90], [990, 0, 90]]
+
+
+def test_what_rolled_over_since_the_last_look_counts_once(world: World) -> None:
+    world.write(world.frame)
+    counted, log = world.target.folder / "monitor" / "answers.json", world.target.proxy.answers
+    before, since = answers(2, 500, 90), answers(1, 500, 90)
+    assert answered(world, before) == "watch"
+    rolled = "\n".join(map(json.dumps, [*before, *since]))
+    log.with_name("access-2026-11-29T04-00-00.000.log").write_text(rolled)
+    for day in (0.01, 0.001):
+        assert answered(world, answers(day, 200, 90)) == "stop"
+        days = files.read_json(counted)["days"].values()
+        assert sum(failed for _, _, failed in days) == 180
+    os.utime(log.with_name("access-2026-11-29T04-00-00.000.log"), (0, 0))
+    files.write_json(counted, {"until": 1.0})
+    assert answered(world, answers(0, 200, 90)) == "ok", "nobody wrote to it since"
 
 
 def test_much_new_data_is_a_reason_to_train(world: World) -> None:

@@ -50,12 +50,12 @@ class State(Strict):
     def after(self, event: Event, keep: int) -> "State":
         """Return the state after one more event, with so many installed releases at most.
 
-        A verdict, or a delivery of what serves, only tells another commit. A release that is served
-        again leaves those that were taken back; one that failed its canary may try again.
+        A verdict, or a delivery of what serves, only tells another commit, or bytes. A release that
+        is served again leaves those that were taken back; one that failed its canary may try again.
         """
         same = self.current is not None and self.current.digest == event.digest
         if event.type == "verdict" or (same and event.type == "promoted"):
-            told = {"commit": event.commit}
+            told = {"commit": event.commit, "blob": event.blob}
             own = (m.model_copy(update=told) if m.digest == event.digest else m for m in self.moves)
             moves = [*own]
         else:
@@ -152,8 +152,8 @@ def admit(
         raise UserError(f"{name}: its data ends {goal.as_of}, before {than}")
     for gate in GATES:
         if goal.limits.get(gate) != limits_hash(project, gate):
-            why = "config/gates.yaml or data.yaml changed after its verdict"
-            raise UserError(f"gate {gate}: {why}; run `ml check {gate}`")
+            why = f"config/gates.yaml or data.yaml changed: run `ml ship --release {goal.release}`"
+            raise UserError(f"gate {gate}: {why}, or of the current candidate `ml check {gate}`")
         outcome = goal.verdicts.get(gate, Outcome.CRASH)
         if not allows_promotion(outcome, trigger):
             raise UserError(f"gate {gate} says {outcome} of {name}: nothing was deployed")

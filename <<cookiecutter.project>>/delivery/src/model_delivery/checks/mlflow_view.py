@@ -113,7 +113,8 @@ def mend(
         if digest not in versions:
             about = f"runs:/{run.info.run_id}/{digest}", run.info.run_id, tags
             versions[digest] = client.create_model_version(project, *about, description=name)
-    wanted = {alias: str(versions[digest].version) for alias, digest in aliases.items()}
+    known = {alias: digest for alias, digest in aliases.items() if digest in versions}
+    wanted = {alias: str(versions[digest].version) for alias, digest in known.items()}
     for alias in named.keys() - wanted.keys():
         client.delete_registered_model_alias(project, alias)
     for alias, version in wanted.items() - named.items():

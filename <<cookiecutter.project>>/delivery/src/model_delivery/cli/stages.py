@@ -172,7 +172,7 @@ def deploy(run: Run) -> Verdict:
         mirror(run.project)
         raise
     mirror(run.project)
-    if target.state().current and not (run.rehearse or target.batch):
+    if target.services() and not run.rehearse:
         say(f"{run.environment} answers at {target.url}/predict")
     return verdict
 

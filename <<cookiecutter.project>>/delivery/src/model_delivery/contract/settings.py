@@ -209,10 +209,11 @@ class Delivery(Strict):
     @model_validator(mode="after")
     def _can_work(self) -> Self:
         for step in (step for place in self.environments.values() for step in place.canary):
-            most = step.most(self.rollout.requests_per_second)
-            if most < self.rollout.min_requests:
-                said = f"a step of {step.weight:.0%} gets {most:.0f} requests"
-                raise ValueError(f"{said}, fewer than `min_requests`: make it longer, or larger")
+            rate, share = self.rollout.requests_per_second, min(step.weight, 1 - step.weight)
+            fewest = round(share * rate * step.deadline, 3)  # of 1 - 0.9, too
+            if fewest < self.rollout.min_requests:
+                said = f"in a step of {step.weight:.0%} one release gets {fewest:.0f} requests"
+                raise ValueError(f"{said}, fewer than `min_requests`: longer, or nearer to 50%?")
         ports = [place.port for place in self.environments.values() if place.port]
         if len(set(ports)) < len(ports):
             raise ValueError(f"two environments share a port ({ports}): give each its own")

@@ -89,7 +89,10 @@ def shadow(project: Project, challenger: Arm, champion: Arm | None) -> list[Chec
     checks = [fixed("shadow_answers", not slips, said, good, f"≥ {len(rows)}")]
     if champion and not slips:
         old, strange = _answers(project, champion, rows)
-        if not strange:  # else the champion takes other requests, of which clients will tell
+        if strange:  # the champion takes other requests, of which clients will tell, if there are
+            said = f"not compared: the champion gives drawn rows no score: {strange[0]}"
+            checks.append(Check(name="shadow_distance", outcome=Outcome.WARN, sentence=said))
+        else:
             value = float(scipy.stats.ks_2samp(scores, old).statistic)
             what = "distance of the drawn rows' scores from the champion's (Kolmogorov-Smirnov)"
             checks.append(judge("shadow_distance", limits.shadow_distance, value, what))

@@ -68,8 +68,9 @@ def deploy(target: Target, goal: Event, trigger: Trigger = "local") -> Verdict:
                 elif current:
                     facts = {"previous": goal.digest, "reason": told(verdict.decisive)}
                     facts |= {"type": "rolled_back", "trigger": trigger, "because": goal.because}
-                    _settle(target, _event(target, current, **facts))
-            _converge(target)
+                    champion = _take_back(target, _event(target, current, **facts))
+            if champion or not current or verdict.outcome in canary.GOOD:
+                _converge(target)
         target.tell()
         return verdict
 
@@ -157,7 +158,8 @@ def rehearsal(target: Target) -> Iterator[None]:
             done.set()
             end(target.supervisor)  # it is at work yet where this was interrupted
             stop(target)
-            target.proxy.answers.unlink(missing_ok=True)  # nobody's, to be counted by nobody
+            for path in target.proxy.logs:  # nobody's answers, to be counted by nobody
+                path.unlink(missing_ok=True)
         target.tell_now()
 
 
@@ -176,7 +178,7 @@ def _news(target: Target, current: Event, goal: Event, **facts: Any) -> Event | 
         last = newest(event_log(target.project).events(), environment=target.name)
         if last is None or last.digest != goal.digest:
             return _event(target, goal, type="promoted", **facts)
-    same = current.commit == goal.commit
+    same = (current.commit, current.blob) == (goal.commit, goal.blob)
     return None if same else _event(target, goal, type="verdict", **facts)
 
 
@@ -235,11 +237,18 @@ def _stages(target: Target, move: Event, champion: canary.Arm | None) -> Iterato
         yield canary.watch(settings.rollout, step, traffic, target.url)
 
 
-def _settle(target: Target, move: Event) -> None:
-    """Lead all clients to a release, and make that the truth."""
+def _take_back(target: Target, move: Event) -> canary.Arm | None:
+    """Lead all clients to the champion, which may come up again; None where it does not."""
+    champion = _champion(target, move)
+    _settle(target, move, serves=bool(champion))
+    return champion
+
+
+def _settle(target: Target, move: Event, serves: bool = True) -> None:
+    """Lead all clients to a release, or to none, and make that the truth."""
     if move.type == "promoted":
         target.save(target.state(), weight=1.0)  # before they are led there
-    _switch(target, move)
+    _switch(target, move) if serves else target.clear()
     state = target.state().after(move, target.project.delivery.keep_releases)
     target.save(state, trying=None, weight=0.0)
 
@@ -284,8 +293,8 @@ def _switch(target: Target, move: Event) -> Running | None:
 def _visit(target: Target, done: threading.Event) -> None:
     """Ask for drawn rows at the expected rate."""
     rows = itertools.cycle(draw_rows(target.project.contract, 1_000, seed=2))
-    pause = 1 / target.project.delivery.rollout.requests_per_second
+    due, pause = time.monotonic(), 1 / target.project.delivery.rollout.requests_per_second
     with httpx.Client(base_url=target.url, timeout=5, trust_env=False) as client:
-        while not done.wait(pause):
+        while not done.wait(max(0, (due := due + pause) - time.monotonic())):
             with suppress(httpx.HTTPError):  # the proxy's log has it
                 client.post("/predict", json={"rows": [next(rows)]})

@@ -10,9 +10,11 @@ Caddy reads on each request where it goes, from the file `route`. Measured traps
 - Passive health with a single service turns one error into ten seconds of outage.
 """
 
+import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +40,20 @@ class Caddy:
     def answers(self) -> Path:
         """The log of what clients were answered, a JSON object a line."""
         return self.folder.with_name("access.log")
+
+    @property
+    def logs(self) -> list[Path]:
+        """The log and what of it was rolled over, which is some of what was before."""
+        return [*self.answers.parent.glob("access-*.log"), self.answers]
+
+    def answered(self, since: float) -> Iterator[dict[str, Any]]:
+        """Yield what the logs have after a time, in seconds since 1970."""
+        for path in self.logs:
+            with suppress(FileNotFoundError), path.open("rb") as stream:  # it may roll over now
+                for line in stream if path.stat().st_mtime > since else ():
+                    with suppress(ValueError):  # torn, by a machine that went down
+                        if (answer := json.loads(line))["ts"] > since:
+                            yield answer
 
     def listens(self) -> bool:
         """Return whether this proxy runs and holds the port."""

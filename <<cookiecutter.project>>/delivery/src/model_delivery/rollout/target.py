@@ -29,7 +29,7 @@ from model_delivery.contract.settings import Delivery, Environment, EnvironmentN
 from model_delivery.files import read_json, write_atomic, write_json
 from model_delivery.project import Project, find_project
 from model_delivery.protocols import UserError
-from model_delivery.registry import Event, blob_store, event_log, next_move, shared
+from model_delivery.registry import Event, blob_store, event_log, newest, next_move, shared
 from model_delivery.releases import State
 from model_delivery.report.render import told
 from model_delivery.rollout.proxy import Caddy
@@ -150,10 +150,19 @@ class Target:
     def tell_now(self) -> None:
         """Tell the log what it was not told; a UserError says why it did not take it."""
         state = self.state()
-        for move in state.untold:
+        for move in map(self._shared, state.untold):
             event_log(self.project).append(partial(next_move, move, state.rehearsed > 0))
         if state.untold:
             self.save(state, untold=[])
+
+    def _shared(self, move: Event) -> Event:
+        """Return a move with bytes that jobs can get, though it was registered by hand."""
+        digest, log = move.digest, event_log(self.project)
+        here = shared(self.project) and (self.folder / "releases" / digest).exists()
+        if here and not newest(log.events(), digest=digest, environment=None):
+            blob = blob_store(self.project).put(digest, self.install(move).parent)
+            move = move.model_copy(update={"blob": blob})
+        return move
 
     def services(self) -> list[Running]:
         """Return the services that became ready and were not stopped, dead or alive."""

@@ -270,13 +270,13 @@ def stopping_rows(times: Times) -> NDArray[np.bool_]:
 def periods(times: Times, days: int = 0) -> list[tuple[np.datetime64, np.datetime64]]:
     """Return (start, exclusive end) of a span's months, or weeks where it has fewer than four.
 
-    With `days` they are whole parts of so many, or of more where that would be a great number.
+    With `days` they are whole parts of so many, spread over the span where that has very many.
     """
     first, last = times.min().astype("datetime64[D]"), times.max().astype("datetime64[D]")
     starts, step = np.arange(first.astype("datetime64[M]"), last.astype("datetime64[M]") + 1), 1
     if days:
-        step = max(days, int((last - first).astype(int)) // MOST_PARTS)
-        starts = np.arange(first, last + 2 - step, step)
+        starts, step = np.arange(first, last + 2 - days, days), days
+        starts = starts[np.linspace(0, len(starts) - 1, min(len(starts), MOST_PARTS)).astype(int)]
     elif len(starts) < FEWEST_PERIODS:
         starts, step = np.arange(first, last + 1, 7), 7
     edges = (edge.astype("datetime64[D]") for edge in (starts, starts + step))

@@ -5,7 +5,6 @@ moves nothing: a finding counts where several have it, but for those of which on
 """
 
 import datetime as dt
-import json
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -226,7 +225,7 @@ def _counted(target: Target, digest: str) -> dict[str, list[int]]:
     The proxy's log has the machine's own time and, of a busy service, the last hours alone: what
     was counted before is kept. An answer that no service signed is of the release that served.
     """
-    kept, path = target.folder / GATE / "answers.json", target.proxy.answers
+    kept = target.folder / GATE / "answers.json"
     now, limits = dt.datetime.now(dt.UTC), target.project.gates.monitor
     serves = dt.datetime.fromisoformat(move.time) if (move := target.state().current) else now
     first = str(now.date() - dt.timedelta(max(limits.window_days, limits.windows) - 1))
@@ -235,16 +234,14 @@ def _counted(target: Target, digest: str) -> dict[str, list[int]]:
         known = {"until": 0.0}
     days = {day: count for day, count in known.get("days", {}).items() if first <= day[-10:]}
     until = known["until"]
-    for line in path.read_bytes().splitlines() if path.exists() else []:
-        with suppress(ValueError):  # torn, by a machine that went down
-            answer = json.loads(line)
-            at = dt.datetime.fromtimestamp(answer["ts"], dt.UTC)
-            unsigned = [digest if at >= serves else ""]
-            [signed] = answer["resp_headers"].get("X-Model-Digest", unsigned)
-            if known["until"] < answer["ts"] <= now.timestamp() and first <= str(at.date()):
-                count = days.setdefault(f"{signed} {at.date()}", [0, 0, 0])
-                kind, until = answer["status"] // 100, max(until, answer["ts"])
-                count[:] = count[0] + 1, count[1] + (kind == 4), count[2] + (kind == 5)
+    for answer in target.proxy.answered(until):
+        at = dt.datetime.fromtimestamp(answer["ts"], dt.UTC)
+        unsigned = [digest if at >= serves else ""]
+        [signed] = answer["resp_headers"].get("X-Model-Digest", unsigned)
+        if at <= now and first <= str(at.date()):
+            count = days.setdefault(f"{signed} {at.date()}", [0, 0, 0])
+            kind, until = answer["status"] // 100, max(until, answer["ts"])
+            count[:] = count[0] + 1, count[1] + (kind == 4), count[2] + (kind == 5)
     if until != known["until"]:
         files.write_json(kept, {"until": until, "days": days})
     return {day[-10:]: count for day, count in days.items() if day.startswith(digest)}
