@@ -174,7 +174,7 @@ CONFIG = {
         "delivery.yaml",
         "weight: 0.1, seconds: 30",
         "weight: 0.9, seconds: 12",
-        "in a step of 90% one release gets 48 requests, fewer than `min_requests`",
+        "in a step of 90% one release gets 48 requests, below `min_requests`",
     ),
     "a value for keys": (
         "gates.yaml",

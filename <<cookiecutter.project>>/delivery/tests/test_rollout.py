@@ -47,7 +47,7 @@ from model_delivery.protocols import UserError
 from model_delivery.registry import Event, event_log
 from model_delivery.releases import champion, judged, recall, register, resolve, restore
 from model_delivery.report.verdict import Check, Outcome, Report, Verdict, fixed
-from model_delivery.rollout import canary, host, supervisor, target
+from model_delivery.rollout import canary, host, proxy, supervisor, target
 from model_delivery.rollout.canary import Answer, Traffic, compare
 from model_delivery.rollout.host import rehearsal
 from model_delivery.rollout.target import Target, standing
@@ -277,6 +277,29 @@ def test_every_answer_names_release_and_request_errors_included(
         assert len(headers["x-request-id"]) == 36
         own = {"id": headers["x-request-id"], "shadow": None}  # none hides from monitoring
         assert code != 200 or json.loads(body) == own
+
+
+def test_what_the_proxy_rolled_over_is_read_too_and_once(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, size = Path(proxy.__file__).with_name("caddy.json").read_text(), '"roll_size_mb": '
+    assert f"{size}100," in config
+    (tmp_path / "caddy.json").write_text(config.replace(f"{size}100", f"{size}1"))
+    monkeypatch.setattr(proxy, "__file__", str(tmp_path / "proxy.py"))
+    begun, asked = time.time(), 0
+    deploy(project, make_candidate(project, "a"))
+    place = Target(project, "production")
+    while len(place.proxy.logs) < 2:
+        assert asked < 20_000, "it does not roll over, or by another name"
+        for _ in range(100):  # refused without a service
+            assert ask(project, Transfer_Encoding="chunked", body=b"0\r\n\r\n")[0] == 411
+        asked += 100
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        found = [answer["status"] for answer in place.proxy.answered(begun)]
+        if found.count(411) >= asked:
+            break
+    assert found.count(411) == asked
 
 
 @contextlib.contextmanager

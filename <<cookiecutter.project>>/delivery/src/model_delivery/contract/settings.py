@@ -213,7 +213,7 @@ class Delivery(Strict):
             fewest = round(share * rate * step.deadline, 3)  # of 1 - 0.9, too
             if fewest < self.rollout.min_requests:
                 said = f"in a step of {step.weight:.0%} one release gets {fewest:.0f} requests"
-                raise ValueError(f"{said}, fewer than `min_requests`: longer, or nearer to 50%?")
+                raise ValueError(f"{said}, below `min_requests`: make it longer, or nearer 50%")
         ports = [place.port for place in self.environments.values() if place.port]
         if len(set(ports)) < len(ports):
             raise ValueError(f"two environments share a port ({ports}): give each its own")
