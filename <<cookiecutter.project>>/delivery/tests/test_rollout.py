@@ -144,6 +144,13 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project
         host.stop(Target(made, name))
 
 
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def make_project(root: Path) -> Project:
     (root / "config").mkdir(parents=True)
     (root / "config" / "delivery.yaml").write_text(
@@ -294,12 +301,12 @@ def test_what_the_proxy_rolled_over_is_read_too_and_once(
         for _ in range(100):  # refused without a service
             assert ask(project, Transfer_Encoding="chunked", body=b"0\r\n\r\n")[0] == 411
         asked += 100
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        found = [answer["status"] for answer in place.proxy.answered(begun)]
-        if found.count(411) >= asked:
-            break
-    assert found.count(411) == asked
+
+    def counted() -> int:
+        return [answer["status"] for answer in place.proxy.answered(begun)].count(411)
+
+    until(lambda: counted() >= asked)
+    assert counted() == asked
 
 
 @contextlib.contextmanager
@@ -681,15 +688,27 @@ def test_what_was_stopped_serves_again_before_a_canary(project: Project, a: Cand
     assert served(project) == a.digest
 
 
+def start_none_of(release: Candidate) -> Callable[..., Running]:
+    """Return what starts the fake service, but of one release never."""
+
+    def start(project: Project, ship: Path, *rest: Any, **more: Any) -> Running:
+        if sha256_file(ship / SUMS) == release.digest:
+            raise NotReadyError("cannot load the model")
+        return fake_start(project, ship, *rest, **more)
+
+    return start
+
+
+def be_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the project's log and blobs be those that workflows share."""
+    for module in (host, releases, target):
+        monkeypatch.setattr(module, "shared", lambda _: True)
+
+
 def test_a_champion_that_comes_up_no_more_holds_up_no_delivery(
     project: Project, a: Candidate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(_: Project, ship: Path, *rest: Any, **more: Any) -> Running:
-        if sha256_file(ship / SUMS) == a.digest:
-            raise NotReadyError("cannot load the model")
-        return fake_start(_, ship, *rest, **more)
-
-    monkeypatch.setattr(target, "start", broken)
+    monkeypatch.setattr(target, "start", start_none_of(a))
     b = make_candidate(project, "b", against=a)
     before = project
     project = configured(project, "canary: []", f"canary: [{STEPS}]")
@@ -707,14 +726,9 @@ def test_a_champion_that_comes_up_no_more_holds_up_no_delivery(
 def test_a_bad_release_beside_a_champion_that_comes_up_no_more_is_none_to_serve(
     project: Project, a: Candidate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(_: Project, ship: Path, *rest: Any, **more: Any) -> Running:
-        if sha256_file(ship / SUMS) == a.digest:
-            raise NotReadyError("cannot load the model")
-        return fake_start(_, ship, *rest, **more)
-
     place = Target(project, "production")
     host.stop(place)
-    monkeypatch.setattr(target, "start", broken)
+    monkeypatch.setattr(target, "start", start_none_of(a))
     bad = make_candidate(project, "b", against=a, fault="crash")
     verdict = deploy(project, bad)
     assert (verdict.outcome, verdict.decisive.name) == (STOP, "ready")
@@ -728,8 +742,7 @@ def test_jobs_get_the_bytes_of_what_was_deployed_by_hand_and_came_back(
     project: Project, a: Candidate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.rmtree(project.work / "registry")  # a person's; that of jobs knows nothing of it
-    for module in (host, releases, target):
-        monkeypatch.setattr(module, "shared", lambda _: True)
+    be_a_job(monkeypatch)
     deploy(project, make_candidate(project, "b"))
     rollback(project)
     shutil.rmtree(a.folder)
@@ -745,8 +758,7 @@ def test_a_job_goes_on_from_what_was_deployed_by_hand(
     other = make_candidate(project, "other")
     for path in (project.work / "registry").glob("events/*"):
         path.unlink()
-    for module in (host, releases, target):
-        monkeypatch.setattr(module, "shared", lambda _: True)
+    be_a_job(monkeypatch)
     with pytest.raises(UserError, match="beside another champion than is served"):
         deploy(project, make_candidate(project, "c", against=other))
     deploy(project, a)
@@ -767,8 +779,7 @@ def test_what_the_shared_log_does_not_know_is_no_champion_of_it(
 ) -> None:
     for path in (project.work / "registry").glob("events/*"):
         path.unlink()
-    for module in (host, releases, target):
-        monkeypatch.setattr(module, "shared", lambda _: True)
+    be_a_job(monkeypatch)
     deploy(project, b := make_candidate(project, "b"))
     assert (served(project), [event.previous for event in moves(project)]) == (b.digest, [a.digest])
 

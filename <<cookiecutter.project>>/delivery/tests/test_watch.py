@@ -106,7 +106,7 @@ from model_delivery.watch.retrain import Because, Done, retrain, too_early
 from model_delivery.watch.rows import Logged, join_labels, read_labels, read_log
 from model_delivery.watch.windows import combined
 from pydantic import ValidationError
-from test_rollout import fake_start, make_candidate
+from test_rollout import fake_start, make_candidate, until
 from typer.testing import CliRunner
 
 host_project, python = test_rollout.project, test_serving.python  # fixtures
@@ -178,13 +178,6 @@ def records(folder: Path) -> list[dict[str, Any]]:
 
 def dropped(folder: Path) -> int:
     return sum(int(n) for path in folder.glob("*/*.dropped") for n in path.read_text().split())
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_a_record_has_the_row_as_it_was_read_and_the_score_to_its_last_bit(

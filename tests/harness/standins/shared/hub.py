@@ -185,16 +185,12 @@ def api(options: Options) -> None:
     if path == f"repos/{owner}/{name}/releases" and options.paginate:
         print(_assets_of(options.jq))
         return
-    form = rf"repos/{owner}/{name}/issues\?labels=([\w-]+)&state=(\w+)&per_page=(\d+)"
-    if asked := re.fullmatch(form, path):
-        print(_first(_issues(asked[1], asked[2], int(asked[3])), options.jq))
-        return
-    # By the app of workflows, by which all of them are here.
-    mine = (
-        rf"repos/{owner}/{name}/issues\?creator=github-actions%5Bbot%5D&state=(\w+)&per_page=(\d+)"
-    )
-    if asked := re.fullmatch(mine, path):
-        print(json.dumps(_issues("", asked[1], int(asked[2]))))
+    of = r"(?:labels=([\w-]+)|creator=github-actions%5Bbot%5D)"  # by that app are all of them here
+    if asked := re.fullmatch(
+        rf"repos/{owner}/{name}/issues\?{of}&state=(\w+)&per_page=(\d+)", path
+    ):
+        found = _issues(asked[1] or "", asked[2], int(asked[3]))
+        print(_first(found, options.jq) if options.jq else json.dumps(found))
         return
     if path not in answers:
         print(json.dumps({"message": "Not Found", "status": "404"}))

@@ -15,7 +15,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -150,17 +150,17 @@ class Target:
     def tell_now(self) -> None:
         """Tell the log what it was not told; a UserError says why it did not take it."""
         state = self.state()
-        for move in map(self._shared, state.untold):
-            event_log(self.project).append(partial(next_move, move, state.rehearsed > 0))
+        for move in state.untold:
+            event_log(self.project).append(partial(self._told, move, state.rehearsed > 0))
         if state.untold:
             self.save(state, untold=[])
 
-    def _shared(self, move: Event) -> Event:
-        """Return a move with bytes that jobs can get, though it was registered by hand."""
-        digest, log = move.digest, event_log(self.project)
-        here = shared(self.project) and (self.folder / "releases" / digest).exists()
-        if here and not newest(log.events(), digest=digest, environment=None):
-            blob = blob_store(self.project).put(digest, self.install(move).parent)
+    def _told(self, move: Event, alone: bool, events: Sequence[Event]) -> Event:
+        """Return the next move, with bytes that jobs can get, though it was registered by hand."""
+        move = next_move(move, alone, events)
+        here = shared(self.project) and (self.folder / "releases" / move.digest).exists()
+        if here and not newest(events, digest=move.digest, environment=None):
+            blob = blob_store(self.project).put(move.digest, self.install(move).parent)
             move = move.model_copy(update={"blob": blob})
         return move
 
